@@ -1,0 +1,34 @@
+# make run    create .venv, install the pinned dependencies, train the default agent on the default task
+# make test   the same set-up with the tools and all optional environments, then all tests
+# make check  formatting, lint, types, spelling, tests: what a change must pass
+# make lint   the same without the tests
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: run test check lint
+
+run: $(VENV)/.installed
+	$(BIN)/python run.py --backbone s4wm $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint test
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+# The stamps are newer than the requirements they were installed from, so a second call installs nothing.
+$(VENV)/.installed: requirements.txt
+	.ci/setup $(VENV) requirements.txt $(PYTHON)
+	touch $@
+
+$(VENV)/.installed-dev: requirements.txt requirements-dev.txt
+	.ci/setup $(VENV) requirements-dev.txt $(PYTHON)
+	touch $(VENV)/.installed $@

@@ -1,0 +1,1 @@
+"""The agent: acting, learning from imagination, the online loop, and what it writes."""

@@ -1,0 +1,116 @@
+"""Between the environment's actions and the model's action vectors, and the policy's distribution over them."""
+
+from __future__ import annotations
+
+import math
+
+import gymnasium
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from torch import Tensor
+
+from worldmodels.base import mix_uniform, sample_onehot
+
+
+class ActionCodec:
+    """Encodes actions of a space as vectors `[..., A]` for the model, and makes the policy's distribution.
+
+    Discrete and MultiDiscrete, counted from 0, become one-hot vectors side by side; a Box in [-1, 1] is flattened.
+
+    Raises:
+        ValueError: for any other action space.
+    """
+
+    def __init__(self, space: gymnasium.Space, unimix: float, min_std: float, max_std: float) -> None:
+        self.space = space
+        self.unimix, self.min_std, self.max_std = unimix, min_std, max_std
+        if isinstance(space, spaces.Discrete):
+            self.sizes = [int(space.n)]
+        elif isinstance(space, spaces.MultiDiscrete):
+            self.sizes = [int(size) for size in space.nvec.reshape(-1)]
+        elif isinstance(space, spaces.Box):
+            self.sizes = []
+        else:
+            raise ValueError(
+                f"action space {space} is not supported: expected Discrete, MultiDiscrete or Box; "
+                f"wrap the environment so that its actions are one of these"
+            )
+        self.discrete = bool(self.sizes)
+        self.size = sum(self.sizes) if self.discrete else math.prod(space.shape or ())
+        self.policy_outputs = self.size if self.discrete else 2 * self.size
+
+    def encode(self, action: Tensor) -> Tensor:
+        """Environment actions `[..., *space.shape]` -> vectors `[..., A]` float32."""
+        shape = self.space.shape or ()
+        flat = action.flatten(action.dim() - len(shape)) if shape else action[..., None]
+        if not self.discrete:
+            return flat
+        parts = [F.one_hot(part, size) for part, size in zip(flat.unbind(-1), self.sizes, strict=True)]
+        return torch.cat(parts, -1).float()
+
+    def decode(self, vector: Tensor) -> np.ndarray:
+        """Vectors `[N, A]` -> environment actions `[N, *space.shape]`."""
+        if not self.discrete:
+            box = vector.clamp(-1, 1).cpu().numpy().reshape(len(vector), *self.space.shape)
+            return box.astype(self.space.dtype)
+        index = torch.stack([part.argmax(-1) for part in vector.split(self.sizes, -1)], -1).cpu().numpy()
+        return index.reshape(len(vector), *self.space.shape)
+
+    def distribution(self, outputs: Tensor) -> Categoricals | BoundedNormal:
+        """Distribution from the policy network's outputs `[..., policy_outputs]`."""
+        if self.discrete:
+            return Categoricals(outputs, self.sizes, self.unimix)
+        return BoundedNormal(outputs, self.min_std, self.max_std)
+
+
+class Categoricals:
+    """Independent categoricals over one-hot vectors side by side, each mixed with a little of the uniform one."""
+
+    def __init__(self, logits: Tensor, sizes: list[int], unimix: float) -> None:
+        self.probs = [mix_uniform(part, unimix) for part in logits.split(sizes, -1)]
+
+    def sample(self) -> Tensor:
+        """`[..., A]`, no gradient."""
+        return torch.cat([sample_onehot(part.detach()) for part in self.probs], -1)
+
+    def mode(self) -> Tensor:
+        """`[..., A]`."""
+        return torch.cat(
+            [F.one_hot(part.argmax(-1), part.shape[-1]).to(part.dtype) for part in self.probs], -1
+        )
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-probability `[...]` of one-hot vectors `[..., A]`."""
+        return (torch.cat(self.probs, -1).log() * action).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """`[...]` in nats, summed over the categoricals."""
+        return -sum((part * part.log()).sum(-1) for part in self.probs)  # type: ignore[return-value]
+
+
+class BoundedNormal:
+    """Normal with mean tanh(.) and deviation between two bounds (DreamerV3's bounded normal)."""
+
+    def __init__(self, outputs: Tensor, min_std: float, max_std: float) -> None:
+        mean, spread = outputs.float().chunk(2, -1)
+        self.mean = torch.tanh(mean)
+        self.std = (max_std - min_std) * torch.sigmoid(spread + 2) + min_std
+
+    def sample(self) -> Tensor:
+        """`[..., A]`, no gradient; may leave [-1, 1], `decode` clips what the environment gets."""
+        return (self.mean + self.std * torch.randn_like(self.mean)).detach()
+
+    def mode(self) -> Tensor:
+        """`[..., A]`."""
+        return self.mean
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density `[...]`."""
+        scaled = (action - self.mean) / self.std
+        return (-0.5 * scaled.square() - self.std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """`[...]` in nats."""
+        return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)

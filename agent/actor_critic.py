@@ -1,0 +1,164 @@
+"""Actor and critic of DreamerV3, learned from imagined trajectories and, for the critic, from replay."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from agent.actions import ActionCodec
+from agent.imagination import Trajectory
+from worldmodels.heads import TwoHotHead
+from worldmodels.nets import MLP
+
+
+def lambda_returns(
+    reward: Tensor, alive: Tensor, last: Tensor, value: Tensor, discount: float, lam: float
+) -> Tensor:
+    """Lambda-returns of positions 0 .. T - 2, `[N, T - 1]` (DreamerV3, eq. 7).
+
+    R_t = reward_{t+1} + discount alive_{t+1} ((1 - mix) value_{t+1} + mix R_{t+1}), with mix = lam unless row t + 1 is
+    the last of its episode or of the window, where it is 0: there the value stands for the future, and nothing of the
+    next episode gets in.
+
+    Args:
+        reward, alive, last, value: `[N, T]`, each what ARRIVED with row t. `alive` is the probability that the state
+            is not terminal, so a terminal row contributes its reward and no value; a time limit is `last` but alive.
+        discount: factor per step.
+        lam: lambda.
+    """
+    mix = lam * (1 - last)
+    future = value[:, -1]
+    returns = []
+    for t in range(reward.shape[1] - 1, 0, -1):
+        future = reward[:, t] + discount * alive[:, t] * torch.lerp(value[:, t], future, mix[:, t])
+        returns.append(future)
+    return torch.stack(returns[::-1], 1)
+
+
+class ReturnScale(nn.Module):
+    """Range of the returns: an average over updates of their 5th to 95th percentile, at least 1 (eq. 11, 12)."""
+
+    low: Tensor
+    high: Tensor
+    weight: Tensor
+
+    def __init__(self, decay: float = 0.99, floor: float = 1.0) -> None:
+        super().__init__()
+        self.decay, self.floor = decay, floor
+        for name in ("low", "high", "weight"):
+            self.register_buffer(name, torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        """Take in a batch of returns and give the scale `[]` by which advantages are divided."""
+        low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95])).unbind()
+        self.low.lerp_(low, 1 - self.decay)
+        self.high.lerp_(high, 1 - self.decay)
+        self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)
+        return ((self.high - self.low) / self.weight).clamp(min=self.floor)
+
+
+class ActorCritic(nn.Module):
+    """Policy and value over the policy input of the backbone.
+
+    Args:
+        inputs: P.
+        codec: action space.
+        units, layers: size of both networks.
+        bins: of the critic's two-hot code.
+        discount: 1 - 1 / effective horizon.
+        lam: lambda of the returns.
+        entropy: weight of the policy's entropy.
+        slow_rate: how far the slow critic moves towards the critic at each update.
+        slow_regulariser: weight of the critic's cross-entropy to the slow critic's prediction.
+        replay_value: weight of the critic's loss on replayed returns; 0 leaves it out.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        codec: ActionCodec,
+        units: int,
+        layers: int,
+        bins: int,
+        discount: float,
+        lam: float,
+        entropy: float,
+        slow_rate: float,
+        slow_regulariser: float,
+        replay_value: float,
+    ) -> None:
+        super().__init__()
+        self.codec = codec
+        self.discount, self.lam, self.entropy = discount, lam, entropy
+        self.slow_rate, self.slow_regulariser, self.replay_value = slow_rate, slow_regulariser, replay_value
+        self.actor = MLP(inputs, units, layers, codec.policy_outputs, out_scale=0.01)
+        self.critic = TwoHotHead(inputs, units, layers, bins)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.scale = ReturnScale()
+
+    def policy(self, inputs: Tensor):
+        """Distribution over action vectors for policy inputs `[..., P]`."""
+        return self.codec.distribution(self.actor(inputs))
+
+    def loss(
+        self, dream: Trajectory, reward: Tensor, alive: Tensor
+    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+        """Actor and critic loss of imagined trajectories, each a scalar, and metrics.
+
+        Args:
+            dream: N trajectories of horizon H.
+            reward: `[N, H + 1]`, predicted for each position; the first is not used.
+            alive: `[N, H + 1]`, probability that the position is not terminal; the first is what replay says.
+        """
+        logits = self.critic(dream.policy)
+        value = self.critic.mean(logits.detach())
+        returns = lambda_returns(reward, alive, torch.zeros_like(reward), value, self.discount, self.lam)
+        # Steps after a probable end count as little as they are probable.
+        weight = torch.cumprod(
+            alive[:, :-1]
+            * torch.cat([alive.new_ones(1), alive.new_full((alive.shape[1] - 2,), self.discount)]),
+            1,
+        )
+        scale = self.scale.update(returns)
+        advantage = (returns - value[:, :-1]) / scale
+        policy = self.policy(dream.policy[:, :-1])
+        entropy = policy.entropy()
+        actor = -(weight * (policy.log_prob(dream.action) * advantage + self.entropy * entropy)).mean()
+        critic = (weight * self._critic_loss(logits[:, :-1], dream.policy[:, :-1], returns)).mean()
+        metrics = {
+            "actor": actor,
+            "critic": critic,
+            "entropy": entropy.mean(),
+            "return": returns.mean(),
+            "return_scale": scale,
+            "value": value.mean(),
+            "value_error": (returns - value[:, :-1]).abs().mean(),
+            "imagined_reward": reward[:, 1:].mean(),
+        }
+        return actor, critic, {key: metric.detach() for key, metric in metrics.items()}
+
+    def replay_loss(self, policy: Tensor, reward: Tensor, is_terminal: Tensor, is_last: Tensor) -> Tensor:
+        """Critic loss on a replayed window, a scalar: policy inputs `[B, T, P]`, the rest `[B, T]`."""
+        logits = self.critic(policy)
+        value = self.critic.mean(logits.detach())
+        last = is_last.float()
+        returns = lambda_returns(reward, 1 - is_terminal.float(), last, value, self.discount, self.lam)
+        # The row after an episode's last one belongs to another episode: no return is defined from a last row.
+        return ((1 - last[:, :-1]) * self._critic_loss(logits[:, :-1], policy[:, :-1], returns)).mean()
+
+    def _critic_loss(self, logits: Tensor, policy: Tensor, target: Tensor) -> Tensor:
+        with torch.no_grad():
+            slow = self.slow_critic.mean(self.slow_critic(policy))
+        to_target, to_slow = self.critic.loss(logits, target, slow)
+        return to_target + self.slow_regulariser * to_slow
+
+    @torch.no_grad()
+    def update_slow_critic(self) -> None:
+        """Move the slow critic a little towards the critic."""
+        torch._foreach_lerp_(
+            list(self.slow_critic.parameters()), list(self.critic.parameters()), self.slow_rate
+        )

@@ -1,0 +1,256 @@
+"""The agent: acts through the recurrent mode of its world model, learns the model, then policy and value in dreams."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from agent.actions import ActionCodec
+from agent.actor_critic import ActorCritic
+from agent.imagination import choose_starts, imagine
+from agent.optim import Optimiser
+from worldmodels import State, WorldModel, make_backbone
+from worldmodels.base import keep_steps, merge_rows
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class Carry:
+    """What acting remembers between steps: recurrent state, leaves `[N, ...]`, and last action vector `[N, A]`."""
+
+    state: State
+    action: Tensor
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that is a function of its parts and of nothing else: (run seed, purpose, counter)."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
+
+
+class Agent:
+    """World model, actor and critic behind `act` and `update`.
+
+    All randomness of one call comes from (seed, purpose, counter), so an agent restored from `state_dict` goes on
+    exactly as the one that was saved.
+
+    Args:
+        observation_space: flat Dict of Box leaves, as the environment door gives it.
+        action_space: Discrete, MultiDiscrete or Box in [-1, 1].
+        config: the merged configuration (any nested mapping with the keys of `configs/defaults.yaml`).
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        observation_space: gymnasium.spaces.Dict,
+        action_space: gymnasium.Space,
+        config: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.seed = config["seed"]
+        self.dtype = _precision(config["precision"])
+        self.dream_options = dict(config["imagination"])
+        self.deterministic_eval = config["eval"]["deterministic"]
+        options = dict(config["actor_critic"])
+        codec_options = {key: options.pop(key) for key in ("unimix", "min_std", "max_std")}
+        self.codec = ActionCodec(action_space, **codec_options)
+        torch.manual_seed(derive_seed(self.seed, "parameters"))
+        self.model = WorldModel(
+            observation_space,
+            lambda embed_size: make_backbone(
+                config["kind"], config[config["kind"]], embed_size, self.codec.size
+            ),
+            encoder=config["encoder"],
+            decoder=config["decoder"],
+            heads=config["heads"],
+            kl=config["kl"],
+            recall=config["recall"],
+        ).to(self.device)
+        self.backbone = self.model.backbone
+        self.actor_critic = ActorCritic(self.backbone.policy_size, self.codec, **options).to(self.device)
+        rates = dict(config["optimiser"])
+        model_lr, actor_lr, critic_lr = rates.pop("model_lr"), rates.pop("actor_lr"), rates.pop("critic_lr")
+        self.optimisers = {
+            "model": Optimiser([self.model], lr=model_lr, **rates),
+            "actor": Optimiser([self.actor_critic.actor], lr=actor_lr, **rates),
+            "critic": Optimiser([self.actor_critic.critic], lr=critic_lr, **rates),
+        }
+        self.updates = 0
+        self.acts = 0
+        self._sums: dict[str, Tensor] = {}
+        self._summed = 0
+
+    def initial(self, count: int) -> Carry:
+        """What to carry into the first step of `count` environments."""
+        return Carry(self.backbone.initial(count), torch.zeros(count, self.codec.size, device=self.device))
+
+    @torch.no_grad()
+    def act(
+        self, carry: Carry, rows: Mapping[str, np.ndarray], evaluate: bool = False, counter: int | None = None
+    ) -> tuple[Carry, np.ndarray]:
+        """Filter one row a environment and choose actions in the environment's own format.
+
+        Args:
+            carry: from `initial` or the call before.
+            rows: `obs/...` `[N, ...]` and `is_first` `[N]`.
+            evaluate: take the most probable action if the configuration says so.
+            counter: what the randomness of this call derives from, apart from the seed; by default the number of
+                calls so far. Evaluation passes its own, so that it leaves training untouched.
+        """
+        if counter is None:
+            counter, self.acts = self.acts, self.acts + 1
+        torch.manual_seed(derive_seed(self.seed, "evaluate" if evaluate else "act", counter))
+        data = self._to_device(
+            {key: rows[key] for key in rows if key.startswith("obs/") or key == "is_first"}
+        )
+        with self._autocast():
+            embed = self.model.encoder(
+                {key[4:]: value for key, value in data.items() if key.startswith("obs/")}
+            )
+            state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"])
+            policy = self.actor_critic.policy(self.backbone.policy_input(state))
+            action = policy.mode() if evaluate and self.deterministic_eval else policy.sample()
+        return Carry(state, action), self.codec.decode(action)
+
+    def update(self, batch: Mapping[str, np.ndarray]) -> None:
+        """One update of world model, actor and critic from a replay batch `[B, T, ...]`.
+
+        Metrics are summed on the device; `metrics` gives their means.
+        """
+        torch.manual_seed(derive_seed(self.seed, "update", self.updates))
+        data = self._to_device(batch)
+        data["action"] = self.codec.encode(data["action"])
+        rows, steps = data["is_first"].shape
+        options = self.dream_options
+        keep = choose_starts(options["starts"], options["count"], rows, steps, self.device)
+        with self._autocast():
+            loss, rollout, model_metrics = self.model.loss(data, self.backbone.initial(rows), keep)
+        norms = {"model": self.optimisers["model"].step(loss)}
+
+        starts = {key: leaf.detach() for key, leaf in merge_rows(rollout.kept).items()}
+        with torch.no_grad(), self._autocast():
+            dream = imagine(
+                self.backbone,
+                starts,
+                keep_steps(keep, rollout.features.detach()).flatten(0, 1),
+                lambda inputs: self.actor_critic.policy(inputs).sample(),
+                options["horizon"],
+            )
+            reward = self.model.reward.mean(self.model.reward(dream.features))
+            alive = self.model.continues.mean(self.model.continues(dream.features))
+            # At the start the truth is known.
+            alive[:, 0] = 1 - keep_steps(keep, data["is_terminal"]).flatten().float()
+        with self._autocast():
+            actor, critic, metrics = self.actor_critic.loss(dream, reward, alive)
+            replayed = self.actor_critic.replay_value and self.actor_critic.replay_loss(
+                rollout.policy.detach(), data["reward"], data["is_terminal"], data["is_last"]
+            )
+        norms["actor"] = self.optimisers["actor"].step(actor)
+        norms["critic"] = self.optimisers["critic"].step(critic + self.actor_critic.replay_value * replayed)
+        self.actor_critic.update_slow_critic()
+        self.updates += 1
+        self._accumulate({**model_metrics, **metrics, "model": loss.detach()})
+        self._accumulate({f"{name}_gradient_norm": norm for name, norm in norms.items()})
+        self._summed += 1
+
+    def _accumulate(self, metrics: Mapping[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the updates since the last call; the only place of training that waits for the device.
+
+        Raises:
+            FloatingPointError: if a loss or gradient norm was not finite, naming it and the update.
+        """
+        if not self._summed:
+            return {}
+        names = list(self._sums)
+        values = (torch.stack([self._sums[name].float() for name in names]) / self._summed).tolist()
+        count, self._sums, self._summed = self._summed, {}, 0
+        for name, value in zip(names, values, strict=True):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"train/{name} is {value} between updates {self.updates - count} and {self.updates}; "
+                    f"the last checkpoint is from before that. Lower the learning rate (optimiser.*) or look at the "
+                    f"observations and rewards of the environment."
+                )
+        return {f"train/{name}": value for name, value in zip(names, values, strict=True)}
+
+    @torch.no_grad()
+    def open_loop(self, batch: Mapping[str, np.ndarray], context: int) -> dict[str, Any]:
+        """Predict what a replay batch shows after `context` steps, given only its actions.
+
+        Returns:
+            `true` and `predicted`: observations by key, `[B, T, ...]` numpy (images in [0, 1]); the first `context`
+            predictions are reconstructions. `kl`: `[B, T]` nats, filtering the whole window.
+        """
+        torch.manual_seed(derive_seed(self.seed, "report", self.updates))
+        data = self._to_device(batch)
+        data["action"] = self.codec.encode(data["action"])
+        obs = {key[4:]: value for key, value in data.items() if key.startswith("obs/")}
+        embed, action, is_first = self.model.encoder(obs), data["action"], data["is_first"]
+        start = self.backbone.initial(len(is_first))
+        full = self.backbone.observe(start, embed, action, is_first)
+        seen = self.backbone.observe(start, embed[:, :context], action[:, :context], is_first[:, :context])
+        _, imagined = self.backbone.imagine(seen.last, action[:, context:])
+        predicted = self.model.decoder.observations(torch.cat([seen.features, imagined], 1))
+        return {
+            "true": {
+                key: (value.float() / 255 if value.dtype == torch.uint8 else value).cpu().numpy()
+                for key, value in obs.items()
+            },
+            "predicted": {key: value.cpu().numpy() for key, value in predicted.items()},
+            "kl": self.backbone.kl_losses(full)[0].cpu().numpy(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on bit for bit."""
+        return {
+            "model": self.model.state_dict(),
+            "actor_critic": self.actor_critic.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "updates": self.updates,
+            "acts": self.acts,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.actor_critic.load_state_dict(state["actor_critic"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.updates, self.acts = state["updates"], state["acts"]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Trained parameters by part."""
+        parts = {
+            "backbone": self.backbone,
+            "model": self.model,
+            "actor": self.actor_critic.actor,
+            "critic": self.actor_critic.critic,
+        }
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+
+    def _to_device(self, batch: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        return {
+            key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()
+        }
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype != torch.float32)
+
+
+def _precision(name: str) -> torch.dtype:
+    if name not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
+    return PRECISIONS[name]

@@ -1,0 +1,62 @@
+"""Trajectories dreamed by the recurrent mode of the backbone, and which states they start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldmodels import Backbone, State
+
+STARTS = ("random", "last", "all")
+
+
+@dataclass
+class Trajectory:
+    """N imagined trajectories of horizon H; position 0 is the start state, taken from replay.
+
+    Attributes:
+        features: `[N, H + 1, F]`, for the heads.
+        policy: `[N, H + 1, P]`, for actor and critic.
+        action: `[N, H, A]`, the action chosen AT each position but the last.
+    """
+
+    features: Tensor
+    policy: Tensor
+    action: Tensor
+
+
+@torch.no_grad()
+def imagine(
+    backbone: Backbone, state: State, feature: Tensor, act: Callable[[Tensor], Tensor], horizon: int
+) -> Trajectory:
+    """Roll out `horizon` steps from states with leaves `[N, ...]` and their features `[N, F]`.
+
+    `act` maps the policy input `[N, P]` to an action vector `[N, A]`. No gradient is recorded: the actor learns by
+    the score function, not through the dynamics.
+    """
+    features, policies, actions = [feature], [backbone.policy_input(state)], []
+    for _ in range(horizon):
+        action = act(policies[-1])
+        state, feature = backbone.imagine_step(state, action)
+        features.append(feature)
+        policies.append(backbone.policy_input(state))
+        actions.append(action)
+    return Trajectory(torch.stack(features, 1), torch.stack(policies, 1), torch.stack(actions, 1))
+
+
+def choose_starts(kind: str, count: int, rows: int, steps: int, device: torch.device) -> Tensor:
+    """Steps of each row that imagination starts from, `[B, n]` int64.
+
+    Args:
+        kind: `random` (without replacement within a row), `last` (the last ones of the window) or `all`.
+        count: start states of the whole batch; every row gets count / rows of them, at least one.
+    """
+    if kind not in STARTS:
+        raise ValueError(f"imagination.starts must be one of {', '.join(STARTS)}, got {kind!r}")
+    each = steps if kind == "all" else min(max(count // rows, 1), steps)
+    if kind == "random":
+        return torch.rand(rows, steps, device=device).argsort(1)[:, :each]
+    return torch.arange(steps - each, steps, device=device).expand(rows, each)

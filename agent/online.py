@@ -1,0 +1,326 @@
+"""The online loop: collect experience, train on it, evaluate, save; and evaluation on its own."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agent import checkpoint, pictures
+from agent.agent import Agent, Carry, derive_seed
+from agent.logger import Logger
+
+Rows = dict[str, np.ndarray]
+EVALUATION_ENVS = 100_000
+"""Index of the first evaluation environment: its seeds must not meet those of training."""
+
+
+def train(
+    config: Mapping[str, Any],
+    make_envs: Callable[[int, int, int], Any],
+    make_replay: Callable[[int], Any],
+    logdir: str | Path,
+) -> dict[str, Any]:
+    """Train until `config.steps` environment steps, going on from the newest checkpoint in `logdir` if there is one.
+
+    Args:
+        config: the merged configuration.
+        make_envs: (count, seed, first index) -> vector of environments (`reset`, `step`, `close`, spaces).
+        make_replay: streams -> replay (`add`, `sample`, `ready`, `state_dict`, `load_state_dict`).
+        logdir: folder of the run, which exists.
+
+    Returns:
+        the last evaluation (`return_mean`, `return_std`, `returns`, `episodes`, `length_mean`) with `steps`,
+        `updates`, `seconds` (of training, evaluation left out, over all sessions) and `logdir`.
+    """
+    return Training(config, make_envs, make_replay, Path(logdir)).run()
+
+
+class Training:
+    """One run: what it holds, and the loop over it."""
+
+    def __init__(self, config, make_envs, make_replay, logdir: Path) -> None:
+        self.config, self.make_envs, self.logdir = config, make_envs, logdir
+        self.envs = make_envs(config["envs"]["count"], config["seed"], 0)
+        self.agent = Agent(
+            self.envs.observation_space, self.envs.action_space, config, choose_device(config["device"])
+        )
+        self.replay = make_replay(self.envs.num_envs)
+        self.loop = {
+            "step": 0,
+            "seconds": 0.0,
+            "credit": 0.0,
+            "next": {},
+            "evaluation": None,
+            "episodes": [-1] * self.envs.num_envs,
+        }
+        saved = checkpoint.load_newest(logdir)
+        if saved is not None:
+            self.loop = saved.loop_state
+            self.agent.load_state_dict(saved.agent_state)
+            self.replay.load_state_dict(saved.replay_state)
+        self.logger = Logger(
+            logdir, config["steps"], tensorboard=config["log"]["tensorboard"], resume_step=self.loop["step"]
+        )
+        self.episodes = EpisodeStatistics(self.envs.num_envs)
+        self.last_return: float | None = None
+
+    @property
+    def step(self) -> int:
+        """Environment steps so far."""
+        return self.loop["step"]
+
+    def run(self) -> dict[str, Any]:
+        """The loop; see `train`."""
+        config, agent = self.config, self.agent
+        self.logger.say(f"{config['task']} with {config['backbone']} on {agent.device}, {_counts(agent)}")
+        if self.step:
+            self.logger.say(f"going on from step {self.step:,} with {len(self.replay):,} steps of replay")
+        try:
+            self._collect_and_learn()
+            if self.loop["evaluation"] is None or self.loop["evaluation"]["step"] < self.step:
+                self._evaluate()
+            self._save()
+        finally:
+            self.envs.close()
+            self.logger.close()
+        result = {key: value for key, value in self.loop["evaluation"].items() if key != "step"}
+        result |= {
+            "steps": self.step,
+            "updates": agent.updates,
+            "seconds": round(self.loop["seconds"], 1),
+            "logdir": str(self.logdir),
+        }
+        temporary = self.logdir / ".result.json"
+        temporary.write_text(json.dumps(result))
+        temporary.replace(self.logdir / "result.json")
+        return result
+
+    def _collect_and_learn(self) -> None:
+        config, agent = self.config, self.agent
+        tokens = config["batch_size"] * config["batch_length"]
+        random = np.random.default_rng(derive_seed(config["seed"], "prefill", self.step))
+        # Environments cannot be put back to where they were: a resumed run starts the episodes after the open ones.
+        rows = self.envs.reset(first_episodes=np.array(self.loop["episodes"]) + 1)
+        carry = agent.initial(self.envs.num_envs)
+        began, described = time.monotonic(), False
+        while self.step < config["steps"]:
+            prefilled = self.step >= config["prefill"]
+            if prefilled:
+                carry, action = agent.act(carry, rows)
+            else:
+                action = np.stack([_random_action(self.envs.action_space, random) for _ in rows["reward"]])
+                carry = Carry(carry.state, agent.codec.encode(torch.as_tensor(action).to(agent.device)))
+            # The call after an episode's end resets the environment and ignores the action: none was taken.
+            action[rows["is_last"]] = 0
+            self.replay.add({**rows, "action": action})
+            if not described:
+                self.logger.say(self.replay.describe())
+                described = True
+            for statistics in self.episodes.add(rows):
+                self.last_return = statistics["episode/return"]
+                self.logger.add(
+                    self.step, {key: statistics[key] for key in ("episode/return", "episode/length")}
+                )
+            rows = self.envs.step(action)
+            taken = int((~rows["is_first"]).sum())
+            self.loop["step"] += taken
+            if prefilled and self.replay.ready():
+                self.loop["credit"] += taken * config["train_ratio"] / tokens
+            while self.loop["credit"] >= 1:
+                agent.update(self.replay.sample())
+                self.loop["credit"] -= 1
+            self.loop["seconds"] += time.monotonic() - began
+            self._report()
+            began = time.monotonic()
+
+    def _report(self) -> None:
+        """Whatever is due at this step."""
+        config = self.config
+        if self._due("log", config["log"]["every"]):
+            seconds = self.loop["seconds"]
+            times = {
+                "time/seconds": seconds,
+                "time/updates": self.agent.updates,
+                "time/fps": self.step / max(seconds, 1e-9),
+            }
+            self.logger.add(self.step, self.agent.metrics() | times)
+        if self._due("pictures", config["log"]["pictures"]) and self.replay.ready():
+            self._draw()
+        if self._due("eval", config["eval"]["every"]) and self.step < config["steps"]:
+            self._evaluate()
+        if self._due("checkpoint", config["checkpoint"]["every"]) and self.step < config["steps"]:
+            self._save()
+        self.logger.progress(self.step, self.agent.updates, self.last_return)
+
+    def _due(self, what: str, every: int) -> bool:
+        if not every or self.step < self.loop["next"].setdefault(what, every):
+            return False
+        self.loop["next"][what] = (self.step // every + 1) * every
+        return True
+
+    def _evaluate(self) -> None:
+        config = self.config["eval"]
+        result = run_episodes(
+            self.agent,
+            self.make_envs,
+            config["episodes"],
+            config["envs"],
+            derive_seed(self.config["seed"], "evaluate"),
+        )
+        self.loop["evaluation"] = result | {"step": self.step}
+        names = ("return_mean", "return_std", "length_mean", "episodes")
+        self.logger.add(
+            self.step,
+            {f"eval/{name}": result[name] for name in names}
+            | {"time/seconds": self.loop["seconds"], "time/updates": self.agent.updates},
+        )
+
+    def _draw(self) -> None:
+        batch = self.replay.sample()
+        context = batch["is_first"].shape[1] // 2
+        report = self.agent.open_loop(batch, context)
+        for key, true in report["true"].items():
+            for row in range(min(2, len(true))):
+                picture = pictures.open_loop_picture(true[row], report["predicted"][key][row], context)
+                self.logger.image(self.step, f"open_loop/{key}/{row}", picture)
+        by_step = kl_by_step(report["kl"], batch["is_first"])
+        if not by_step:  # no episode begins in these windows
+            return
+        self.logger.image(self.step, "kl_by_step", pictures.kl_by_step(by_step))
+        self.logger.add(
+            self.step,
+            {f"kl_by_step/{age:04d}": float(value) for age, value in by_step.items() if _is_power(age)},
+        )
+
+    def _save(self) -> None:
+        self.loop["episodes"] = self.envs.episodes.tolist()
+        checkpoint.save(
+            self.logdir,
+            self.step,
+            self.agent.state_dict(),
+            self.replay.state_dict(),
+            self.loop,
+            self.config["checkpoint"]["keep"],
+        )
+
+
+class EpisodeStatistics:
+    """Return and length of every finished episode of a vector of environments, from its rows."""
+
+    def __init__(self, count: int) -> None:
+        self.returns = np.zeros(count)
+        self.lengths = np.zeros(count, int)
+
+    def add(self, rows: Rows) -> list[dict[str, float]]:
+        """Take in one row an environment; one dict for each episode that ended, with its `env`."""
+        self.returns = np.where(rows["is_first"], 0, self.returns + rows["reward"])
+        self.lengths = np.where(rows["is_first"], 0, self.lengths + 1)
+        return [
+            {
+                "episode/return": float(self.returns[env]),
+                "episode/length": float(self.lengths[env]),
+                "env": int(env),
+            }
+            for env in np.flatnonzero(rows["is_last"])
+        ]
+
+
+def run_episodes(
+    agent: Agent, make_envs: Callable[[int, int, int], Any], episodes: int, count: int, seed: int
+) -> dict[str, Any]:
+    """Evaluate on `count` fresh environments, the recurrent state kept over each whole episode.
+
+    Every environment plays the same number of episodes, so that short episodes are not counted more often than
+    long ones; `episodes` is rounded up to a multiple of `count`.
+    """
+    count = min(count, episodes)
+    each = -(-episodes // count)
+    envs = make_envs(count, seed, EVALUATION_ENVS)
+    statistics = EpisodeStatistics(count)
+    finished: list[list[dict[str, float]]] = [[] for _ in range(count)]
+    try:
+        rows, carry, steps = envs.reset(), agent.initial(count), 0
+        while True:
+            for episode in statistics.add(rows):
+                finished[int(episode["env"])].append(episode)
+            if all(len(done) >= each for done in finished):
+                break
+            carry, action = agent.act(carry, rows, evaluate=True, counter=steps)
+            rows, steps = envs.step(action), steps + 1
+    finally:
+        envs.close()
+    played = [episode for done in finished for episode in done[:each]]
+    returns = [episode["episode/return"] for episode in played]
+    return {
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+        "returns": returns,
+        "episodes": len(returns),
+        "length_mean": float(np.mean([episode["episode/length"] for episode in played])),
+    }
+
+
+def evaluate(
+    config: Mapping[str, Any],
+    make_envs: Callable[[int, int, int], Any],
+    logdir: str | Path,
+    episodes: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Evaluate the newest valid checkpoint in `logdir`; the result of `run_episodes` with the step it was saved at.
+
+    Raises:
+        ValueError: if there is no checkpoint.
+    """
+    saved = checkpoint.load_newest(logdir, with_replay=False)
+    if saved is None:
+        raise ValueError(
+            f"no checkpoint in {logdir}/checkpoints; train first: python run.py --logdir {logdir}"
+        )
+    envs = make_envs(1, seed, 0)
+    spaces = envs.observation_space, envs.action_space
+    envs.close()
+    agent = Agent(*spaces, config, choose_device(config["device"]))
+    agent.load_state_dict(saved.agent_state)
+    result = run_episodes(agent, make_envs, episodes, config["eval"]["envs"], derive_seed(seed, "evaluate"))
+    return result | {"step": saved.step}
+
+
+def kl_by_step(kl: np.ndarray, is_first: np.ndarray) -> dict[int, float]:
+    """Mean KL `[B, T]` by the number of steps since the episode began, over episodes that begin in the window."""
+    steps = np.arange(kl.shape[1])
+    begin = np.maximum.accumulate(np.where(is_first, steps, -1), axis=1)
+    age = np.where(begin >= 0, steps - begin, -1)
+    return {int(a): float(kl[age == a].mean()) for a in np.unique(age) if a >= 0}
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` -> device; a ValueError if CUDA is asked for and absent."""
+    available = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not available:
+        raise ValueError(
+            "device cuda was asked for, but torch finds no GPU; use --device auto or --device cpu"
+        )
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _random_action(space: Any, random: np.random.Generator) -> np.ndarray:
+    space.seed(int(random.integers(2**31)))
+    return np.asarray(space.sample())
+
+
+def _is_power(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def _counts(agent: Agent) -> str:
+    counts = agent.parameter_counts()
+    return ", ".join(f"{name} {count:,} parameters" for name, count in counts.items())

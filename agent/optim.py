@@ -1,0 +1,67 @@
+"""Optimisers: Adam with the parameter groups that state-space layers need, clipped and checked for finiteness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+SSM_DYNAMICS = ("log_decay", "frequency", "log_dt")
+"""Parameters that set a state-space layer's decay: no weight decay and a learning rate of their own (S4D, S5)."""
+
+
+class Optimiser:
+    """AdamW over named modules with gradient clipping by the global norm.
+
+    Args:
+        modules: whose parameters are trained.
+        lr: learning rate.
+        ssm_lr: learning rate of the state-space layers' decay and step size.
+        eps: Adam's epsilon.
+        weight_decay: for matrices; norms, biases and SSM dynamics have none.
+        clip: largest global gradient norm.
+        warmup: updates over which the learning rate rises linearly from 0.
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        lr: float,
+        ssm_lr: float,
+        eps: float,
+        weight_decay: float,
+        clip: float,
+        warmup: int,
+    ) -> None:
+        named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
+        dynamics = [p for name, p in named if name.rsplit(".", 1)[-1] in SSM_DYNAMICS]
+        matrices = [p for name, p in named if name.rsplit(".", 1)[-1] not in SSM_DYNAMICS and p.dim() > 1]
+        rest = [p for name, p in named if name.rsplit(".", 1)[-1] not in SSM_DYNAMICS and p.dim() <= 1]
+        groups = [
+            {"params": matrices, "lr": lr, "weight_decay": weight_decay},
+            {"params": rest, "lr": lr, "weight_decay": 0.0},
+            {"params": dynamics, "lr": ssm_lr, "weight_decay": 0.0},
+        ]
+        self.parameters = [p for _, p in named]
+        self.clip = clip
+        self.adam = torch.optim.AdamW([group for group in groups if group["params"]], eps=eps, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.adam, lambda update: min((update + 1) / max(warmup, 1), 1.0)
+        )
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Backpropagate, clip, step; returns the gradient norm `[]` before clipping, on the device."""
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
+        self.adam.step()
+        self.schedule.step()
+        return norm
+
+    def state_dict(self) -> dict:
+        return {"adam": self.adam.state_dict(), "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.adam.load_state_dict(state["adam"])
+        self.schedule.load_state_dict(state["schedule"])

@@ -1,0 +1,103 @@
+"""The values of options: parsed to the type of their default, and shown in messages."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_BOOLS = {"true": True, "yes": True, "false": False, "no": False}
+_NONES = ("", "null", "none", "~")
+
+
+def as_type_of(default: Any, value: Any) -> Any:
+    """The value in the default's type, which text is parsed to. Raises a bare ValueError where none fits."""
+    if isinstance(default, tuple):
+        if isinstance(value, str):
+            inner = value.strip().removeprefix("[").removesuffix("]")
+            value = [item.strip().strip("'\"") for item in inner.split(",")] if inner.strip() else []
+        if not isinstance(value, list | tuple):
+            raise ValueError
+        kind = next((item for item in default if isinstance(item, float)), default[0] if default else None)
+        return tuple(as_type_of(kind, item) for item in value)
+    if isinstance(value, list | tuple | Mapping):
+        raise ValueError
+    if isinstance(default, bool):
+        if not isinstance(value, bool | str) or str(value).lower() not in _BOOLS:
+            raise ValueError
+        return _BOOLS[str(value).lower()]
+    if default is None:
+        return _guessed(value)
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ValueError
+        return str(value)
+    if value is None or isinstance(value, bool):
+        raise ValueError
+    if isinstance(default, int):
+        return _as_int(value)
+    number = float(value)
+    if number != number:
+        raise ValueError
+    return number
+
+
+def _as_int(value: Any) -> int:
+    """An integer from 3, 3.0, '3', '1e5' or '1_000_000'."""
+    if isinstance(value, str) and not set(value.lower()) & {"e", "."}:
+        return int(value)
+    if int(float(value)) != float(value):
+        raise ValueError
+    return int(value) if isinstance(value, int) else int(float(value))
+
+
+def _guessed(value: Any) -> Any:
+    """The value of an option that has no type of its own (default null): text is read as YAML would."""
+    if not isinstance(value, str):
+        return plain(value, "")
+    if value.lower() in _NONES:
+        return None
+    if value.lower() in _BOOLS:
+        return _BOOLS[value.lower()]
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return str(value)
+
+
+def plain(value: Any, source: str) -> Any:
+    """A built-in type for each of ruamel's own, which carry layout along."""
+    if isinstance(value, list):
+        return tuple(plain(item, source) for item in value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None:
+        return None
+    raise ValueError(
+        f"{source}: expected bool, int, float, str, null or a list of these, got {shown(value)}."
+    )
+
+
+def type_name(default: Any) -> str:
+    if isinstance(default, tuple):
+        return f"list of {type_name(default[0])}" if default else "list"
+    return "bool, int, float, str or null" if default is None else type(default).__name__
+
+
+def typed(default: Any) -> str:
+    """A value as one would type it."""
+    if isinstance(default, tuple):
+        return ",".join(map(typed, default)) or "[]"
+    if isinstance(default, bool):
+        return "true" if default else "false"
+    return "null" if default is None else str(default) or "''"
+
+
+def shown(value: Any) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
+def listed(names: Iterable[str], most: int = 12) -> str:
+    names = list(names)
+    shown = ", ".join(f"'{name}'" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

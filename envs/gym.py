@@ -1,0 +1,84 @@
+"""Any gymnasium id, `module:Id-v0` included: a gymnasium environment needs nothing more."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from envs.arguments import Value, check_names, did_you_mean
+
+
+def constructor(
+    task: str, name: str, arguments: dict[str, Value], others: Iterable[str] = ()
+) -> Callable[[], gymnasium.Env]:
+    """Look `name` up and return a picklable function that builds it.
+
+    The specification travels with the function, so that a worker process builds the same environment without
+    having gone through the registration itself.
+
+    Args:
+        task: the whole task, for messages.
+        name: a registered id, or `module:Id-v0` for one that importing `module` registers.
+        arguments: for the environment's constructor, and `max_episode_steps` for gymnasium.
+        others: names to compare an unknown one with, besides the registered ids.
+
+    Raises:
+        ValueError: unknown module, id or argument, with the nearest matches.
+    """
+    module, colon, env_id = name.rpartition(":")
+    if colon:
+        _import(task, module, env_id, others)
+    spec = gymnasium.registry.get(env_id)
+    if spec is None:
+        near = did_you_mean(env_id, [*others, *gymnasium.registry])
+        raise ValueError(
+            f"Unknown task {task!r}: gymnasium has no environment {env_id!r} "
+            f"registered{f' after importing {module!r}' if colon else ''}.{near} Tasks are our short names, "
+            "'popgym:Name', 'minigrid:Name', 'dmc:domain_task', a gymnasium id with its version, or "
+            "'module:Id-v0' for an id that importing the module registers (docs/environments.md)."
+        )
+    if spec.entry_point is None:
+        raise ValueError(
+            f"Task {task!r} is registered as a vector environment only. Register an 'entry_point' for "
+            f"{env_id!r}: one environment at a time is what is needed here."
+        )
+    allowed = _takes(spec.entry_point)
+    if allowed is not None:
+        check_names(task, arguments, allowed)
+    return functools.partial(_build, module if colon else None, spec, dict(arguments))
+
+
+def _import(task: str, module: str, env_id: str, others: Iterable[str]) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing != module and not module.startswith(f"{missing}."):
+            raise  # the module was found; what it imports itself was not
+        near = did_you_mean(module, [other.partition(":")[0] for other in others])
+        raise ValueError(
+            f"Unknown task {task!r}: there is no module {missing!r} to import that would register "
+            f"{env_id!r}.{near} For a module of your own, put its folder on the path: PYTHONPATH=/folder "
+            "python run.py ..."
+        ) from error
+
+
+def _takes(creator: str | Callable[..., Any]) -> list[str] | None:
+    """Names of the arguments that a task may give, or None where the constructor takes any."""
+    function = load_env_creator(creator) if isinstance(creator, str) else creator
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return ["max_episode_steps", *(name for name in parameters if name != "render_mode")]
+
+
+def _build(module: str | None, spec: EnvSpec, arguments: dict[str, Any]) -> gymnasium.Env:
+    if module is not None:
+        importlib.import_module(module)
+    return gymnasium.make(spec, **arguments)

@@ -1,0 +1,52 @@
+"""POPGym's memory tasks (Morad et al., ICLR 2023), as `popgym:RepeatPreviousEasy`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from types import ModuleType
+
+import gymnasium
+
+from envs.arguments import Value
+
+# Checked with policies that see the hidden state (tests/envs/test_popgym.py). The others depend on luck.
+OPTIMA: dict[str, float] = {"RepeatPrevious": 1.0, "RepeatFirst": 1.0, "Autoencode": 1.0, "CountRecall": 1.0}
+
+
+def _package() -> ModuleType:
+    try:
+        return importlib.import_module("popgym.envs")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] != "popgym":
+            raise
+        raise ImportError(
+            "Tasks 'popgym:...' need the package popgym, which is not installed: pip install -e '.[popgym]'"
+        ) from error
+
+
+def names() -> list[str]:
+    """Return the task names, such as 'RepeatPreviousEasy', sorted.
+
+    Raises:
+        ImportError: popgym is not installed; the message names the extra.
+    """
+    return sorted(env.__name__ for env in _package().ALL)
+
+
+def arguments(name: str) -> list[str]:
+    """Return the names of the arguments that `name` takes (few do: the difficulty is in the name)."""
+    return [key for key, p in inspect.signature(getattr(_package(), name)).parameters.items() if _named(p)]
+
+
+def _named(parameter: inspect.Parameter) -> bool:
+    return parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def build(name: str, **kwargs: Value) -> gymnasium.Env:
+    """Build `popgym.envs.<name>()`, bare: POPGym's own wrappers refuse what `gymnasium.make` returns."""
+    env = getattr(_package(), name)(**kwargs)
+    for family, optimum in OPTIMA.items():
+        if name.startswith(family):
+            env.optimum = optimum
+    return env

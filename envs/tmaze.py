@@ -1,0 +1,102 @@
+"""TMaze: a cue at the start, a corridor to walk, a turn to take by the cue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.arguments import check_whole
+
+FORWARD, LEFT, RIGHT = range(3)
+
+
+class TMaze(gymnasium.Env[np.ndarray, np.int64]):
+    """Walk a corridor of `corridor` cells and turn, at its end, to the side that the cue named.
+
+    After Bakker (2001). Unlike a chain, time passes only as the agent walks: what happens is in its own
+    hands.
+
+    - Observation, float32 `[3]`: the cue, -1 (left) or +1 (right), in the first observation only, 0
+      otherwise; 1 while in the corridor; 1 at the junction. The position is not observed. In an arm all three
+      are 0.
+    - Action, Discrete(3): forward, turn left, turn right. Turning inside the corridor and walking on at the
+      junction change nothing, but take a step. (Bakker's step back is left out: a random walk then needs
+      about 3 x corridor steps to the junction rather than its square, and the task measures memory, not
+      exploration.)
+    - Reward: 1 for turning to the side of the cue, and the episode terminates; 0 for the other side, and it
+      terminates too. No step penalty.
+    - Time limit: `limit` steps, then the episode is truncated (never terminated).
+
+    Optimum: 1.0, in corridor + 1 steps. Turning to either side without memory: 0.5.
+
+    Args:
+        corridor: steps from the start to the junction, at least 1: the cue is last seen that many steps
+            before the turn.
+        limit: the time limit in steps, at least corridor + 1; left out, 4 x (corridor + 1).
+        render_mode: None or 'rgb_array' (64 x 64 x 3: the maze, the agent, the cue while it is visible).
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium declares it so)
+    optimum: float = 1.0
+
+    def __init__(self, corridor: int = 10, limit: int | None = None, render_mode: str | None = None) -> None:
+        self.corridor = check_whole("TMaze", "corridor", corridor, 1)
+        self.limit = (
+            4 * (corridor + 1) if limit is None else check_whole("TMaze", "limit", limit, corridor + 1)
+        )
+        self.render_mode = render_mode
+        self.observation_space = spaces.Box(
+            np.array([-1, 0, 0], np.float32), np.array([1, 1, 1], np.float32), dtype=np.float32
+        )
+        self.action_space = spaces.Discrete(3)
+        self._cue = 1
+        self._cell = 0
+        self._arm = 0  # -1 left, +1 right, 0 not turned yet
+        self._t = self.limit  # past the end: step() asks for a reset
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Draw the cue and stand at the start of the corridor."""
+        super().reset(seed=seed, options=options)
+        self._cue = 2 * int(self.np_random.integers(2)) - 1
+        self._cell = self._arm = self._t = 0
+        return self._observe(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Walk on, or turn at the junction."""
+        if self._arm or self._t >= self.limit:
+            raise RuntimeError("TMaze: the episode is over, or has not begun; call reset() first.")
+        self._t += 1
+        if action == FORWARD:
+            self._cell = min(self._cell + 1, self.corridor)
+        elif self._cell == self.corridor:
+            self._arm = -1 if action == LEFT else 1
+        reward = 1.0 if self._arm == self._cue else 0.0
+        terminated = self._arm != 0
+        return self._observe(), reward, terminated, not terminated and self._t >= self.limit, {}
+
+    def _observe(self) -> np.ndarray:
+        junction = self._cell == self.corridor
+        cue = self._cue if self._t == 0 else 0
+        return np.array([cue, not self._arm and not junction, not self._arm and junction], np.float32)
+
+    def render(self) -> np.ndarray | None:
+        """Draw the maze from above, uint8 [64, 64, 3], left arm on top; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        picture = np.full((64, 64, 3), 24, np.uint8)
+        picture[28:36, 2:62] = picture[8:56, 54:62] = (96, 96, 96)
+        if self._t == 0:
+            row = 20 if self._cue < 0 else 38
+            picture[row : row + 6, 2:10] = (255, 208, 64)
+        row = 28 + 20 * self._arm
+        column = 2 + round(52 * self._cell / self.corridor)
+        picture[row : row + 8, column : column + 8] = (224, 48, 48)
+        return picture

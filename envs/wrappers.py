@@ -1,0 +1,321 @@
+"""What stands between any gymnasium environment and our rows: seeds, flat observations, plain actions.
+
+    environment -> PlainAction -> FlatObservation -> SeedEpisodes [-> NoInfo in vectors]
+
+Time limits are gymnasium's own (`TimeLimit`, put there by `gymnasium.make`): they arrive as `truncated`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+Convert = Callable[[Any], np.ndarray]
+
+
+def episode_seed(seed: int, index: int, episode: int) -> int:
+    """Return the seed of one episode, below 2**31: the same for the same three numbers, unrelated otherwise.
+
+    Args:
+        seed: the run's seed, not negative.
+        index: the environment's number, not negative.
+        episode: how many episodes this environment has begun before.
+    """
+    return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0]) >> 1
+
+
+class SeedEpisodes(gymnasium.Wrapper):
+    """Seed every episode from (seed, index, episode): each can be had again without the ones before it.
+
+    Args:
+        env: the environment.
+        seed: the run's seed, not negative.
+        index: the environment's number in the run, not negative.
+
+    `next_episode` is the number of the episode that the next `reset` begins. An explicit `reset(seed=...)`
+    takes the place of the derived seed for that one episode.
+    """
+
+    def __init__(self, env: gymnasium.Env, seed: int, index: int) -> None:
+        super().__init__(env)
+        self._seed, self._index = seed, index
+        self.next_episode = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin the next episode with its own seed."""
+        if seed is None:
+            seed = episode_seed(self._seed, self._index, self.next_episode)
+        self.next_episode += 1
+        try:
+            return self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            error.add_note(self._whereabouts(f"reset(seed={seed})"))
+            raise
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step; an exception from the environment gets a note of where it happened."""
+        try:
+            return self.env.step(action)
+        except Exception as error:
+            error.add_note(self._whereabouts(f"step({action!r})"))
+            raise
+
+    def _whereabouts(self, call: str) -> str:
+        return (
+            f"In {call} of environment {self._index}, episode {self.next_episode - 1}, run seed "
+            f"{self._seed}: {self.env}"
+        )
+
+
+class FlatObservation(gymnasium.Wrapper):
+    """Turn any observation into a flat dict of images and vectors, and rewards and flags into plain scalars.
+
+    Leaves of nested Dict and Tuple observations are named by the path to them, joined by '.' (Tuple entries
+    by their number); an observation that is neither is named 'image' or 'vector'. A leaf is
+
+    - an image, uint8 `[H, W, C]`, where it is a Box of uint8 of rank 3;
+    - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot.
+
+    Every leaf returned is a new array. Rewards may come as arrays of one element.
+
+    Raises:
+        ValueError: a leaf of the space is of another kind (Text, Graph, Sequence, ...), two leaves get one
+            name, or an observation does not fit its space. The message names the leaf.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        flat: dict[str, spaces.Space] = {}
+        self._leaves: list[tuple[str, tuple[str | int, ...], Convert]] = []
+        for path, space in _walk(env.observation_space):
+            leaf_space, convert = _leaf(path, space)
+            name = ".".join(map(str, path)) or ("image" if leaf_space.dtype == np.uint8 else "vector")
+            if name in flat:
+                raise ValueError(
+                    f"Two leaves of the observation space are both named {name!r}: {env.observation_space}. "
+                    "Rename one key: '.' joins the names of nested keys."
+                )
+            flat[name] = leaf_space
+            self._leaves.append((name, path, convert))
+        if not flat:
+            raise ValueError(
+                f"The observation space {env.observation_space} has no leaf: there is nothing to see."
+            )
+        self.observation_space = spaces.Dict(flat)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode; return the flat observation."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._flat(observation), info
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Step; return the flat observation and plain scalars."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if type(reward) is not float:
+            reward = _scalar(reward)
+        return self._flat(observation), reward, bool(terminated), bool(truncated), info
+
+    def _flat(self, observation: Any) -> dict[str, np.ndarray]:
+        flat = {}
+        for name, path, convert in self._leaves:
+            leaf = observation
+            try:
+                for key in path:
+                    leaf = leaf[key]
+                flat[name] = convert(leaf)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"Observation leaf {name!r} does not fit the observation space: {_reason(error)}. "
+                    f"Correct the environment's observation_space ({self.env.observation_space}) or what it "
+                    "returns."
+                ) from error
+        return flat
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError | IndexError):
+        return f"{error} is missing from what the environment returned"
+    return str(error)
+
+
+def _scalar(reward: Any) -> float:
+    value = np.asarray(reward, np.float64)
+    if value.size != 1:
+        raise ValueError(f"The reward must be one number, got {reward!r} of shape {value.shape}.")
+    return float(value.item())
+
+
+def _walk(
+    space: spaces.Space, path: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], spaces.Space]]:
+    """Yield (path, space) of every leaf of a nested space, in the space's own order."""
+    if isinstance(space, spaces.Dict):
+        for key, child in space.spaces.items():
+            yield from _walk(child, (*path, key))
+    elif isinstance(space, spaces.Tuple):
+        for number, child in enumerate(space.spaces):
+            yield from _walk(child, (*path, number))
+    else:
+        yield path, space
+
+
+def _leaf(path: tuple[str | int, ...], space: spaces.Space) -> tuple[spaces.Box, Convert]:
+    """Return the Box that a leaf becomes, and the function that turns its values into that Box's."""
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and len(space.shape) == 3:
+            return spaces.Box(0, 255, space.shape, np.uint8), _image(space.shape)
+        low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
+        return spaces.Box(low, high, dtype=np.float32), _vector(space.shape)
+    if isinstance(space, spaces.MultiBinary):
+        return spaces.Box(0, 1, (int(np.prod(space.shape)),), np.float32), _vector(space.shape)
+    if isinstance(space, spaces.Discrete):
+        classes, start = np.array([space.n]), np.array([space.start])
+        return spaces.Box(0, 1, (int(space.n),), np.float32), _one_hot(classes, start, ())
+    if isinstance(space, spaces.MultiDiscrete):
+        size = int(space.nvec.sum())
+        return spaces.Box(0, 1, (size,), np.float32), _one_hot(
+            space.nvec.reshape(-1), space.start.reshape(-1), space.shape
+        )
+    where = f"leaf {'.'.join(map(str, path))!r}" if path else "the observation"
+    raise ValueError(
+        f"Observations of type {type(space).__name__} cannot be learned from: {where} is {space}. Box, "
+        "Discrete, MultiDiscrete and MultiBinary work, also nested in Dict and Tuple. Drop or encode this "
+        "leaf with a gymnasium.ObservationWrapper."
+    )
+
+
+def _image(shape: tuple[int, ...]) -> Convert:
+    def convert(value: Any) -> np.ndarray:
+        image = np.array(value)
+        if image.dtype != np.uint8 or image.shape != shape:
+            raise ValueError(f"expected uint8 of shape {shape}, got {image.dtype} of shape {image.shape}")
+        return image
+
+    return convert
+
+
+def _vector(shape: tuple[int, ...]) -> Convert:
+    def convert(value: Any) -> np.ndarray:
+        vector = np.array(value, np.float32)
+        if vector.shape != shape:
+            raise ValueError(f"expected shape {shape}, got shape {vector.shape}")
+        return vector if len(shape) == 1 else vector.reshape(-1)
+
+    return convert
+
+
+def _one_hot(classes: np.ndarray, start: np.ndarray, shape: tuple[int, ...]) -> Convert:
+    first = np.concatenate([[0], np.cumsum(classes)[:-1]])
+    size = int(classes.sum())
+
+    def convert(value: Any) -> np.ndarray:
+        number = np.asarray(value)
+        if number.size != len(classes):
+            raise ValueError(f"expected {len(classes)} whole number(s) of shape {shape}, got {value!r}")
+        number = number.reshape(-1) - start
+        if number.dtype.kind not in "iu" or (number < 0).any() or (number >= classes).any():
+            raise ValueError(
+                f"expected whole numbers from {start.tolist()} to {(start + classes - 1).tolist()}, got "
+                f"{value!r}"
+            )
+        vector = np.zeros(size, np.float32)
+        vector[first + number] = 1
+        return vector
+
+    return convert
+
+
+class PlainAction(gymnasium.ActionWrapper):
+    """Give any supported action space the form that the agent knows.
+
+    - Discrete, counted from 0: int64.
+    - MultiDiscrete of rank 1, counted from 0: int64 `[k]`. MultiBinary becomes MultiDiscrete of twos.
+    - Box in [-1, 1]: float32, shape kept, mapped linearly onto the bounds of the environment.
+
+    Raises:
+        ValueError: another space, a Box without finite bounds, or one of whole numbers.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.action_space, self._convert = _plain_action(env.action_space)
+
+    def action(self, action: Any) -> Any:
+        """Return the action in the environment's own form."""
+        return self._convert(action)
+
+
+def is_plain(space: spaces.Space) -> bool:
+    """Whether an action space needs no conversion."""
+    if isinstance(space, spaces.Discrete):
+        return bool(space.start == 0)
+    if isinstance(space, spaces.MultiDiscrete):
+        return len(space.shape) == 1 and not space.start.any()
+    if isinstance(space, spaces.Box):
+        return space.dtype == np.float32 and bool((space.low == -1).all() and (space.high == 1).all())
+    return False
+
+
+def _plain_action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
+    if isinstance(space, spaces.Discrete):
+        start = space.start
+        return spaces.Discrete(int(space.n)), lambda action: action + start
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
+        offsets = space.start
+        return spaces.MultiDiscrete(space.nvec), lambda action: action + offsets
+    if isinstance(space, spaces.MultiBinary):
+        shape, dtype = space.shape, space.dtype
+        return spaces.MultiDiscrete(np.full(int(np.prod(shape)), 2)), lambda action: action.reshape(
+            shape
+        ).astype(dtype)
+    if isinstance(space, spaces.Box):
+        return _plain_box(space)
+    raise ValueError(
+        f"Actions of type {type(space).__name__} are not supported: {space}. Discrete, MultiDiscrete of rank "
+        "1, MultiBinary and bounded Box work. Convert with a gymnasium.ActionWrapper in the environment's "
+        "registration."
+    )
+
+
+def _plain_box(space: spaces.Box) -> tuple[spaces.Box, Callable[[Any], Any]]:
+    if space.dtype is None or np.dtype(space.dtype).kind != "f":
+        raise ValueError(
+            f"A Box action space of whole numbers is not supported: {space}. Use Discrete or MultiDiscrete "
+            "for numbered choices, or a Box of floats."
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise ValueError(
+            f"The Box action space {space} has no finite bounds: actions are chosen in [-1, 1] and mapped "
+            "onto the bounds. Give it finite low and high, or wrap the environment in "
+            "gymnasium.wrappers.RescaleAction or ClipAction around a bounded space before registering it."
+        )
+    low, high, dtype = space.low.astype(np.float64), space.high.astype(np.float64), space.dtype
+
+    def convert(action: np.ndarray) -> np.ndarray:
+        # Rounding may step past a bound by one unit in the last place; environments assert on that.
+        return np.clip((low + (action + 1.0) * (0.5 * (high - low))).astype(dtype), space.low, space.high)
+
+    return spaces.Box(-1, 1, space.shape, np.float32), convert
+
+
+class NoInfo(gymnasium.Wrapper):
+    """Drop `info`: rows do not carry it, and vector environments spend time, and fail, on padding it."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; the info is empty."""
+        return self.env.reset(seed=seed, options=options)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step; the info is empty."""
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, reward, terminated, truncated, {}

@@ -1,0 +1,400 @@
+"""Command line: train (the default), eval, compare, plot. It parses, checks and dispatches.
+
+A user's mistake (an unknown option, task, backbone or preset, a missing extra, another run's folder) ends
+with a message on stderr and exit code 2 before anything is created. Rooms that need torch are imported by the
+command that uses them, so that help and messages come at once.
+"""
+
+import argparse
+import ctypes
+import json
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import configs
+
+if TYPE_CHECKING:
+    from envs import VectorDoor
+    from replay import Replay
+
+RESULTS = Path(__file__).parent / "docs" / "results"
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (a user's mistake and `--help` raise SystemExit instead)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words.pop(0) if words and not words[0].startswith("-") else "train"
+    if name not in COMMANDS:
+        hint = configs.did_you_mean(name, COMMANDS)
+        print(
+            f"run.py: unknown command '{name}'.{hint} Expected one of {', '.join(COMMANDS)}.", file=sys.stderr
+        )
+        return 2
+    try:
+        COMMANDS[name](words)
+    except KeyboardInterrupt:
+        print("run.py: interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train an agent online, or go on with the run that is in the folder already."""
+    with _mistakes_exit_2():
+        parser = _Parser(
+            "train",
+            "python run.py [train] [--backbone NAME] [--task TASK] [--logdir DIR] [--seed N] [--steps N]\n"
+            "    [--configs NAME ...] [--device auto|cpu|cuda] [--json] [--key.path VALUE ...]",
+            "Train an agent online. The same command again goes on with the run in the folder.",
+            epilog="Other commands: "
+            + ", ".join(f"python run.py {name} --help" for name in COMMANDS if name != "train"),
+        )
+        _add_common(parser)
+        _add_options(parser)
+        args, overrides = parser.parse(argv)
+        task, backbone = overrides.pop("task", None), overrides.pop("backbone", None)
+        config = _configure(task, backbone, args.configs, overrides)
+        logdir = Path(config.logdir or _default_logdir(config))
+        _refuse_another_run(config, logdir)
+
+    from agent import online
+
+    _prepare_torch(config)
+    logdir.mkdir(parents=True, exist_ok=True)
+    configs.save(config, logdir / "config.yaml")
+    result = online.train(config, _env_maker(config), _replay_maker(config), logdir)
+    print(json.dumps(result) if args.json else _summary(config, result))
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Evaluate the newest checkpoint of a run."""
+    with _mistakes_exit_2():
+        parser = _Parser(
+            "eval",
+            "python run.py eval --logdir DIR --episodes N [--seed N] [--device auto|cpu|cuda] [--json]",
+            "Evaluate the newest checkpoint of a run with its saved configuration.",
+        )
+        parser.add_argument("--logdir", required=True, type=Path, metavar="DIR", help="folder of the run")
+        parser.add_argument(
+            "--episodes", type=_count, default=10, metavar="N", help="whole episodes to play [10]"
+        )
+        parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [the run's]")
+        parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
+        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        args, _ = parser.parse(argv)
+        config = configs.read(_existing_run(args.logdir))
+        if args.device is not None:
+            config = configs.override(config, {"device": args.device})
+        _check_task(config)
+        _check_device(config)
+
+    from agent import online
+
+    _prepare_torch(config)
+    seed = config.seed if args.seed is None else args.seed
+    result = online.evaluate(config, _env_maker(config), args.logdir, args.episodes, seed)
+    print(json.dumps(result) if args.json else _evaluation(config, result))
+
+
+def compare(argv: Sequence[str]) -> None:
+    """Train and evaluate several backbones with several seeds on one task, everything else equal."""
+    with _mistakes_exit_2():
+        parser = _Parser(
+            "compare",
+            "python run.py compare --task TASK --backbones NAME ... --seeds N --steps N --logdir DIR\n"
+            "    [--jobs N] [--configs NAME ...] [--json] [--key.path VALUE ...]",
+            "Train and evaluate several backbones with several seeds on one task, everything else equal.",
+        )
+        parser.add_argument("--task", metavar="TASK", help="the task [the default's]")
+        parser.add_argument(
+            "--backbones",
+            nargs="+",
+            required=True,
+            metavar="NAME",
+            help=f"of {', '.join(configs.backbones())}",
+        )
+        parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="seeds 0 to N-1 of each [3]")
+        parser.add_argument(
+            "--steps", type=_count, metavar="N", help="environment steps of each [the task's]"
+        )
+        parser.add_argument(
+            "--logdir", required=True, type=Path, metavar="DIR", help="folder of all the runs"
+        )
+        parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at the same time [1]")
+        _add_common(parser)
+        _add_options(parser, without=("task", "backbone", "seed", "steps", "logdir"))
+        args, overrides = parser.parse(argv)
+        if len(set(args.backbones)) < len(args.backbones):
+            raise ValueError(f"name each backbone once, got --backbones {' '.join(args.backbones)}.")
+        chosen = overrides if args.steps is None else overrides | {"steps": args.steps}
+        resolved = [_configure(args.task, backbone, args.configs, chosen) for backbone in args.backbones]
+
+    from studies.compare import compare as run_all
+
+    task, steps = resolved[0].task, resolved[0].steps
+    result = run_all(task, args.backbones, args.seeds, steps, args.logdir, args.jobs, args.configs, overrides)
+    if args.json:
+        print(json.dumps(result))
+
+
+def plot(argv: Sequence[str]) -> None:
+    """Draw the learning curves of finished or running runs."""
+    with _mistakes_exit_2():
+        parser = _Parser(
+            "plot", "python run.py plot LOGDIR ... --out FILE.png", "Draw learning curves of runs."
+        )
+        parser.add_argument(
+            "logdirs", nargs="+", type=Path, metavar="LOGDIR", help="run folders, or folders of them"
+        )
+        parser.add_argument("--out", required=True, type=Path, metavar="FILE.png", help="picture to write")
+        args, _ = parser.parse(argv)
+        for logdir in args.logdirs:
+            if not logdir.is_dir():
+                raise ValueError(f"no folder {logdir}: expected the folder of a run, or of several.")
+
+    from studies.plots import plot as draw
+
+    with _mistakes_exit_2():  # folders without a run, or with nothing to draw yet
+        print(draw(args.logdirs, args.out))
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train,
+    "eval": evaluate,
+    "compare": compare,
+    "plot": plot,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors that name the nearest option, in place of a screenful of usage."""
+
+    def __init__(self, command: str, usage: str, description: str, epilog: str | None = None) -> None:
+        width = min(shutil.get_terminal_size((110, 24)).columns, 110)
+        super().__init__(
+            prog=f"run.py {command}",
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=width),
+        )
+        self.option_keys: list[str] = []
+
+    def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+        """The command's own arguments, and the options given: dotted key -> text."""
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            name = unknown[0].split("=")[0]
+            hint = configs.did_you_mean(name, self._option_string_actions)
+            self.error(
+                f"unknown option '{name}'.{hint}" if name.startswith("-") else f"unexpected word '{name}'."
+            )
+        given = vars(args)
+        return args, {key: given[key] for key in self.option_keys if key in given}
+
+    def error(self, message: str) -> NoReturn:
+        end = "" if message.endswith((".", "?")) else "."
+        self.exit(2, f"{self.prog}: {message}{end} All options: python {self.prog} --help\n")
+
+
+def _add_common(parser: _Parser) -> None:
+    sizes = ", ".join(configs.presets())
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"presets merged from left to right, of {sizes} [cpu, or 12m where there is a CUDA GPU]",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+
+def _add_options(parser: _Parser, without: Sequence[str] = ()) -> None:
+    """One argument for each option of `defaults.yaml`, in its groups."""
+    headings = configs.headings()
+    groups: dict[str, Any] = {"": parser.add_argument_group("run")}
+    for key, default, meaning in configs.describe():
+        if key in without:
+            continue
+        top = key.split(".")[0] if "." in key else ""
+        if top not in groups:
+            groups[top] = parser.add_argument_group(top, headings[top].replace("%", "%%") or None)
+        metavar = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", tuple: "LIST"}.get(
+            type(default), "VALUE"
+        )
+        text = f"{meaning} [{configs.typed(default)}]".replace("%", "%%")
+        groups[top].add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS, metavar=metavar, help=text)
+        parser.option_keys.append(key)
+
+
+@contextmanager
+def _mistakes_exit_2() -> Iterator[None]:
+    """Around what checks the user's words: its ValueError is a message and exit code 2."""
+    try:
+        yield
+    except ValueError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _configure(
+    task: str | None, backbone: str | None, presets: Sequence[str], overrides: Mapping[str, Any]
+) -> configs.Config:
+    """The checked configuration of one run. The quick checks come first, torch is asked for a GPU last."""
+    config = configs.load(task, backbone, presets, overrides)
+    _check_task(config)
+    return configs.load(task, backbone, presets, overrides, cuda_available=_check_device(config))
+
+
+def _check_device(config: configs.Config) -> bool:
+    """Whether a CUDA GPU is there to be used. Raises ValueError where the device is unknown or absent."""
+    if config.device not in DEVICES:
+        hint = configs.did_you_mean(config.device, DEVICES)
+        raise ValueError(f"unknown device '{config.device}'.{hint} Expected one of {', '.join(DEVICES)}.")
+    if config.device == "cpu":
+        return False
+    import torch
+
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise ValueError(
+            "device 'cuda' asked for, but torch finds no CUDA GPU here. Use --device cpu or auto."
+        )
+    return available
+
+
+def _check_task(config: configs.Config) -> None:
+    """Build one environment. Raises ValueError where there is no such task or its extra is not installed."""
+    import envs
+
+    try:
+        envs.make(config.task, config.seed).close()
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+
+
+def _default_logdir(config: configs.Config) -> Path:
+    """runs/<task>/<backbone>/seed<seed>, with nothing in the task's name that a folder cannot bear."""
+    task = re.sub(r"[^A-Za-z0-9=._-]+", "_", config.task).strip("._")
+    return Path("runs") / task / config.backbone / f"seed{config.seed}"
+
+
+def _refuse_another_run(config: configs.Config, logdir: Path) -> None:
+    if logdir.exists() and not logdir.is_dir():
+        raise ValueError(f"{logdir} is a file; expected a folder, or a path where there is nothing yet.")
+    saved = logdir / "config.yaml"
+    if saved.exists():
+        changed = configs.differences(configs.read(saved), config)
+        if changed:
+            listed = "\n  ".join(changed)
+            raise ValueError(
+                f"{logdir} holds a run that was configured otherwise:\n  {listed}\n"
+                f"Give the same options to go on with it, or another --logdir for a new run."
+            )
+
+
+def _existing_run(logdir: Path) -> Path:
+    """The saved configuration of a run that has a checkpoint."""
+    path = logdir / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"no run in {logdir}: expected {path}. Train one first, or name another --logdir.")
+    if not any((logdir / "checkpoints").glob("*")):
+        raise ValueError(f"the run in {logdir} has no checkpoint yet: nothing in {logdir / 'checkpoints'}.")
+    return path
+
+
+def _prepare_torch(config: configs.Config) -> None:
+    """Thread count, and on glibc keep big blocks instead of returning them: CPU training runs up to 3x faster."""
+    import torch
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _env_maker(config: configs.Config) -> "Callable[[int, int, int], VectorDoor]":
+    """`make_envs(num_envs, seed, first_index)` for the agent, which knows nothing of envs/."""
+    import envs
+
+    def make_envs(num_envs: int, seed: int, first_index: int) -> "VectorDoor":
+        return envs.make_vector(config.task, num_envs, seed, mode=config.envs.mode, first_index=first_index)
+
+    return make_envs
+
+
+def _replay_maker(config: configs.Config) -> "Callable[[int], Replay]":
+    """`make_replay(streams)` for the agent, which knows nothing of replay/."""
+    import replay
+
+    def make_replay(streams: int) -> "Replay":
+        return replay.Replay(
+            capacity=config.replay.capacity,
+            streams=streams,
+            batch_size=config.batch_size,
+            batch_length=config.batch_length,
+            seed=config.seed,
+            online=config.replay.online,
+        )
+
+    return make_replay
+
+
+def _evaluation(config: configs.Config, result: Mapping[str, Any]) -> str:
+    got = f"mean return {result['return_mean']:.3g} (standard deviation {result['return_std']:.2g})"
+    played = f"{result['episodes']} episodes of {result['length_mean']:.4g} steps"
+    return f"{config.task} with {config.backbone}: {got} over {played}"
+
+
+def _summary(config: configs.Config, result: Mapping[str, Any]) -> str:
+    """What a person wants to read when a run ends, with the recorded returns of the other backbones."""
+    lines = [
+        _evaluation(config, result),
+        f"after {result['steps']:,} environment steps, {result['updates']:,} updates, "
+        f"{result['seconds']:,.0f} s",
+        *_recorded(config.task, config.backbone),
+        f"run folder: {result['logdir']}",
+    ]
+    return "\n".join(lines)
+
+
+def _recorded(task: str, backbone: str) -> list[str]:
+    """A line for each other backbone's return on this task that `docs/results/*.json` holds."""
+    lines = []
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("task") != task:
+            continue
+        for name, got in record["results"].items():
+            if name != backbone:
+                low, high = got["interval"]
+                seeds = got["seeds"] if isinstance(got["seeds"], int) else len(got["seeds"])
+                lines.append(
+                    f"recorded with {name}: mean return {got['return_mean']:.3g} [{low:.3g}, {high:.3g}] "
+                    f"over {seeds} seeds of {got['steps']:,} steps (docs/results/{path.name})"
+                )
+                if "command" in record:
+                    lines.append(f"  by: {record['command']}")
+    return lines
+
+
+def _count(text: str) -> int:
+    """A positive whole number as typed: 3, 1e5, 1_000_000."""
+    number = float(text)
+    if number < 1 or number != int(number):
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
+    return int(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

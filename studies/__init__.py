@@ -1,0 +1,1 @@
+"""Studies: what runs the agent many times, measures it and draws the result."""

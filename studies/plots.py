@@ -1,0 +1,203 @@
+"""Learning curves: mean over seeds and bootstrap interval, against environment steps and wall-clock."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from ruamel.yaml import YAML
+
+METRIC = "eval/return_mean"
+RESAMPLES = 10_000
+
+
+class Curve(NamedTuple):
+    """The evaluations of one run, E of them: environment steps [E], seconds of training [E], value [E]."""
+
+    steps: np.ndarray
+    seconds: np.ndarray
+    values: np.ndarray
+
+
+class Band(NamedTuple):
+    """Mean and interval over runs at G places: x [G], mean [G], low [G], high [G]."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def _to_stderr(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def plot(
+    logdirs: Iterable[str | Path],
+    out: str | Path,
+    metric: str = METRIC,
+    echo: Callable[[str], None] = _to_stderr,
+) -> Path:
+    """Draw the curves of any set of runs, one row a task, one line a backbone.
+
+    Arguments:
+        logdirs: run folders, or folders that hold run folders at any depth. A run is grouped by the `task`
+            and `backbone` of its config.yaml.
+        out: picture to write; the ending chooses the format.
+        metric: entry of metrics.jsonl to draw.
+        echo: receives a message for every run that has no such entry yet.
+
+    Returns: the path of the picture.
+
+    Raises ValueError if a folder holds no run, a run has no config.yaml, or no run has the metric yet.
+    """
+    folders = list(dict.fromkeys(run for logdir in logdirs for run in _runs(Path(logdir))))
+    groups: dict[str, dict[str, list[Curve]]] = {}
+    for folder in folders:
+        curve = read_curve(folder, metric)
+        if not curve.steps.size:
+            echo(f"left out {folder}: no {metric} in its metrics yet")
+            continue
+        task, backbone = _labels(folder)
+        groups.setdefault(task, {}).setdefault(backbone, []).append(curve)
+    if not groups:
+        raise ValueError(f"nothing to draw: none of {len(folders)} runs has logged {metric} yet.")
+    return draw(groups, out, ylabel=metric)
+
+
+def read_curve(folder: str | Path, metric: str = METRIC) -> Curve:
+    """Read what a run logged of `metric`, in the order of steps; a step logged twice counts with its last
+    value.
+
+    A last line that is being written, or was cut by a crash, is left out. Raises ValueError naming file and
+    line for any other line that is not JSON.
+    """
+    path = Path(folder) / "metrics.jsonl"
+    points: dict[int, tuple[float, float]] = {}
+    if path.exists():
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(keepends=True), 1):
+            if not line.endswith("\n"):
+                break
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number} is not JSON ({error}): {line[:80]!r}") from error
+            if entry.get(metric) is not None:
+                seconds = entry.get("time/seconds")
+                points[int(entry["step"])] = (np.nan if seconds is None else seconds, entry[metric])
+    steps = np.array(sorted(points), np.int64)
+    rows = np.array([points[step] for step in steps.tolist()], np.float64).reshape(-1, 2)
+    return Curve(steps, rows[:, 0], rows[:, 1])
+
+
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean and percentile bootstrap interval over the first axis: [runs, ...] -> three of [...].
+
+    All runs count; whole runs are resampled. One run gives an interval of no width, and an interval from a
+    handful is on the narrow side: read it beside the number of runs.
+    """
+    runs = values.shape[0]
+    flat = values.reshape(runs, -1)
+    weights = np.random.default_rng(0).multinomial(runs, np.full(runs, 1 / runs), RESAMPLES) / runs
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(weights @ flat, tails, axis=0)
+    mean = flat.mean(0)
+    shape = values.shape[1:]
+    return (
+        mean.reshape(shape),
+        np.minimum(low, mean).reshape(shape),  # equal runs must not differ by a rounding error
+        np.maximum(high, mean).reshape(shape),
+    )
+
+
+def band(curves: Sequence[Curve], axis: str) -> Band:
+    """Average curves over runs on the union of their places, between them linearly.
+
+    Arguments:
+        axis: 'steps': from the last run's first evaluation to the first run's last one, where every run has
+            values. 'seconds': to the end of the slowest run; a run that is finished keeps its final value.
+    """
+    places = [np.asarray(getattr(curve, axis), np.float64) for curve in curves]
+    union = np.unique(np.concatenate(places))
+    first = max(place[0] for place in places)
+    last = (min if axis == "steps" else max)(place[-1] for place in places)
+    x = union[(union >= first) & (union <= last)]
+    if not x.size:  # single evaluations, not quite at the same step
+        x = np.array([first])
+    pairs = zip(places, curves, strict=True)
+    values = np.stack([np.interp(x, place, curve.values) for place, curve in pairs])
+    return Band(x, *mean_interval(values))
+
+
+def draw(
+    groups: Mapping[str, Mapping[str, Sequence[Curve]]],
+    out: str | Path,
+    optima: Mapping[str, float | None] | None = None,
+    ylabel: str = METRIC,
+) -> Path:
+    """Draw one row of two panels for each task: against environment steps and against minutes of training.
+
+    Arguments:
+        groups: task -> label -> curves of its runs; each has at least one evaluation.
+        optima: task -> return of the optimal policy, drawn as a dashed line where it is known.
+
+    Thin lines are single runs, the thick one their mean, the shade its 95 % interval.
+    """
+    colours = {label: f"C{n}" for n, label in enumerate(dict.fromkeys(k for g in groups.values() for k in g))}
+    figure = Figure(figsize=(11, 3.8 * len(groups)), layout="constrained")
+    axes = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
+    for row, (task, group) in zip(axes, groups.items(), strict=True):
+        for panel, axis, scale in zip(row, ("steps", "seconds"), (1, 60), strict=True):
+            for label, curves in group.items():
+                timed = [curve for curve in curves if np.isfinite(getattr(curve, axis)).all()]
+                if not timed:
+                    continue
+                colour, marker = colours[label], "o" if max(len(curve.steps) for curve in timed) == 1 else ""
+                for curve in timed:
+                    x = getattr(curve, axis) / scale
+                    panel.plot(x, curve.values, color=colour, alpha=0.3, linewidth=0.8, marker=marker)
+                mean = band(timed, axis)
+                name = f"{label} ({len(timed)} run{'s' if len(timed) > 1 else ''})"
+                panel.plot(mean.x / scale, mean.mean, color=colour, linewidth=2, marker=marker, label=name)
+                panel.fill_between(mean.x / scale, mean.low, mean.high, color=colour, alpha=0.2, linewidth=0)
+            optimum = (optima or {}).get(task)
+            if optimum is not None:
+                panel.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimum")
+            panel.set_xlabel("environment steps" if axis == "steps" else "minutes of training")
+            panel.set_title(task)
+            panel.grid(alpha=0.3)
+        row[0].set_ylabel(ylabel)
+        row[0].legend()
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=120, format=path.suffix.lstrip(".") or "png")
+    os.replace(temporary, path)
+    return path
+
+
+def _runs(logdir: Path) -> list[Path]:
+    """Return the run folders at or below `logdir`."""
+    if (logdir / "metrics.jsonl").exists():
+        return [logdir]
+    found = sorted(path.parent for path in logdir.rglob("metrics.jsonl"))
+    if not found:
+        raise ValueError(f"no run in {logdir}: expected metrics.jsonl there or in a folder below it.")
+    return found
+
+
+def _labels(folder: Path) -> tuple[str, str]:
+    """Return task and backbone of a run, from the configuration saved with it."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"no {path}: the configuration saved with a run says how to group it.")
+    config = YAML(typ="safe").load(path)
+    missing = [key for key in ("task", "backbone") if key not in (config or {})]
+    if missing:
+        raise ValueError(f"{path} does not name its {' and '.join(missing)}.")
+    return str(config["task"]), str(config["backbone"])

@@ -1,0 +1,112 @@
+"""docs/adding_a_task.md and docs/environments.md do what they say."""
+
+import re
+import sys
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envs
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write each python block to the file that its first line names, and put the folder on the path."""
+    text = (DOCS / "adding_a_task.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    files = {re.match(r'"""(\w+)\.py:', block)[1]: block for block in blocks}
+    for name, block in files.items():
+        (tmp_path / f"{name}.py").write_text(block)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = set(gymnasium.registry)
+    yield set(files)
+    for name in files:
+        sys.modules.pop(name, None)
+    for env_id in set(gymnasium.registry) - known:
+        del gymnasium.registry[env_id]
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_the_module_outside(written, mode):
+    assert written == {"number_recall", "chains"}
+    task = "number_recall:NumberRecall-v0:wait=3"
+    with envs.make_vector(task, 2, seed=0, mode=mode) as door:
+        rows = door.reset()
+        quarters = rows["obs/camera"][:, ::16, ::16, 0].reshape(2, 4).argmax(1)
+        returns = np.zeros(2)
+        for _ in range(4):
+            assert not rows["is_last"].any()
+            rows = door.step(quarters)
+            returns += rows["reward"]
+        assert rows["is_terminal"].all()
+        assert (rows["obs/camera"].shape, rows["obs/clock"].shape) == ((2, 32, 32, 3), (2, 1))
+        np.testing.assert_array_equal(returns, envs.optimum(task))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a render")
+def test_the_module_outside_passes_the_checker(written):
+    check_env(gymnasium.make("number_recall:NumberRecall-v0").unwrapped)
+
+
+def test_the_family(written, monkeypatch):
+    monkeypatch.setitem(envs.FAMILIES, "chains", "chains")
+    with envs.make_vector("chains:Short:bits=2", 2, seed=0) as door:
+        assert door.reset()["obs/vector"].shape == (2, 4)
+        for _ in range(4):
+            rows = door.step(np.zeros(2, np.int64))
+        assert rows["is_terminal"].all()
+    with pytest.raises(ValueError, match="Did you mean 'Short'"):
+        envs.check("chains:Shrt")
+
+
+def table_rows():
+    text = (DOCS / "environments.md").read_text().split("## Tasks")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| `")
+    ]
+    return {re.match(r"`([^`]+)`", row[0])[1]: row for row in rows}
+
+
+def test_every_short_name_is_in_the_table():
+    assert set(envs.TASKS) <= set(table_rows())
+
+
+@pytest.mark.parametrize("task", envs.TASKS)
+def test_the_table_tells_the_truth_about_our_tasks(task):
+    _, env_id, arguments, observation, action, _, _, optimum = table_rows()[task]
+    assert env_id == f"`{envs.TASKS[task]}`"
+    env = envs.make(task)
+    size = eval(re.search(r"`\[(.*?)\]`", observation)[1], {"bits": 1})
+    assert env.observation_space["vector"].shape == (size,)
+    assert str(env.action_space).startswith(action.split(" ")[0])
+    assert envs.optimum(task) == (None if optimum == "not known" else float(optimum))
+    for name in re.findall(r"`(\w+)` \(", arguments):
+        assert hasattr(env.unwrapped, name)
+
+
+@pytest.mark.parametrize(
+    ("task", "lengths"),
+    [
+        ("RepeatPreviousEasy", 51),
+        ("RepeatPreviousHard", 155),
+        ("RepeatFirstMedium", 415),
+        ("AutoencodeEasy", 103),
+        ("AutoencodeMedium", 207),
+        ("CountRecallEasy", 51),
+    ],
+)
+def test_popgym_lengths_in_the_table(task, lengths):
+    pytest.importorskip("popgym")
+    with envs.make_vector(f"popgym:{task}", 1, seed=0) as door:
+        rows, steps = door.reset(), 0
+        while not rows["is_last"][0]:
+            rows = door.step(np.zeros(1, np.int64))
+            steps += 1
+    assert steps == lengths

@@ -1,0 +1,79 @@
+import gymnasium
+import pytest
+
+import envs
+from envs import gym
+
+
+@pytest.mark.parametrize(
+    "task", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1:map_name=8x8", "TMaze-v0:corridor=3"]
+)
+def test_any_gymnasium_id_works(task):
+    env = envs.make(task)
+    env.reset()
+    env.close()
+
+
+def test_arguments_reach_the_environment_and_gymnasium(outside):
+    env = envs.make("MemoryChain-v0:n=5,max_episode_steps=3")
+    assert env.unwrapped.n == 5
+    env.reset()
+    assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+    assert envs.make(f"{outside}:Scripted-v0:end=both").unwrapped.end == "both"
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        ("memory_chian", "Did you mean 'memory_chain'"),
+        ("memorychain-v0", "Did you mean 'MemoryChain-v0'"),
+        ("CartPol-v1", "Did you mean 'CartPole-v1'"),
+        ("CartPole", "Did you mean 'CartPole-v1'"),
+        ("popgm:RepeatPreviousEasy", "Did you mean 'popgym'"),
+        ("no_such_module:Id-v0", "no module 'no_such_module'.*PYTHONPATH"),
+        ("memory_chain:m=3", "Unknown argument 'm'.*takes bits, max_episode_steps, n"),
+        ("CartPole-v1:foo=1", "takes max_episode_steps, sutton_barto_reward"),
+    ],
+)
+def test_mistakes_get_the_nearest_match_before_anything_is_built(task, says, monkeypatch):
+    monkeypatch.setattr(gymnasium, "make", lambda *_, **__: pytest.fail("built"))
+    with pytest.raises(ValueError, match=says):
+        envs.check(task)
+
+
+def test_an_id_that_the_module_does_not_register(outside):
+    with pytest.raises(ValueError, match=f"after importing '{outside}'.*Did you mean 'Scripted-v0'"):
+        envs.check(f"{outside}:Scriptd-v0")
+
+
+def test_what_a_module_lacks_itself_is_not_called_unknown(tmp_path, monkeypatch):
+    (tmp_path / "half_a_module.py").write_text("import surely_not_installed")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
+        envs.check("half_a_module:Id-v0")
+
+
+def test_vector_only_registrations_are_refused():
+    gymnasium.register("VectorOnly-v0", vector_entry_point="nowhere:Nothing")
+    try:
+        with pytest.raises(ValueError, match="registered as a vector environment only"):
+            gym.constructor("VectorOnly-v0", "VectorOnly-v0", {})
+    finally:
+        del gymnasium.registry["VectorOnly-v0"]
+
+
+def test_task_names_are_known():
+    names = envs.task_names()
+    assert {"memory_chain", "discounting_chain", "tmaze", "cartpole_masked", "popgym:Name"} <= set(names)
+    for name in envs.TASKS:
+        envs.check(name)
+
+
+def test_optimum_of_a_foreign_task_is_not_known():
+    assert envs.optimum("CartPole-v1") is None
+
+
+@pytest.mark.parametrize("arguments", [{"seed": -1}, {"index": -1}, {"seed": 1.5}])
+def test_make_checks_its_numbers(arguments):
+    with pytest.raises(ValueError, match="make: argument"):
+        envs.make("memory_chain", **arguments)

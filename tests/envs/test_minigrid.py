@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+import envs
+
+pytest.importorskip("minigrid")
+
+
+@pytest.mark.parametrize("size", [7, 9, 11, 13, 17])
+def test_memory_tasks_are_pictures(size):
+    env = envs.make("minigrid:Memory" + f"S{size}")
+    assert list(env.observation_space) == ["image"]
+    image = env.reset()[0]["image"]
+    assert (image.shape, image.dtype) == ((56, 56, 3), np.uint8)
+    assert env.unwrapped.width == size
+    assert env.unwrapped.max_steps == 5 * size**2
+    env.close()
+
+
+def test_tile_size_and_truncation():
+    door = envs.make_vector("minigrid:MemoryS7:tile=4", 1, seed=0)
+    rows = door.reset()
+    assert rows["obs/image"].shape == (1, 28, 28, 3)
+    for step in range(5 * 7**2):
+        assert not rows["is_last"][0], step
+        rows = door.step(np.zeros(1, np.int64))  # turn on the spot
+    assert rows["is_last"][0]
+    assert not rows["is_terminal"][0]
+    door.close()
+
+
+def test_what_a_picture_cannot_tell_is_refused():
+    with pytest.raises(ValueError, match="words change from episode to episode"):
+        envs.make("minigrid:GoToDoor-5x5")
+    with pytest.raises(ValueError, match=r"Did you mean 'MemoryS7'"):
+        envs.check("minigrid:MemryS7")
+    with pytest.raises(ValueError, match="takes tile"):
+        envs.check("minigrid:MemoryS7:size=9")
+    with pytest.raises(ValueError, match="'tile' must be a whole number"):
+        envs.make("minigrid:MemoryS7:tile=0")
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "minigrid.wrappers", None)
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[minigrid\]'"):
+        envs.check("minigrid:MemoryS7")

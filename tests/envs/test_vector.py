@@ -1,0 +1,251 @@
+import itertools
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import envs
+from envs.vector import VectorDoor
+from envs.wrappers import FlatObservation
+
+FLAGS = ("is_first", "is_last", "is_terminal")
+both_modes = pytest.mark.parametrize("mode", ["sync", "async"])
+
+
+def collect(door, steps, action=0):
+    """All rows of `steps` calls after the reset, stacked: [steps + 1, N, ...]."""
+    rows = [door.reset()]
+    for _ in range(steps):
+        rows.append(door.step(np.full(door.num_envs, action)))
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+@both_modes
+@pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
+def test_rows_tell_the_whole_episode(outside, mode, end):
+    with envs.make_vector(
+        f"{outside}:Scripted-v0:end={end},reward_shape=array", 3, seed=0, mode=mode
+    ) as door:
+        rows = collect(door, 40, action=2)
+    step, length, tag = np.moveaxis(rows["obs/vector"], -1, 0)
+    # first rows begin at 0, later rows count on, the last one is the true final observation
+    np.testing.assert_array_equal(rows["is_first"], step == 0)
+    np.testing.assert_array_equal(rows["is_last"], step == length)
+    np.testing.assert_array_equal(rows["is_terminal"], rows["is_last"] & (end != "truncated"))
+    np.testing.assert_array_equal(rows["is_first"][1:], rows["is_last"][:-1])
+    np.testing.assert_array_equal(step[1:], np.where(rows["is_first"][1:], 0, step[:-1] + 1))
+    # the reward of a step arrives with its observation; a reset brings none
+    np.testing.assert_array_equal(rows["reward"], np.where(rows["is_first"], 0, 10 * step + 2))
+    # images belong to the same moment as vectors
+    np.testing.assert_array_equal(
+        rows["obs/image"], np.broadcast_to(step[..., None, None, None], (41, 3, 4, 6, 3))
+    )
+    assert len({tuple(column) for column in rows["is_last"].T}) == 3, "episodes end at different steps"
+    assert len(np.unique(tag)) == rows["is_first"].sum(), "every episode has a seed of its own"
+
+
+@both_modes
+def test_shapes_and_dtypes(outside, mode):
+    with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode=mode) as door:
+        assert isinstance(door.observation_space, spaces.Dict)
+        assert door.observation_space["image"].shape == (4, 6, 3)
+        assert door.observation_space["vector"].dtype == np.float32
+        assert door.action_space == spaces.Discrete(3)
+        assert door.num_envs == 2
+        for rows in (door.reset(), door.step(np.zeros(2, np.int64))):
+            assert set(rows) == {"obs/image", "obs/vector", "reward", *FLAGS}
+            assert (rows["obs/image"].shape, rows["obs/image"].dtype) == ((2, 4, 6, 3), np.uint8)
+            assert (rows["obs/vector"].shape, rows["obs/vector"].dtype) == ((2, 3), np.float32)
+            assert (rows["reward"].shape, rows["reward"].dtype) == ((2,), np.float32)
+            assert all((rows[flag].shape, rows[flag].dtype) == ((2,), np.bool_) for flag in FLAGS)
+
+
+@both_modes
+def test_rows_are_copies(outside, mode):
+    with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode=mode) as door:
+        kept = [door.reset()]
+        before = [{key: value.copy() for key, value in kept[0].items()}]
+        for _ in range(12):
+            kept.append(door.step(np.zeros(2, np.int64)))
+            before.append({key: value.copy() for key, value in kept[-1].items()})
+        for now, then in zip(kept, before, strict=True):
+            for key in now:
+                np.testing.assert_array_equal(now[key], then[key])
+        for earlier, later in itertools.pairwise(kept):
+            assert not any(np.shares_memory(earlier[key], later[key]) for key in earlier)
+
+
+def test_what_a_caller_does_to_its_rows_does_not_come_back(outside):
+    with (
+        envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0) as door,
+        envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0) as other,
+    ):
+        rows, expected = door.reset(), other.reset()
+        for _ in range(12):
+            for value in rows.values():
+                value[...] = 1
+            rows, expected = door.step(np.zeros(2, np.int64)), other.step(np.zeros(2, np.int64))
+            for key, value in expected.items():
+                np.testing.assert_array_equal(rows[key], value)
+
+
+def test_seeds_repeat_and_differ(outside):
+    def tags(seed, first_index=0, mode="sync", num_envs=3):
+        with envs.make_vector(f"{outside}:Scripted-v0", num_envs, seed, mode, first_index) as door:
+            rows = collect(door, 30)
+        return rows["obs/vector"][..., 2]
+
+    np.testing.assert_array_equal(tags(1), tags(1))
+    np.testing.assert_array_equal(tags(1), tags(1, mode="async"))
+    np.testing.assert_array_equal(tags(1)[:, 1:], tags(1, first_index=1, num_envs=2))
+    assert not set(tags(1).flat) & set(tags(2).flat)
+    assert not set(tags(1).flat) & set(tags(1, first_index=3).flat)
+
+
+@both_modes
+def test_episodes_are_counted_and_can_be_gone_on_with(outside, mode):
+    with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=4, mode=mode) as door:
+        rows = collect(door, 25)
+        np.testing.assert_array_equal(door.episodes, rows["is_first"].sum(0) - 1)
+        reached = door.episodes
+        going_on = door.reset()["obs/vector"]
+        np.testing.assert_array_equal(door.episodes, reached + 1)
+    with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=4, mode=mode) as door:
+        resumed = door.reset(first_episodes=reached + 1)["obs/vector"]
+        np.testing.assert_array_equal(resumed, going_on)
+        np.testing.assert_array_equal(door.episodes, reached + 1)
+        np.testing.assert_array_equal(door.reset([0, 0])["obs/vector"], rows["obs/vector"][0])
+        for wrong in ([1], [-1, 0]):
+            with pytest.raises(ValueError, match="first_episodes must hold 2 numbers"):
+                door.reset(wrong)
+
+
+@both_modes
+def test_a_registered_limit_and_a_box_of_any_shape(outside, mode):
+    with envs.make_vector(f"{outside}:Counter-v0", 2, seed=0, mode=mode) as door:
+        assert door.action_space == spaces.Box(-1, 1, (2, 1), np.float32)
+        rows = door.reset()
+        np.testing.assert_array_equal(rows["obs/vector"], np.eye(8, dtype=np.float32)[[0, 0]])
+        actions = np.float32([[[-1], [1]], [[0], [0]]])
+        for step in (1, 2, 3):
+            rows = door.step(actions)
+            np.testing.assert_array_equal(rows["reward"], [3, 5])
+            assert rows["is_last"].tolist() == [step == 3] * 2
+            assert not rows["is_terminal"].any()
+
+
+@both_modes
+@pytest.mark.parametrize(("bad", "key"), [("reward", "reward"), ("observation", "obs/vector")])
+def test_what_is_not_finite_names_environment_step_and_key(outside, mode, bad, key):
+    with envs.make_vector(f"{outside}:Scripted-v0:bad={bad}", 2, seed=0, mode=mode, first_index=5) as door:
+        door.reset()
+        door.step(np.zeros(2, np.int64))
+        with pytest.raises(ValueError, match=rf"environment 5 returned {key} = .* at step 2 "):
+            door.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize(
+    ("task", "actions", "says"),
+    [
+        ("tmaze", np.zeros(3, np.int64), r"must be int64 of shape \(2,\), got int64 of shape \(3,\)"),
+        ("tmaze", np.zeros(2, np.float32), "got float32"),
+        ("tmaze", np.array([0, 3]), "from 0 to 2"),
+        ("tmaze", np.array([-1, 0]), "from 0 to 2"),
+        ("Pendulum-v1", np.zeros(2, np.float32), r"of shape \(2, 1\)"),
+        ("Pendulum-v1", np.float32([[1.1], [0]]), "finite and from -1"),
+        ("Pendulum-v1", np.float32([[np.nan], [0]]), "finite and from -1"),
+    ],
+)
+def test_actions_are_checked(task, actions, says):
+    with envs.make_vector(task, 2, seed=0) as door:
+        door.reset()
+        with pytest.raises(ValueError, match=says):
+            door.step(actions)
+
+
+def test_int32_actions_will_do():
+    with envs.make_vector("tmaze", 2, seed=0) as door:
+        door.reset()
+        door.step(np.zeros(2, np.int32))
+
+
+@both_modes
+def test_close_twice_and_use_after(outside, mode):
+    door = envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode=mode)
+    with pytest.raises(RuntimeError, match="call reset"):
+        door.step(np.zeros(2, np.int64))
+    door.reset()
+    door.close()
+    door.close()
+    for call in (door.reset, lambda: door.step(np.zeros(2, np.int64))):
+        with pytest.raises(RuntimeError, match="is closed"):
+            call()
+
+
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # gymnasium logs the worker's traceback as a warning
+@both_modes
+def test_an_exception_in_the_environment_comes_through(outside, mode):
+    door = envs.make_vector(f"{outside}:Scripted-v0:crash_at=2", 2, seed=0, mode=mode)
+    door.reset()
+    door.step(np.zeros(2, np.int64))
+    with pytest.raises(ZeroDivisionError, match="scripted"):
+        door.step(np.zeros(2, np.int64))
+    door.close()
+
+
+def test_a_killed_worker_is_named_and_nothing_is_left_behind(outside):
+    door = envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode="async", first_index=3)
+    door.reset()
+    processes = door._envs.processes
+    os.kill(processes[1].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match=r"process of environment 4 \(exit code -9\) ended at step 0"):
+        for _ in range(3):
+            door.step(np.zeros(2, np.int64))
+    began = time.monotonic()
+    door.close()
+    door.close()
+    assert time.monotonic() - began < 10
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_workers_leave_interrupts_to_the_parent(outside):
+    with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode="async") as door:
+        door.reset()
+        for process in door._envs.processes:
+            os.kill(process.pid, signal.SIGINT)
+        door.step(np.zeros(2, np.int64))
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="Unknown mode 'threads'.*sync or async"):
+        envs.make_vector("tmaze", 1, seed=0, mode="threads")
+    for wrong in ({"num_envs": 0}, {"seed": -1}, {"first_index": -1}):
+        with pytest.raises(ValueError, match="make_vector: argument"):
+            envs.make_vector("tmaze", **{"num_envs": 1, "seed": 0, **wrong})
+
+
+def test_only_flat_observations_come_through():
+    import gymnasium
+
+    with pytest.raises(TypeError, match="flat Dict"):
+        VectorDoor([lambda: gymnasium.make("CartPole-v1")], "CartPole-v1")
+    VectorDoor([lambda: FlatObservation(gymnasium.make("CartPole-v1"))], "CartPole-v1").close()
+
+
+def test_our_tasks_fill_their_vectors():
+    for task in (
+        "memory_chain:n=3",
+        "tmaze:corridor=2",
+        "discounting_chain",
+        "cartpole_masked",
+        "pendulum_masked",
+    ):
+        with envs.make_vector(task, 3, seed=0) as door:
+            door.reset()
+            door.action_space.seed(0)
+            for _ in range(30):
+                rows = door.step(np.stack([door.action_space.sample() for _ in range(3)]))
+            assert rows["obs/vector"].shape == (3, *door.observation_space["vector"].shape)

@@ -1,0 +1,345 @@
+"""The replay gives back what was stored: whole windows, shifted actions, honest seams, nothing missing."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+
+from replay import Replay
+
+
+class Streams:
+    """Random episodes whose every row carries its own identity, and a record of all rows ever produced."""
+
+    def __init__(self, streams: int, seed: int, mean_episode: float = 6.0) -> None:
+        self.streams, self.mean = streams, mean_episode
+        self.rng = np.random.default_rng(seed)
+        self.record: list[dict[str, np.ndarray]] = []
+        self.opening = np.ones(streams, bool)
+
+    def rows(self) -> dict[str, np.ndarray]:
+        """Return the next row of every stream and remember it; `obs/id` is (stream, number of the row)."""
+        n, number = self.streams, len(self.record)
+        first = self.opening.copy()
+        last = (self.rng.random(n) < 1 / self.mean) & ~first
+        rows = {
+            "obs/id": np.stack([np.arange(n), np.full(n, number)], 1).astype(np.float32),
+            "obs/image": self.rng.integers(0, 256, (n, 3, 2, 1), np.uint8),
+            "action": np.where(last, 0, self.rng.integers(1, 1000, n)),
+            "reward": self.rng.normal(size=n).astype(np.float32) * ~first,
+            "is_first": first,
+            "is_last": last,
+            "is_terminal": last & (self.rng.random(n) < 0.5),
+        }
+        self.opening = last
+        self.record.append(rows)
+        return {key: value.copy() for key, value in rows.items()}
+
+    def restart(self) -> None:
+        """Close the open episodes as loading a replay does: last, not terminal, no action taken."""
+        newest = self.record[-1]
+        newest["action"] = np.where(newest["is_last"], newest["action"], 0)
+        newest["is_last"] = np.ones(self.streams, bool)
+        self.opening = np.ones(self.streams, bool)
+
+
+def check_batch(batch: dict[str, np.ndarray], source: Streams, oldest: int) -> None:
+    """Assert that every window [T] of the batch [B,T] is a run of recorded rows of one stream."""
+    stream, number = batch["obs/id"][..., 0].astype(int), batch["obs/id"][..., 1].astype(int)
+    assert (stream == stream[:, :1]).all(), "a window crosses streams"
+    assert (np.diff(number, axis=1) == 1).all(), "a window skips or repeats rows"
+    assert number.min() >= oldest and number.max() < len(source.record), "a row that is not stored any more"
+    record = {key: np.stack([row[key] for row in source.record]) for key in source.record[0]}
+    for key in record.keys() - {"action"}:
+        np.testing.assert_array_equal(batch[key], record[key][number, stream], err_msg=key)
+    first = batch["is_first"]
+    assert (first | (number > oldest)).all(), "the incoming action of a row was evicted"
+    taken = record["action"][number - 1, stream]
+    np.testing.assert_array_equal(batch["action"], np.where(first, 0, taken))
+    ended, opened = batch["is_last"][:, :-1], batch["is_first"][:, 1:]
+    np.testing.assert_array_equal(ended, opened)
+
+
+@pytest.mark.parametrize("case", range(40))
+def test_random_lives(case: int) -> None:
+    """Whatever the sizes, samples are stored rows, windows stay in a stream, and the capacity holds."""
+    rng = np.random.default_rng(case)
+    streams, length = int(rng.integers(1, 5)), int(rng.integers(1, 9))
+    capacity = int(streams * (length + 1 + rng.integers(0, 30)) + rng.integers(0, streams))
+    online = bool(rng.integers(2))
+    sizes = {"batch_size": int(rng.integers(1, 7)), "batch_length": length, "seed": case, "online": online}
+    replay, source = Replay(capacity, streams, **sizes), Streams(streams, case)
+    for _ in range(int(rng.integers(1, 150))):
+        replay.add(source.rows())
+        assert len(replay) <= capacity
+        assert len(replay) == streams * min(len(source.record), capacity // streams)
+        if replay.ready() and rng.random() < 0.4:
+            check_batch(replay.sample(), source, len(source.record) - len(replay) // streams)
+        if rng.random() < 0.03:
+            state = {key: np.array(value) for key, value in replay.state_dict().items()}
+            replay = Replay(capacity, streams, **sizes)
+            replay.load_state_dict(state)
+            source.restart()
+            if replay.ready():
+                check_batch(replay.sample(), source, len(source.record) - len(replay) // streams)
+
+
+def filled(rows: int, capacity: int = 60, streams: int = 2, **sizes: int | bool) -> tuple[Replay, Streams]:
+    """Return a replay to which `rows` rows of each stream were added, and their source."""
+    settings = {"batch_size": 4, "batch_length": 5, "seed": 0, "online": False} | sizes
+    replay, source = Replay(capacity, streams, **settings), Streams(streams, seed=1)
+    for _ in range(rows):
+        replay.add(source.rows())
+    return replay, source
+
+
+@pytest.mark.parametrize("rows", [17, 30, 75])
+def test_uniform_over_every_valid_window(rows: int) -> None:
+    """Each window whose incoming action is known is drawn, and about equally often."""
+    replay, source = filled(rows, batch_size=100)
+    oldest = max(0, rows - 30)
+    valid = {
+        (stream, start)
+        for stream in range(2)
+        for start in range(oldest, rows - 4)
+        if start > oldest or source.record[start]["is_first"][stream]
+    }
+    counts = dict.fromkeys(valid, 0)
+    for _ in range(200):
+        for stream, start in replay.sample()["obs/id"][:, 0].astype(int):
+            counts[stream, start] += 1  # a KeyError here is a window that is not valid
+    expected = 20000 / len(valid)
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    freedom = len(valid) - 1
+    assert chi_square < freedom + 5 * np.sqrt(2 * freedom)
+
+
+def test_oldest_row_starts_a_window_only_if_it_starts_an_episode() -> None:
+    """When the ring is full, the oldest row's incoming action is gone unless there never was one."""
+    seen = set()
+    for rows in range(31, 60):
+        replay, source = filled(rows, batch_size=200)
+        starts = replay.sample()["obs/id"][:, 0].astype(int)
+        for stream in range(2):
+            edge = bool(source.record[rows - 30]["is_first"][stream])
+            assert ((starts == [stream, rows - 30]).all(1).any()) == edge
+            seen.add(edge)
+    assert seen == {False, True}
+
+
+def test_ready_needs_a_whole_window() -> None:
+    """A batch can be drawn from the T-th row on; before it the error says what is missing."""
+    replay, source = filled(4)
+    assert not replay.ready()
+    with pytest.raises(RuntimeError, match="5 steps in each of 2 streams, 4 are stored"):
+        replay.sample()
+    replay.add(source.rows())
+    assert replay.ready()
+    check_batch(replay.sample(), source, 0)
+
+
+def test_online_windows_are_served_once_and_first() -> None:
+    """Each completed window of a stream leads the next batches exactly once, the rest is uniform."""
+    replay, source = filled(0, capacity=400, streams=3, batch_size=2, online=True)
+    served = []
+    for _ in range(8):
+        for _ in range(5):
+            replay.add(source.rows())
+        for left in (3, 1, 0):
+            starts = replay.sample()["obs/id"][:, 0].astype(int)
+            served += [tuple(start) for start in starts[: min(2, left)]]
+    assert served == [(stream, start) for start in range(0, 40, 5) for stream in range(3)]
+
+
+def test_online_queue_drops_evicted_windows() -> None:
+    """Windows that were evicted before a batch was asked for are dropped, and the queue stays small."""
+    replay, source = filled(500, online=True, batch_size=20)
+    assert len(replay._queue) <= 2 * (30 // 5)
+    starts = replay.sample()["obs/id"][:, 0].astype(int)
+    queued = [(s, t) for t in (475, 480, 485, 490, 495) for s in range(2)]
+    fresh = [tuple(start) for start in starts if start[1] % 5 == 0][:10]
+    edge = [(s, 470) for s in range(2) if source.record[470]["is_first"][s]]
+    assert fresh == (edge + queued)[:10]
+
+
+def test_terminal_observation_and_time_limit_are_stored() -> None:
+    """The row that ends an episode keeps its own observation; a time limit is last without being terminal."""
+    replay, source = filled(30, batch_size=300)
+    batch = replay.sample()
+    check_batch(batch, source, 0)
+    assert batch["is_terminal"].any()
+    assert (batch["is_last"] & ~batch["is_terminal"]).any()
+
+
+def test_images_stay_bytes_and_memory_is_reported() -> None:
+    """uint8 comes back as uint8, and the memory is what the arrays take."""
+    replay, _ = filled(10)
+    assert replay.sample()["obs/image"].dtype == np.uint8
+    step = 2 * 4 + 3 * 2 * 1 + 8 + 4 + 3
+    assert replay.bytes_per_step == step
+    assert replay.nbytes == 20 * step
+    assert replay.nbytes_at_capacity == 60 * step
+    assert replay.describe() == (
+        "replay: 60 steps (2 streams x 30), 29 B a step, 1.7 KiB in memory when full, 580 B now"
+    )
+
+
+def test_actions_of_every_format_are_shifted() -> None:
+    """Vectors of numbers and of choices are shifted and zeroed like single choices."""
+    for action in (np.ones((1, 2, 3), np.float32), np.ones((1, 4), np.int64)):
+        replay = Replay(100, 1, 1, 3, seed=0)
+        for t in range(3):
+            flags = {"is_first": np.array([t == 0]), "is_last": np.array([False])}
+            rows = {"obs/vector": np.zeros((1, 2), np.float32), "action": action * (t + 1)} | flags
+            replay.add(rows | {"reward": np.zeros(1, np.float32), "is_terminal": np.array([False])})
+        sampled = replay.sample()["action"]
+        assert sampled.dtype == action.dtype
+        np.testing.assert_array_equal(sampled, np.stack([action * 0, action, action * 2], 1))
+
+
+def through_a_file(replay: Replay) -> dict[str, np.ndarray]:
+    """Return the replay's state after a way through an .npz file."""
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **replay.state_dict())
+    file.seek(0)
+    return dict(np.load(file, allow_pickle=False))
+
+
+@pytest.mark.parametrize("rows", [3, 12, 47])
+def test_resume_goes_on_as_the_saved_one(rows: int) -> None:
+    """Two replays loaded from one state stay equal, and continue the sequence of batches of the saved one."""
+    sizes = {"capacity": 60, "streams": 2, "batch_size": 3, "batch_length": 5, "seed": 9}
+    saved, source = Replay(**sizes), Streams(2, seed=3)
+    for _ in range(rows):
+        saved.add(source.rows())
+        if saved.ready():
+            saved.sample()
+    state = through_a_file(saved)
+    first, second = Replay(**sizes), Replay(**sizes)
+    first.load_state_dict(state)
+    second.load_state_dict(state)
+    if saved.ready():
+        ours, theirs = saved.sample(), first.sample()
+        second.sample()
+        np.testing.assert_array_equal(ours["obs/id"], theirs["obs/id"])
+    source.restart()
+    for _ in range(40):
+        new = source.rows()
+        first.add(new)
+        second.add(new)
+        if first.ready():
+            one, two = first.sample(), second.sample()
+            check_batch(one, source, len(source.record) - len(first) // 2)
+            for key in one:
+                np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_resume_closes_open_episodes() -> None:
+    """The newest rows become last but not terminal, and the next ones must start episodes."""
+    source = Streams(2, seed=0, mean_episode=1e9)
+    replay = Replay(60, 2, 4, 5, seed=0)
+    for _ in range(8):
+        replay.add(source.rows())
+    state = through_a_file(replay)
+    replay.load_state_dict(state)
+    assert state["rows/is_last"].sum() == 0
+    assert replay.state_dict()["rows/is_last"][:, -1].all()
+    assert not replay.state_dict()["rows/is_terminal"].any()
+    with pytest.raises(ValueError, match=r"environment 0 at row 8: is_first must be True: .* just loaded"):
+        replay.add(source.rows())
+    source.record.pop()
+    source.restart()
+    replay.add(source.rows())
+    assert len(replay) == 18
+
+
+@pytest.mark.parametrize(("before", "after"), [(60, 30), (30, 60), (60, 60)])
+def test_resume_with_another_capacity_keeps_the_newest(before: int, after: int) -> None:
+    """A changed capacity keeps as many of the newest rows as fit, and the ring goes on from there."""
+    replay, source = filled(41, capacity=before, online=True)
+    other = Replay(after, 2, 50, 5, seed=0)
+    other.load_state_dict(replay.state_dict())
+    source.restart()
+    assert len(other) == min(before, after)
+    for _ in range(50):
+        check_batch(other.sample(), source, len(source.record) - len(other) // 2)
+        other.add(source.rows())
+
+
+def test_another_batch_length_starts_the_online_queue_anew() -> None:
+    """Windows queued under another length are not served."""
+    replay, _ = filled(10, online=True)
+    other = Replay(60, 2, 4, 7, seed=0)
+    other.load_state_dict(replay.state_dict())
+    assert not other._queue
+    assert other.sample()["reward"].shape == (4, 7)
+
+
+def test_loading_the_wrong_thing_says_so() -> None:
+    """A state of other streams, or of something else, is refused with the reason."""
+    replay, _ = filled(10)
+    with pytest.raises(ValueError, match="has 2 streams, this one 3"):
+        Replay(60, 3, 4, 5, seed=0).load_state_dict(replay.state_dict())
+    with pytest.raises(ValueError, match=r"lacks .*'samples'"):
+        replay.load_state_dict({"streams": 2})
+
+
+def test_impossible_sizes_are_refused() -> None:
+    """Sizes that can never serve a batch are refused before anything is stored."""
+    with pytest.raises(ValueError, match="capacity of at least 1040"):
+        Replay(1000, 16, 8, 64, seed=0)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        Replay(1000, 1, 0, 64, seed=0)
+
+
+def test_wrong_rows_are_refused() -> None:
+    """Each fault of a row names where it is, what was expected and what came; nothing is stored."""
+    replay, source = filled(7, streams=2)
+    good = source.rows()
+    two = np.array([False, True])
+    faults = [
+        ({"reward": np.array([0, np.nan], np.float32)}, "reward of environment 1 at row 7 is nan"),
+        ({"reward": np.zeros(2)}, "'reward' is float32 .* row 7 brings float64"),
+        (
+            {"obs/image": np.zeros((2, 3, 2, 3), np.uint8)},
+            r"\(2, 3, 2, 1\) since .* brings uint8 \(2, 3, 2, 3\)",
+        ),
+        ({"obs/more": two}, "unknown: \\['obs/more'\\]"),
+        ({"is_first": ~good["is_first"]}, "environment 0 at row 7: is_first"),
+        ({"is_last": ~two, "is_terminal": two}, "environment 1 is terminal at row 7 without being last"),
+    ]
+    for change, message in faults:
+        with pytest.raises(ValueError, match=message):
+            replay.add(good | change)
+    with pytest.raises(ValueError, match="missing: \\['action'\\]"):
+        replay.add({key: value for key, value in good.items() if key != "action"})
+    assert len(replay) == 14
+    replay.add(good)
+
+
+def test_wrong_first_rows_are_refused() -> None:
+    """The first rows decide the rings, so they are checked against what a row must be."""
+    good = Streams(2, 0).rows()
+    faults: list[tuple[dict[str, np.ndarray], str]] = [
+        ({"obs/id": np.zeros((2, 3))}, "'obs/id' must be uint8 or float32, got float64"),
+        ({"action": np.zeros(2, np.int32)}, "'action' must be int64 or float32, got int32"),
+        ({"reward": np.zeros((2, 1), np.float32)}, r"'reward' must have shape \(2,\)"),
+        ({"obs/id": np.zeros((3, 2), np.float32)}, r"'obs/id' must have shape \(2, 2\)"),
+        ({"extra": np.zeros(2)}, "unknown: \\['extra'\\]"),
+    ]
+    for change, message in faults:
+        with pytest.raises(ValueError, match=message):
+            Replay(60, 2, 4, 5, seed=0).add(good | change)
+    without = {key: value for key, value in good.items() if not key.startswith("obs/")}
+    with pytest.raises(ValueError, match="missing: \\['obs/<name>'\\]"):
+        Replay(60, 2, 4, 5, seed=0).add(without)
+
+
+def test_the_same_seed_gives_the_same_batches() -> None:
+    """Batches depend on seed, count and rows; another seed gives others."""
+    one, two, other = (filled(30, seed=seed)[0] for seed in (5, 5, 6))
+    batches = [[replay.sample()["obs/id"] for _ in range(5)] for replay in (one, two, other)]
+    assert all(np.array_equal(a, b) for a, b in zip(*batches[:2], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(batches[0], batches[2], strict=True))
+    assert not any(np.array_equal(a, b) for a, b in itertools.combinations(batches[0], 2))

@@ -1,0 +1,41 @@
+"""Stands in for a training run in the tests of comparisons: writes its files, going on where it stopped."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main(folder: Path, backbone: str, task: str, seed: int, steps: int, mode: str) -> None:
+    """Log an evaluation every 100 steps: rssm learns half as fast, and its seed 1 never."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(f"task: {task}\nbackbone: {backbone}\n")
+    with (folder / "starts").open("a") as file:
+        file.write(f"{os.environ['OMP_NUM_THREADS']} {time.time()}\n")
+    if mode == "fail" and seed == 1:
+        time.sleep(0.5)
+        print("Traceback: the model exploded", file=sys.stderr)
+        sys.exit(3)
+    if mode in ("fail", "hang"):
+        signal.signal(signal.SIGTERM, lambda *_: ((folder / "saved").write_text("yes"), sys.exit(143)))
+        (folder / "ready").write_text("yes")
+        time.sleep(60)
+    path = folder / "metrics.jsonl"
+    done = json.loads(path.read_text().splitlines()[-1])["step"] if path.exists() else 0
+    last = steps if mode != "short" else steps - 100
+    speed = {"s4wm": 0.002, "rssm": 0.0 if seed == 1 else 0.001}[backbone]
+    with path.open("a") as file:
+        for step in range(done + 100, last + 100, 100):
+            value = min(1.0, step * speed)
+            entry = {"step": step + seed, "eval/return_mean": value, "time/seconds": step / 50 + seed}
+            file.write(json.dumps({"step": step + seed, "train/loss": 1.0}) + "\n" + json.dumps(entry) + "\n")
+    if mode == "slow":
+        time.sleep(0.4)
+    with (folder / "starts").open("a") as file:
+        file.write(f"end {time.time()}\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])

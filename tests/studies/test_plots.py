@@ -1,0 +1,113 @@
+"""Curves are read as they were logged and averaged over every run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from studies import plots
+from studies.plots import Curve, band, mean_interval, plot, read_curve
+
+
+def write_run(folder: Path, task: str, backbone: str, values: list[float | None]) -> Path:
+    """Write a run folder with one evaluation every 10 steps."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"task: {task}\nbackbone: {backbone}\nagent: {{horizon: 3}}\n")
+    with (folder / "metrics.jsonl").open("w") as file:
+        for n, value in enumerate(values, 1):
+            file.write(json.dumps({"step": 10 * n, "train/loss": 0.1}) + "\n")
+            entry = {"step": 10 * n, "eval/return_mean": value, "time/seconds": float(n)}
+            file.write(json.dumps(entry) + "\n")
+    return folder
+
+
+def test_a_curve_is_what_was_logged(tmp_path: Path) -> None:
+    """Other lines, nulls and a last line that is being written are left out; a broken line is an error."""
+    folder = write_run(tmp_path / "run", "t", "s4wm", [0.5, None, 1.5])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "eval/return_mean": 9')
+    curve = read_curve(folder)
+    assert curve.steps.tolist() == [10, 30]
+    assert curve.seconds.tolist() == [1, 3]
+    assert curve.values.tolist() == [0.5, 1.5]
+    assert read_curve(folder, "train/loss").steps.tolist() == [10, 20, 30]
+    assert np.isnan(read_curve(folder, "train/loss").seconds).all()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match="line 7 is not JSON"):
+        read_curve(folder)
+    assert read_curve(tmp_path / "absent").steps.size == 0
+
+
+def test_the_interval_is_the_percentile_bootstrap() -> None:
+    """Mean and interval agree with scipy's, column by column."""
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(1).normal(size=(6, 3))
+    mean, low, high = mean_interval(values)
+    reference = stats.bootstrap((values,), np.mean, axis=0, n_resamples=20_000, method="percentile")
+    np.testing.assert_allclose(mean, values.mean(0))
+    np.testing.assert_allclose(low, reference.confidence_interval.low, atol=0.05)
+    np.testing.assert_allclose(high, reference.confidence_interval.high, atol=0.05)
+
+
+def test_equal_runs_and_one_run_have_no_width() -> None:
+    """Nothing to resample gives the value itself, without a rounding error around it."""
+    for values in (np.full((3, 2), 0.1), np.array([[0.1, 0.1]])):
+        for part in mean_interval(values):
+            np.testing.assert_allclose(part, 0.1, rtol=1e-12)
+    assert mean_interval(np.array([0.1]))[0] == 0.1
+
+
+def test_runs_are_averaged_where_all_have_values() -> None:
+    """Against steps the average ends with the shortest run; against time a finished run keeps its value."""
+    short = Curve(np.array([10, 20]), np.array([1.0, 2.0]), np.array([0.0, 1.0]))
+    long = Curve(np.array([10, 30]), np.array([2.0, 6.0]), np.array([1.0, 3.0]))
+    steps = band([short, long], "steps")
+    assert steps.x.tolist() == [10, 20] and steps.mean.tolist() == [0.5, 1.5]
+    seconds = band([short, long], "seconds")
+    assert seconds.x.tolist() == [2, 6] and seconds.mean.tolist() == [1, 2]
+    one, other = (Curve(np.array([s]), np.array([1.0]), np.array([v])) for s, v in ((100, 1.0), (103, 2.0)))
+    assert band([one, other], "steps").mean.tolist() == [1.5]
+
+
+def test_any_set_of_runs_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and folders of runs are grouped by their saved task and backbone; one without values is named."""
+    for seed in range(2):
+        write_run(tmp_path / "a" / f"seed{seed}", "one", "s4wm", [0.1, 0.2 + seed])
+        write_run(tmp_path / "b" / f"seed{seed}", "one", "rssm", [0.1, 0.2])
+    lone = write_run(tmp_path / "c", "two", "rssm", [1.0])
+    empty = write_run(tmp_path / "d", "two", "rssm", [])
+    drawn: dict = {}
+    original = plots.draw
+
+    def remember(groups: dict, *args: object, **options: object) -> Path:
+        drawn.update(groups)
+        return original(groups, *args, **options)
+
+    monkeypatch.setattr(plots, "draw", remember)
+    said: list[str] = []
+    out = plot(
+        [tmp_path / "a", tmp_path / "b", lone, lone, empty], tmp_path / "new" / "x.png", echo=said.append
+    )
+    assert out.read_bytes().startswith(b"\x89PNG")
+    counts = {(task, label): len(runs) for task, group in drawn.items() for label, runs in group.items()}
+    assert counts == {("one", "s4wm"): 2, ("one", "rssm"): 2, ("two", "rssm"): 1}
+    assert said == [f"left out {empty}: no eval/return_mean in its metrics yet"]
+    assert plot([lone], tmp_path / "x.svg").read_text().lstrip().startswith("<?xml")
+
+
+def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
+    """Errors tell the folder and what was expected in it."""
+    with pytest.raises(ValueError, match=r"no run in .*expected metrics\.jsonl"):
+        plot([tmp_path], tmp_path / "x.png")
+    run = write_run(tmp_path / "run", "t", "s4wm", [])
+    with pytest.raises(ValueError, match="none of 1 runs has logged eval/return_mean"):
+        plot([run], tmp_path / "x.png", echo=lambda text: None)
+    (run / "metrics.jsonl").write_text('{"step": 1, "eval/return_mean": 2}\n')
+    (run / "config.yaml").write_text("task: t\n")
+    with pytest.raises(ValueError, match="does not name its backbone"):
+        plot([run], tmp_path / "x.png")
+    (run / "config.yaml").unlink()
+    with pytest.raises(ValueError, match=r"no .*config\.yaml"):
+        plot([run], tmp_path / "x.png")

@@ -1,0 +1,139 @@
+"""The direction of imports: which room may know which, and who may use torch.
+
+An import inside a function counts like any other, but in run.py, which may import what is heavy only there,
+so that help and error messages come at once.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = {
+    "configs": set(),
+    "envs": set(),
+    "replay": set(),
+    "worldmodels": set(),
+    "agent": {"worldmodels"},
+    "studies": {"agent", "envs", "replay"},
+    "run": {"configs", "envs", "replay", "agent", "studies"},
+}
+EAGER_IN_RUN = {"configs"}
+TORCH = {"worldmodels", "agent", "studies", "run"}
+ONLY = {  # the packages that a light room may use beside the standard library
+    "configs": {"ruamel"},
+    "replay": {"numpy", "gymnasium"},
+    "envs": {"numpy", "gymnasium", "popgym", "minigrid", "dm_control", "dm_env"},
+}
+
+
+class Import(NamedTuple):
+    line: int
+    package: str  # the part of the name before the first dot
+    lazy: bool  # inside a function, or for the type checker only
+
+
+def imports(tree: ast.Module, room: str) -> Iterator[Import]:
+    """Every import statement of a file, a relative one as an import of its own room."""
+
+    def walk(node: ast.AST, lazy: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(node.lineno, alias.name.split(".")[0], lazy)
+        elif isinstance(node, ast.ImportFrom):
+            name = room if node.level else (node.module or "").split(".")[0]
+            yield Import(node.lineno, name, lazy)
+        elif isinstance(node, ast.If):
+            lazy = lazy or ast.unparse(node.test).endswith("TYPE_CHECKING")
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lazy = True
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, lazy)
+
+    return walk(tree, False)
+
+
+def violations(root: Path) -> list[str]:
+    """'path:line what' for each import that the house does not allow."""
+    wrong = []
+    for path in sorted(root.glob("*/**/*.py")) + sorted(root.glob("run.py")):
+        relative = path.relative_to(root)
+        room = relative.parts[0].removesuffix(".py")
+        if room not in ALLOWED:
+            continue
+        for line, package, lazy in imports(ast.parse(path.read_text(encoding="utf-8")), room):
+            if package == room or package in sys.stdlib_module_names:
+                continue
+            where = f"{relative}:{line}"
+            if package in ALLOWED and package not in ALLOWED[room]:
+                wrong.append(f"{where} {room} may not import {package}")
+            elif package == "torch" and room not in TORCH:
+                wrong.append(f"{where} {room} may not import torch")
+            elif package not in ALLOWED and room in ONLY and package not in ONLY[room]:
+                wrong.append(f"{where} {room} may not import {package}")
+            elif room == "run" and not lazy and package not in EAGER_IN_RUN:
+                wrong.append(f"{where} run.py may import {package} inside a function only")
+    return wrong
+
+
+def test_imports_run_one_way() -> None:
+    assert violations(ROOT) == []
+
+
+def test_every_room_is_walked() -> None:
+    rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert rooms == set(ALLOWED) - {"run"}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "said"),
+    [
+        ("envs/a.py", "import torch", "envs/a.py:1 envs may not import torch"),
+        (
+            "replay/b/c.py",
+            "def f():\n    from torch import nn",
+            "replay/b/c.py:2 replay may not import torch",
+        ),
+        ("replay/a.py", "import scipy.stats", "replay/a.py:1 replay may not import scipy"),
+        (
+            "worldmodels/a.py",
+            "from agent.agent import Agent",
+            "worldmodels/a.py:1 worldmodels may not import agent",
+        ),
+        ("agent/a.py", "import numpy, envs", "agent/a.py:1 agent may not import envs"),
+        ("agent/a.py", "import configs", "agent/a.py:1 agent may not import configs"),
+        ("studies/a.py", "import run", "studies/a.py:1 studies may not import run"),
+        ("run.py", "import torch", "run.py:1 run.py may import torch inside a function only"),
+        (
+            "run.py",
+            "try:\n    import envs\nfinally: 0",
+            "run.py:2 run.py may import envs inside a function only",
+        ),
+        ("run.py", "def f():\n    import worldmodels", "run.py:2 run may not import worldmodels"),
+    ],
+)
+def test_the_walk_finds_a_wrong_import(tmp_path: Path, path: str, text: str, said: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
+    assert violations(tmp_path) == [said]
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("envs/a.py", "import numpy as np\nfrom . import b\nfrom .b import c\nimport envs.b, os.path"),
+        ("agent/a.py", "import torch\nfrom worldmodels.base import State"),
+        ("run.py", "import configs\ndef f():\n    import torch, envs\n    from agent import online"),
+        ("run.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from envs import VectorDoor"),
+        (".venv/a.py", "import torch"),
+        ("tests/a.py", "import torch"),
+    ],
+)
+def test_the_walk_passes_a_right_import(tmp_path: Path, path: str, text: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
+    assert violations(tmp_path) == []

@@ -1,0 +1,157 @@
+"""What every world-model backbone promises, and the one place where the time convention is written down.
+
+Symbols: B batch, T replay length, N start states, A action, E embedding, F feature, P policy input,
+S groups x K classes of the stochastic latent.
+
+Time convention. Row t of a batch holds `obs[t]` together with the `reward[t]` and `is_terminal[t]` that ARRIVED
+with it, and `action[t]`, the action that LED INTO `obs[t]`. `is_first[b, t]` erases the state, the previous latent
+and the action of row b BEFORE step t, in the same way in training, acting, imagination and evaluation.
+`continue[t] = 1 - is_terminal[t]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+"""A recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it is the backbone's own affair."""
+
+
+@dataclass
+class Rollout:
+    """What `Backbone.observe` found out about a batch of sequences.
+
+    Attributes:
+        features: `[B, T, F]`, what decoder and heads read.
+        policy: `[B, T, P]`, what actor and critic read.
+        posterior: `[B, T, S, K]` probabilities of q(z_t | ...).
+        prior: `[B, T, S, K]` probabilities of p(z_t | h_t).
+        last: the state after step T - 1, leaves `[B, ...]`.
+        kept: the states after the steps that the caller named, leaves `[B, keep, ...]`; empty if it named none.
+    """
+
+    features: Tensor
+    policy: Tensor
+    posterior: Tensor
+    prior: Tensor
+    last: State
+    kept: State
+
+
+class Backbone(nn.Module):
+    """Base of all backbones; the five methods that raise are what a new backbone writes.
+
+    `noise` is uniform on [0, 1), shape `[B, T, S]` or `[B, S]`; it decides every sample, so that two ways of
+    computing the same thing can be compared exactly. Without it, it is drawn from torch's global generator.
+    """
+
+    feature_size: int
+    policy_size: int
+    latent_shape: tuple[int, int]
+
+    def initial(self, batch_size: int) -> State:
+        """State before the first step of an episode, leaves `[B, ...]`, all zeros."""
+        raise NotImplementedError
+
+    def observe(
+        self,
+        state: State,
+        embed: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        keep: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Rollout:
+        """Filter a batch of sequences: embed `[B, T, E]`, action `[B, T, A]`, is_first `[B, T]` bool.
+
+        `keep` `[B, n]` int64 names, row by row, the steps after which the state is wanted.
+        """
+        raise NotImplementedError
+
+    def observe_step(
+        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        """Filter one step: embed `[B, E]`, action `[B, A]`, is_first `[B]` -> state, feature `[B, F]`."""
+        raise NotImplementedError
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+        """Advance one step without an observation (prior sample): action `[B, A]` -> state, feature `[B, F]`."""
+        raise NotImplementedError
+
+    def policy_input(self, state: State) -> Tensor:
+        """What actor and critic see of a state: `[B, P]`."""
+        raise NotImplementedError
+
+    def imagine(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+        """Repeated `imagine_step` under given actions `[B, H, A]` -> last state, features `[B, H, F]`."""
+        features = []
+        for t in range(action.shape[1]):
+            state, feature = self.imagine_step(state, action[:, t], None if noise is None else noise[:, t])
+            features.append(feature)
+        return state, torch.stack(features, 1)
+
+    def kl_losses(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Dynamics and representation KL, each `[B, T]` in nats, before free nats (DreamerV3, eq. 3).
+
+        dynamics = KL(sg(posterior) || prior), representation = KL(posterior || sg(prior)).
+        """
+        posterior, prior = rollout.posterior, rollout.prior
+        return categorical_kl(posterior.detach(), prior), categorical_kl(posterior, prior.detach())
+
+
+class BackboneFactory(Protocol):
+    """How the table of backbones makes one: sizes from the environment, the rest from its own YAML block."""
+
+    def __call__(self, *, embed_size: int, action_size: int, **options: object) -> Backbone: ...
+
+
+def reset_rows(is_first: Tensor, value: Tensor) -> Tensor:
+    """`value` with zeros in the rows where `is_first` is set; whatever stood there, NaN included, is gone."""
+    return value.masked_fill(is_first.reshape(is_first.shape + (1,) * (value.dim() - is_first.dim())), 0)
+
+
+def reset_state(is_first: Tensor, state: State) -> State:
+    """`reset_rows` for every leaf: the state of row b is the initial state where `is_first[b]`."""
+    return {key: reset_rows(is_first, leaf) for key, leaf in state.items()}
+
+
+def keep_steps(keep: Tensor, value: Tensor) -> Tensor:
+    """Rows of `value` `[B, T, ...]` at the steps `keep` `[B, n]` -> `[B, n, ...]`."""
+    return value[torch.arange(keep.shape[0], device=keep.device)[:, None], keep]
+
+
+def merge_rows(state: State) -> State:
+    """Kept states `[B, n, ...]` as one batch of start states `[B * n, ...]`."""
+    return {key: leaf.flatten(0, 1) for key, leaf in state.items()}
+
+
+def mix_uniform(logits: Tensor, unimix: float) -> Tensor:
+    """Probabilities (1 - unimix) softmax(logits) + unimix / K over the last axis, in float32 or wider."""
+    probs = F.softmax(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, -1)
+    return torch.lerp(probs, probs.new_full((), 1 / logits.shape[-1]), unimix) if unimix else probs
+
+
+def sample_onehot(probs: Tensor, noise: Tensor | None = None) -> Tensor:
+    """One-hot sample of each categorical `[..., K]`, with the straight-through gradient to the probabilities.
+
+    Inverts the cumulative distribution at `noise` `[...]`, uniform on [0, 1): one number a categorical, and the
+    sample is a function of (probs, noise).
+    """
+    with torch.no_grad():
+        if noise is None:
+            noise = torch.rand(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
+        below = probs[..., :-1].cumsum(-1) <= noise[..., None]
+        sample = F.one_hot(below.sum(-1), probs.shape[-1]).to(probs.dtype)
+    if not probs.requires_grad:
+        return sample
+    return sample + (probs - probs.detach())
+
+
+def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
+    """KL(left || right) of S independent categoricals given as probabilities `[..., S, K]` -> `[...]`, in nats."""
+    return (left * (left.log() - right.log())).sum((-2, -1))

@@ -1,0 +1,78 @@
+"""Output distributions: symexp two-hot for rewards and values, Bernoulli for continuation (DreamerV3, section 3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodels.nets import MLP
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """Inverse of `symlog`: sign(x) (exp(|x|) - 1)."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+class TwoHotHead(nn.Module):
+    """A scalar as a categorical over bins symexp(-20 .. 20) (DreamerV3, eq. 8-10); the first prediction is 0."""
+
+    bins: Tensor
+
+    def __init__(self, inputs: int, units: int, layers: int, bins: int = 255) -> None:
+        super().__init__()
+        if bins % 2 == 0:
+            raise ValueError(f"the number of two-hot bins must be odd, so that one is exactly 0; got {bins}")
+        self.net = MLP(inputs, units, layers, bins, out_scale=0.0)
+        half = symexp(torch.linspace(-20, 0, bins // 2 + 1))
+        self.register_buffer("bins", torch.cat([half, -half[:-1].flip(0)]), persistent=False)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """`[..., F]` -> logits `[..., bins]`."""
+        return self.net(feature).float()
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Expected value `[...]`; summed in mirrored pairs, so that a symmetric distribution gives exactly 0."""
+        weighted = F.softmax(logits, -1) * self.bins
+        half = weighted.shape[-1] // 2
+        return (weighted[..., :half].flip(-1) + weighted[..., half + 1 :]).sum(-1)
+
+    def loss(self, logits: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
+        """Cross-entropy `[...]` to the two-hot code of each of the `targets` `[...]`, whose mean is the target exactly."""
+        logprobs = F.log_softmax(logits, -1)
+        losses = []
+        for target in targets:
+            target = target.clamp(self.bins[0], self.bins[-1])
+            above = torch.searchsorted(self.bins, target.contiguous(), right=True).clamp(
+                1, len(self.bins) - 1
+            )
+            low, high = self.bins[above - 1], self.bins[above]
+            weight = (target - low) / (high - low)
+            near = logprobs.gather(-1, torch.stack([above - 1, above], -1))
+            losses.append(-torch.lerp(near[..., 0], near[..., 1], weight))
+        return tuple(losses)
+
+
+class BernoulliHead(nn.Module):
+    """Probability that the episode goes on."""
+
+    def __init__(self, inputs: int, units: int, layers: int) -> None:
+        super().__init__()
+        self.net = MLP(inputs, units, layers, 1)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """`[..., F]` -> logits `[...]`."""
+        return self.net(feature).float().squeeze(-1)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Probability `[...]`."""
+        return torch.sigmoid(logits)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Negative log-likelihood `[...]` of `target` in [0, 1]."""
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none")

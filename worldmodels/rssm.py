@@ -1,0 +1,162 @@
+"""DreamerV3's recurrent state-space model (Hafner et al., 2023, section 3 and appendix B)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodels.base import (
+    Backbone,
+    Rollout,
+    State,
+    keep_steps,
+    mix_uniform,
+    reset_rows,
+    reset_state,
+    sample_onehot,
+)
+from worldmodels.nets import MLP, BlockLinear, RMSNorm, linear
+
+
+class RSSM(Backbone):
+    """Block-diagonal GRU with posterior q(z_t | h_t, x_t) and prior p(z_t | h_t); sequential over the window.
+
+    State leaves: `latent` z `[B, S, K]`, `deter` h `[B, deter]`. Features and policy input are (h, z).
+
+    Args:
+        embed_size, action_size: E and A.
+        stoch, classes: S groups of K classes.
+        deter: size of the recurrent state.
+        units: width of the input projections, prior and posterior networks.
+        blocks: blocks of the block-diagonal recurrent weights; must divide `deter`.
+        dynamics_layers: hidden block-diagonal layers inside the recurrence.
+        prior_layers, posterior_layers: hidden layers of the two latent heads.
+        unimix: share of the uniform distribution in posterior and prior.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_size: int,
+        action_size: int,
+        stoch: int,
+        classes: int,
+        deter: int,
+        units: int,
+        blocks: int,
+        dynamics_layers: int,
+        prior_layers: int,
+        posterior_layers: int,
+        unimix: float,
+    ) -> None:
+        super().__init__()
+        if deter % blocks:
+            raise ValueError(f"rssm.deter {deter} must be divisible by rssm.blocks {blocks}")
+        self.latent_shape = (stoch, classes)
+        self.deter, self.blocks, self.unimix = deter, blocks, unimix
+        latent = stoch * classes
+        self.deter_in = MLP(deter, units, 1)
+        self.latent_in = MLP(latent, units, 1)
+        self.action_in = MLP(action_size, units, 1)
+        inputs = deter + 3 * units * blocks
+        self.hidden = nn.ModuleList()
+        self.hidden_norm = nn.ModuleList()
+        for _ in range(dynamics_layers):
+            self.hidden.append(BlockLinear(inputs, deter, blocks))
+            self.hidden_norm.append(RMSNorm(deter))
+            inputs = deter
+        self.gates = BlockLinear(inputs, 3 * deter, blocks)
+        self.prior_net = MLP(deter, units, prior_layers, latent)
+        # The posterior's first layer reads (h, embed); its two halves are kept apart, because the embeddings of the
+        # whole window go through theirs at once while h arrives step by step.
+        self.embed_in = nn.Linear(embed_size, units, bias=False)
+        self.posterior_in = linear(deter, units)
+        bound = linear(deter + embed_size, units).weight.data
+        self.posterior_in.weight.data.copy_(bound[:, :deter])
+        self.embed_in.weight.data.copy_(bound[:, deter:])
+        self.posterior_rest = nn.Sequential(
+            RMSNorm(units), nn.SiLU(), MLP(units, units, posterior_layers - 1, latent)
+        )
+        self.feature_size = self.policy_size = deter + latent
+
+    def initial(self, batch_size: int) -> State:
+        zeros = self.posterior_in.weight.new_zeros
+        return {"latent": zeros(batch_size, *self.latent_shape), "deter": zeros(batch_size, self.deter)}
+
+    def observe(
+        self,
+        state: State,
+        embed: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        keep: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Rollout:
+        latent, deter = state["latent"], state["deter"]
+        action = self.action_in(reset_rows(is_first, action.to(embed.dtype)))
+        embed = self.embed_in(embed)
+        if noise is None:
+            noise = torch.rand(*is_first.shape, self.latent_shape[0], device=embed.device)
+        # Which steps hold a reset: read once where that costs nothing; on a GPU it would wait for the device.
+        resets = [True] * is_first.shape[1] if is_first.is_cuda else is_first.any(0).tolist()
+        latents, deters, posteriors = [], [], []
+        for t in range(embed.shape[1]):
+            if resets[t]:
+                latent, deter = reset_rows(is_first[:, t], latent), reset_rows(is_first[:, t], deter)
+            deter = self._recur(deter, latent, action[:, t])
+            posterior = self._posterior(deter, embed[:, t])
+            latent = sample_onehot(posterior, noise[:, t])
+            latents.append(latent)
+            deters.append(deter)
+            posteriors.append(posterior)
+        states = {"latent": torch.stack(latents, 1), "deter": torch.stack(deters, 1)}
+        return Rollout(
+            features=self._feature(states),
+            policy=self._feature(states),
+            posterior=torch.stack(posteriors, 1),
+            prior=self._probs(self.prior_net(states["deter"])),
+            last={"latent": latent, "deter": deter},
+            kept={} if keep is None else {key: keep_steps(keep, leaf) for key, leaf in states.items()},
+        )
+
+    def observe_step(
+        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        state = reset_state(is_first, state)
+        action = self.action_in(reset_rows(is_first, action.to(embed.dtype)))
+        deter = self._recur(state["deter"], state["latent"], action)
+        latent = sample_onehot(self._posterior(deter, self.embed_in(embed)), noise)
+        state = {"latent": latent, "deter": deter}
+        return state, self._feature(state)
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+        deter = self._recur(state["deter"], state["latent"], self.action_in(action))
+        latent = sample_onehot(self._probs(self.prior_net(deter)), noise)
+        state = {"latent": latent, "deter": deter}
+        return state, self._feature(state)
+
+    def policy_input(self, state: State) -> Tensor:
+        return self._feature(state)
+
+    def _recur(self, deter: Tensor, latent: Tensor, action: Tensor) -> Tensor:
+        """Next recurrent state from h `[B, deter]`, z `[B, S, K]` and the projected action `[B, units]`."""
+        groups = deter.unflatten(-1, (self.blocks, -1)).transpose(0, 1)  # [blocks, B, deter / blocks]
+        shared = torch.cat([self.deter_in(deter), self.latent_in(latent.flatten(-2)), action], -1)
+        x = torch.cat([groups, shared.expand(self.blocks, *shared.shape)], -1)
+        for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
+            x = F.silu(norm(layer(x).transpose(0, 1).flatten(-2)))
+            x = x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)
+        reset, candidate, update = self.gates(x).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        # The bias of -1 starts the gate on remembering.
+        return torch.lerp(groups, candidate, torch.sigmoid(update - 1)).transpose(0, 1).flatten(-2)
+
+    def _posterior(self, deter: Tensor, embed: Tensor) -> Tensor:
+        return self._probs(self.posterior_rest(self.posterior_in(deter) + embed))
+
+    def _feature(self, state: State) -> Tensor:
+        return torch.cat([state["deter"], state["latent"].flatten(-2)], -1)
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        return mix_uniform(logits.unflatten(-1, self.latent_shape), self.unimix)

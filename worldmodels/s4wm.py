@@ -1,0 +1,151 @@
+"""S4WM: a latent world model whose memory is a stack of state-space layers (Deng, Park, Ahn, NeurIPS 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldmodels.base import (
+    Backbone,
+    Rollout,
+    State,
+    keep_steps,
+    mix_uniform,
+    reset_rows,
+    reset_state,
+    sample_onehot,
+)
+from worldmodels.nets import MLP
+from worldmodels.ssm import LAYERS, Stack
+
+POLICY_INPUTS = ("output", "hidden", "full")
+
+
+class S4WM(Backbone):
+    """Section 3 and equations 4 to 9 of the paper.
+
+    Posterior q(z_t | x_t) sees the current frame only, so all z of a window, hence all inputs
+    g_t = MLP(z_{t-1}, a_t) of the stack, are known at once and the stack runs over the window in parallel.
+    Prior p(z_t | h_t); decoder and heads read (h_t, z_t). Acting and imagination step the same stack recurrently.
+
+    State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory`: the layers' states `[B, L, ...]`.
+
+    Args:
+        embed_size, action_size: E and A.
+        stoch, classes: S groups of K classes.
+        units, hidden_layers: width and depth of posterior, prior and input networks.
+        width, layers: D and L of the stack.
+        layer: name of the state-space layer; `layers_options[layer]` goes to its constructor.
+        unimix: share of the uniform distribution in posterior and prior.
+        policy_input: what actor and critic see: `output` (h, z), `hidden` (z, normalised layer states) or
+            `full` (all three).
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_size: int,
+        action_size: int,
+        stoch: int,
+        classes: int,
+        units: int,
+        hidden_layers: int,
+        width: int,
+        layers: int,
+        layer: str,
+        unimix: float,
+        policy_input: str,
+        **layer_options: Mapping[str, object],
+    ) -> None:
+        super().__init__()
+        if layer not in LAYERS:
+            raise ValueError(f"s4wm.layer must be one of {', '.join(LAYERS)}, got {layer!r}")
+        if policy_input not in POLICY_INPUTS:
+            raise ValueError(
+                f"s4wm.policy_input must be one of {', '.join(POLICY_INPUTS)}, got {policy_input!r}"
+            )
+        self.latent_shape = (stoch, classes)
+        self.width, self.unimix, self.policy_view = width, unimix, policy_input
+        latent = stoch * classes
+        self.posterior_net = MLP(embed_size, units, hidden_layers, latent)
+        self.input_net = MLP(latent + action_size, units, hidden_layers, width)
+        self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **layer_options[layer]))
+        self.prior_net = MLP(width, units, hidden_layers, latent)
+        self.feature_size = width + latent
+        memory = self.stack.initial(1).numel()
+        self.policy_size = {
+            "output": width + latent,
+            "hidden": latent + memory,
+            "full": width + latent + memory,
+        }[policy_input]
+
+    def initial(self, batch_size: int) -> State:
+        memory = self.stack.initial(batch_size)
+        return {
+            "latent": memory.new_zeros(batch_size, *self.latent_shape),
+            "output": memory.new_zeros(batch_size, self.width),
+            "memory": memory,
+        }
+
+    def observe(
+        self,
+        state: State,
+        embed: Tensor,
+        action: Tensor,
+        is_first: Tensor,
+        keep: Tensor | None = None,
+        noise: Tensor | None = None,
+    ) -> Rollout:
+        posterior = self._probs(self.posterior_net(embed))
+        latent = sample_onehot(posterior, noise)
+        before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)
+        output, memory = self.stack(self._inputs(before, action, is_first), state["memory"], is_first)
+        states = {"latent": latent, "output": output, "memory": memory}
+        return Rollout(
+            features=self._feature(states),
+            policy=self.policy_input(states),
+            posterior=posterior,
+            prior=self._probs(self.prior_net(output)),
+            last={key: leaf[:, -1] for key, leaf in states.items()},
+            kept={} if keep is None else {key: keep_steps(keep, leaf) for key, leaf in states.items()},
+        )
+
+    def observe_step(
+        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        state = reset_state(is_first, state)
+        output, memory = self.stack.step(self._inputs(state["latent"], action, is_first), state["memory"])
+        latent = sample_onehot(self._probs(self.posterior_net(embed)), noise)
+        state = {"latent": latent, "output": output, "memory": memory}
+        return state, self._feature(state)
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+        inputs = self.input_net(torch.cat([state["latent"].flatten(-2), action], -1))
+        output, memory = self.stack.step(inputs, state["memory"])
+        latent = sample_onehot(self._probs(self.prior_net(output)), noise)
+        state = {"latent": latent, "output": output, "memory": memory}
+        return state, self._feature(state)
+
+    def policy_input(self, state: State) -> Tensor:
+        parts = []
+        if self.policy_view != "hidden":
+            parts.append(state["output"])
+        parts.append(state["latent"].flatten(-2))
+        if self.policy_view != "output":
+            lead = state["output"].shape[:-1]
+            layers = state["memory"].reshape(*lead, len(self.stack.blocks), -1)
+            parts.append(F.layer_norm(layers, layers.shape[-1:]).flatten(-2))
+        return torch.cat(parts, -1)
+
+    def _inputs(self, latent: Tensor, action: Tensor, is_first: Tensor) -> Tensor:
+        inputs = torch.cat([latent.flatten(-2), action.to(latent.dtype)], -1)
+        return self.input_net(reset_rows(is_first, inputs))
+
+    def _feature(self, state: State) -> Tensor:
+        return torch.cat([state["output"], state["latent"].flatten(-2)], -1)
+
+    def _probs(self, logits: Tensor) -> Tensor:
+        return mix_uniform(logits.unflatten(-1, self.latent_shape), self.unimix)

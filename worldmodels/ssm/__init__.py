@@ -1,0 +1,11 @@
+"""State-space layers. Every layer has `state_shape`, `initial`, `forward` (a window) and `step`, in the same words."""
+
+from worldmodels.ssm.block import Stack
+from worldmodels.ssm.s4d import S4D
+from worldmodels.ssm.s5 import S5
+from worldmodels.ssm.scan import linear_recurrence
+
+LAYERS = {"s5": S5, "s4d": S4D}
+"""Layers that `s4wm.layer` may name; the block `s4wm.<name>` of the configuration goes to the constructor."""
+
+__all__ = ["LAYERS", "S4D", "S5", "Stack", "linear_recurrence"]

@@ -1,0 +1,69 @@
+"""The one primitive under every diagonal layer: a linear recurrence over time with resets and its own adjoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+def linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+    """States of x_t = decay * x_{t-1} + inputs_t, where x_{t-1} is replaced by exactly 0 if `is_first[:, t]`.
+
+    Args:
+        decay: `[...modes]` complex, modulus at most 1.
+        inputs: `[B, T, ...modes]` complex.
+        state: `[B, ...modes]` complex, x before the first step.
+        is_first: `[B, T]` bool.
+
+    Returns:
+        `[B, T, ...modes]` complex.
+
+    The loop is over time with one fused multiply-add a step; autograd never records it. Its adjoint is
+    g_t = dy_t + keep_{t+1} conj(decay) g_{t+1}, with d inputs = g and
+    d decay = sum over t of keep_t conj(x_{t-1}) g_t.
+    """
+    return _LinearRecurrence.apply(decay, inputs, state, is_first)
+
+
+def _steps_with_resets(is_first: Tensor) -> list[bool]:
+    """Which steps reset any row. On a GPU reading this would wait for the device, so every step counts as one."""
+    if is_first.is_cuda:
+        return [True] * is_first.shape[1]
+    return is_first.any(0).tolist()
+
+
+class _LinearRecurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> Tensor:  # type: ignore[override]
+        inputs = inputs.transpose(0, 1)
+        states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+        erased = is_first.t().reshape(*is_first.t().shape, *(1,) * (inputs.dim() - 2))
+        resets = _steps_with_resets(is_first)
+        previous = state
+        for t in range(len(inputs)):
+            if resets[t]:
+                previous = previous.masked_fill(erased[t], 0)
+            previous = torch.addcmul(inputs[t], decay, previous, out=states[t])
+        ctx.save_for_backward(decay, state, states, is_first)
+        ctx.resets = resets
+        return states.transpose(0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        decay, state, states, is_first = ctx.saved_tensors
+        grad = grad.transpose(0, 1)
+        adjoint = torch.empty_like(states)
+        erased = is_first.t().reshape(*is_first.t().shape, *(1,) * (states.dim() - 2))
+        turn = decay.conj().resolve_conj()
+        adjoint[-1] = grad[-1]
+        following = adjoint[-1]
+        for t in range(len(states) - 2, -1, -1):
+            if ctx.resets[t + 1]:
+                following = following.masked_fill(erased[t + 1], 0)
+            following = torch.addcmul(grad[t], turn, following, out=adjoint[t])
+        before = torch.cat([state[None], states[:-1]]).masked_fill_(erased, 0)
+        grad_decay = (before.conj() * adjoint).sum((0, 1))
+        grad_state = (turn * adjoint[0]).masked_fill(erased[0], 0)
+        return grad_decay, adjoint.transpose(0, 1), grad_state, None

@@ -1,0 +1,211 @@
+"""Encoder -> backbone -> heads -> losses: everything of the world model that no backbone has to know."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+
+from worldmodels.base import Backbone, Rollout, State
+from worldmodels.heads import BernoulliHead, TwoHotHead, symexp, symlog
+from worldmodels.nets import MLP, ConvDecoder, ConvEncoder
+
+Batch = dict[str, Tensor]
+
+
+def is_image(space: gymnasium.Space) -> bool:
+    """Whether an observation goes to the convolutional network: uint8 and of rank 3."""
+    return space.dtype == "uint8" and len(space.shape or ()) == 3
+
+
+class Encoder(nn.Module):
+    """Any mix of observations -> embedding `[..., E]`: a CNN for every image, one MLP for all vectors together."""
+
+    def __init__(self, space: gymnasium.spaces.Dict, depth: int, units: int, layers: int) -> None:
+        super().__init__()
+        self.images = [key for key, leaf in space.items() if is_image(leaf)]
+        self.vectors = [key for key, leaf in space.items() if not is_image(leaf)]
+        self.cnns = nn.ModuleList(ConvEncoder(space[key].shape, depth) for key in self.images)
+        self.output_size = sum(cnn.output_size for cnn in self.cnns)
+        self.mlp = None
+        if self.vectors:
+            self.mlp = MLP(sum(math.prod(space[key].shape) for key in self.vectors), units, layers)
+            self.output_size += units
+
+    def forward(self, obs: Batch) -> Tensor:
+        """Images uint8 `[..., H, W, C]`, vectors `[..., d]` -> `[..., E]`."""
+        parts = []
+        for key, cnn in zip(self.images, self.cnns, strict=True):
+            image = obs[key]
+            lead = image.shape[:-3]
+            flat = image.flatten(0, -4).movedim(-1, 1).float() / 255 - 0.5
+            parts.append(cnn(flat).unflatten(0, lead))
+        if self.mlp is not None:
+            parts.append(self.mlp(symlog(torch.cat([obs[key] for key in self.vectors], -1))))
+        return torch.cat(parts, -1)
+
+
+class Decoder(nn.Module):
+    """Feature `[..., F]` -> predicted observations: pixel means in [0, 1], symlog vectors."""
+
+    def __init__(
+        self, inputs: int, space: gymnasium.spaces.Dict, depth: int, units: int, layers: int
+    ) -> None:
+        super().__init__()
+        self.images = [key for key, leaf in space.items() if is_image(leaf)]
+        self.vectors = {key: math.prod(leaf.shape) for key, leaf in space.items() if not is_image(leaf)}
+        self.cnns = nn.ModuleList(ConvDecoder(inputs, space[key].shape, depth) for key in self.images)
+        self.mlp = MLP(inputs, units, layers, sum(self.vectors.values())) if self.vectors else None
+
+    def forward(self, feature: Tensor) -> Batch:
+        """Means: images `[..., H, W, C]` in [0, 1], vectors `[..., d]` in symlog space."""
+        means: Batch = {}
+        for key, cnn in zip(self.images, self.cnns, strict=True):
+            image = cnn(feature.flatten(0, -2)).movedim(1, -1)
+            means[key] = image.unflatten(0, feature.shape[:-1])
+        if self.mlp is not None:
+            parts = self.mlp(feature).float().split(list(self.vectors.values()), -1)
+            means.update(zip(self.vectors, parts, strict=True))
+        return means
+
+    def losses(self, feature: Tensor, obs: Batch) -> Batch:
+        """Squared errors summed over pixels or elements, `[...]` a key (DreamerV3, eq. 2)."""
+        losses: Batch = {}
+        for key, mean in self(feature).items():
+            if key in self.vectors:
+                losses[key] = (mean - symlog(obs[key])).square().sum(-1)
+            else:
+                losses[key] = (mean - obs[key].float() / 255).square().sum((-3, -2, -1))
+        return losses
+
+    def observations(self, feature: Tensor) -> Batch:
+        """Predictions in the observations' own units: images in [0, 1], vectors after symexp."""
+        return {key: symexp(mean) if key in self.vectors else mean for key, mean in self(feature).items()}
+
+
+class Recall(nn.Module):
+    """Recall loss: from the feature at t, reconstruct an observation of an earlier step of the same episode.
+
+    An idea of this project, not of the papers: it asks the recurrent state directly for what it has to carry, while
+    the reward of a memory task asks only once the product of cue and action is understood. The step s < t is drawn
+    with probability proportional to its KL, that is to how much it surprised the model; a network maps
+    (feature_t, t - s) to a feature, and the model's own decoder does the rest.
+
+    Args:
+        feature_size: F.
+        positions: how many (row, t) of a batch are asked.
+        units, layers: size of the network.
+    """
+
+    FREQUENCIES = 8
+
+    def __init__(self, feature_size: int, positions: int, units: int, layers: int) -> None:
+        super().__init__()
+        self.positions = positions
+        self.net = MLP(feature_size + 1 + 2 * self.FREQUENCIES, units, layers, feature_size)
+
+    def forward(self, rollout: Rollout, kl: Tensor, is_first: Tensor, obs: Batch, decoder: Decoder) -> Tensor:
+        """Loss of each asked position `[positions]`, 0 where it has no earlier step; kl `[B, T]` without gradient."""
+        rows, steps = is_first.shape
+        row = torch.randint(rows, (self.positions,), device=kl.device)
+        now = torch.randint(steps, (self.positions,), device=kl.device)
+        episode = is_first.cumsum(1)  # [B, T]
+        earlier = torch.arange(steps, device=kl.device) < now[:, None]
+        same = episode[row] == episode[row, now][:, None]
+        weights = (kl[row] + 1e-6) * (earlier & same)  # [positions, T]
+        asked = weights.sum(-1) > 0
+        past = torch.multinomial(torch.where(asked[:, None], weights, 1.0), 1).squeeze(-1).minimum(now)
+        feature = torch.cat([rollout.features[row, now], self._lag((now - past).to(kl.dtype))], -1)
+        losses = decoder.losses(self.net(feature), {key: value[row, past] for key, value in obs.items()})
+        return sum(losses.values()).masked_fill(~asked, 0)  # type: ignore[return-value]
+
+    def _lag(self, lag: Tensor) -> Tensor:
+        """Features of a lag in steps: its logarithm and waves of periods 2, 4, ... 2^8 steps."""
+        periods = 2.0 ** torch.arange(1, self.FREQUENCIES + 1, device=lag.device)
+        phase = 2 * math.pi * lag[:, None] / periods
+        return torch.cat([torch.log1p(lag)[:, None] / 4, phase.sin(), phase.cos()], -1)
+
+
+class WorldModel(nn.Module):
+    """The world model as the agent sees it.
+
+    Args:
+        space: observation space, a flat Dict of Box leaves (uint8 `[H, W, C]` images, float32 `[d]` vectors).
+        make_backbone: embedding size -> backbone.
+        encoder, decoder, heads: sizes of the networks, straight from the configuration.
+        kl: `free_nats`, `dynamics`, `representation`.
+        recall: `scale`, `positions`; scale 0 leaves the recall loss out.
+    """
+
+    def __init__(
+        self,
+        space: gymnasium.spaces.Dict,
+        make_backbone,
+        encoder: Mapping[str, int],
+        decoder: Mapping[str, int],
+        heads: Mapping[str, int],
+        kl: Mapping[str, float],
+        recall: Mapping[str, float],
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(space, **encoder)
+        self.backbone: Backbone = make_backbone(self.encoder.output_size)
+        feature_size = self.backbone.feature_size
+        self.decoder = Decoder(feature_size, space, **decoder)
+        self.reward = TwoHotHead(feature_size, **heads)
+        self.continues = BernoulliHead(feature_size, heads["units"], heads["layers"])
+        self.free_nats, self.dynamics_scale, self.representation_scale = (
+            kl["free_nats"],
+            kl["dynamics"],
+            kl["representation"],
+        )
+        self.recall_scale = recall["scale"]
+        self.recall = (
+            Recall(feature_size, int(recall["positions"]), decoder["units"], decoder["layers"])
+            if self.recall_scale
+            else None
+        )
+
+    def loss(self, batch: Batch, state: State, keep: Tensor | None = None) -> tuple[Tensor, Rollout, Batch]:
+        """Loss of a batch `[B, T, ...]` from a given state.
+
+        Returns:
+            the scalar loss, the rollout, and metrics: every loss by name, the KL before free nats at all steps and at
+            first steps, and how often the predicted reward has the sign of a reward that is not 0.
+        """
+        obs = {key[4:]: value for key, value in batch.items() if key.startswith("obs/")}
+        is_first = batch["is_first"]
+        rollout = self.backbone.observe(state, self.encoder(obs), batch["action"], is_first, keep)
+        dynamics, representation = self.backbone.kl_losses(rollout)
+        losses = {
+            f"decoder/{key}": value for key, value in self.decoder.losses(rollout.features, obs).items()
+        }
+        reward = self.reward(rollout.features)
+        (losses["reward"],) = self.reward.loss(reward, batch["reward"])
+        losses["continue"] = self.continues.loss(
+            self.continues(rollout.features), 1 - batch["is_terminal"].float()
+        )
+        losses["dynamics"] = self.dynamics_scale * dynamics.clamp(min=self.free_nats)
+        losses["representation"] = self.representation_scale * representation.clamp(min=self.free_nats)
+        for name, value in losses.items():
+            assert value.shape == is_first.shape, f"loss {name} has shape {tuple(value.shape)}, not [B, T]"
+        kl = dynamics.detach()
+        if self.recall is not None:
+            losses["recall"] = self.recall_scale * self.recall(rollout, kl, is_first, obs, self.decoder)
+        means = {name: value.mean() for name, value in losses.items()}
+        total = sum(means.values())
+        with torch.no_grad():
+            metrics = {name: value.detach() for name, value in means.items()}
+            metrics["kl"] = kl.mean()
+            metrics["kl_first"] = mean_where(kl, is_first)
+            right = self.reward.mean(reward).sign() == batch["reward"].sign()
+            metrics["reward_sign_accuracy"] = mean_where(right.float(), batch["reward"] != 0)
+        return total, rollout, metrics  # type: ignore[return-value]
+
+
+def mean_where(value: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of `value` where `chosen`, both of one shape; 0 if nothing is chosen."""
+    return (value * chosen).sum() / chosen.sum().clamp(min=1)
