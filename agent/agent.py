@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +86,8 @@ class Agent:
         }
         self.updates = 0
         self.acts = 0
-        self._sums: dict[str, Tensor] = {}
+        self._names: list[str] = []
+        self._sums = self._finite = torch.zeros(0, device=self.device)
         self._summed = 0
 
     def initial(self, count: int) -> Carry:
@@ -120,7 +120,8 @@ class Agent:
             state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"])
             policy = self.actor_critic.policy(self.backbone.policy_input(state))
             action = policy.mode() if evaluate and self.deterministic_eval else policy.sample()
-        return Carry(state, action), self.codec.decode(action)
+        # What is carried is what the environment gets and replay will hold: a continuous sample may be outside [-1, 1].
+        return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
 
     def update(self, batch: Mapping[str, np.ndarray]) -> None:
         """One update of world model, actor and critic from a replay batch `[B, T, ...]`.
@@ -159,33 +160,37 @@ class Agent:
         norms["critic"] = self.optimisers["critic"].step(critic + self.actor_critic.replay_value * replayed)
         self.actor_critic.update_slow_critic()
         self.updates += 1
-        self._accumulate({**model_metrics, **metrics, "model": loss.detach()})
-        self._accumulate({f"{name}_gradient_norm": norm for name, norm in norms.items()})
-        self._summed += 1
+        gradients = {f"{name}_gradient_norm": norm for name, norm in norms.items()}
+        self._accumulate({**model_metrics, **metrics, "model": loss.detach(), **gradients})
 
     def _accumulate(self, metrics: Mapping[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+        """Add up, and count of each metric the updates before the first one that was not finite."""
+        values = torch.stack([value.float() for value in metrics.values()])
+        if not self._summed:
+            self._names, self._sums = list(metrics), torch.zeros_like(values)
+            self._finite = torch.zeros_like(values)
+        self._sums = self._sums + values
+        self._finite = self._finite + (values.isfinite() & (self._finite == self._summed))
+        self._summed += 1
 
     def metrics(self) -> dict[str, float]:
         """Means over the updates since the last call; the only place of training that waits for the device.
 
         Raises:
-            FloatingPointError: if a loss or gradient norm was not finite, naming it and the update.
+            FloatingPointError: if a loss or gradient norm was not finite, naming the first one and its update.
         """
         if not self._summed:
             return {}
-        names = list(self._sums)
-        values = (torch.stack([self._sums[name].float() for name in names]) / self._summed).tolist()
-        count, self._sums, self._summed = self._summed, {}, 0
-        for name, value in zip(names, values, strict=True):
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"train/{name} is {value} between updates {self.updates - count} and {self.updates}; "
-                    f"the last checkpoint is from before that. Lower the learning rate (optimiser.*) or look at the "
-                    f"observations and rewards of the environment."
-                )
-        return {f"train/{name}": value for name, value in zip(names, values, strict=True)}
+        means, finite = torch.stack([self._sums / self._summed, self._finite]).tolist()
+        count, self._summed = self._summed, 0
+        if min(finite) < count:
+            first = finite.index(min(finite))
+            raise FloatingPointError(
+                f"train/{self._names[first]} is not finite (mean {means[first]}) since update "
+                f"{self.updates - count + int(finite[first]) + 1}; the last checkpoint is from before that. Lower the "
+                f"learning rate (optimiser.*) or look at the observations and rewards of the environment."
+            )
+        return {f"train/{name}": value for name, value in zip(self._names, means, strict=True)}
 
     @torch.no_grad()
     def open_loop(self, batch: Mapping[str, np.ndarray], context: int) -> dict[str, Any]:

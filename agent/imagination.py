@@ -34,13 +34,14 @@ def imagine(
 ) -> Trajectory:
     """Roll out `horizon` steps from states with leaves `[N, ...]` and their features `[N, F]`.
 
-    `act` maps the policy input `[N, P]` to an action vector `[N, A]`. No gradient is recorded: the actor learns by
+    `act` maps the policy input `[N, P]` to an action vector `[N, A]`; the model gets it clipped to [-1, 1], as the
+    environment and replay do (one-hot vectors are inside). No gradient is recorded: the actor learns by
     the score function, not through the dynamics.
     """
     features, policies, actions = [feature], [backbone.policy_input(state)], []
     for _ in range(horizon):
         action = act(policies[-1])
-        state, feature = backbone.imagine_step(state, action)
+        state, feature = backbone.imagine_step(state, action.clamp(-1, 1))
         features.append(feature)
         policies.append(backbone.policy_input(state))
         actions.append(action)

@@ -56,6 +56,9 @@ class Optimiser:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.adam.step()
+        # The fused step does not count the parameters as changed: whoever keeps what it made of them has to notice.
+        for parameter in self.parameters:
+            torch.autograd.graph.increment_version(parameter)
         self.schedule.step()
         return norm
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from ruamel.yaml import YAML
+from scipy import stats
 
 METRIC = "eval/return_mean"
 RESAMPLES = 10_000
@@ -101,18 +102,20 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[np.ndar
     All runs count; whole runs are resampled. One run gives an interval of no width, and an interval from a
     handful is on the narrow side: read it beside the number of runs.
     """
-    runs = values.shape[0]
-    flat = values.reshape(runs, -1)
-    weights = np.random.default_rng(0).multinomial(runs, np.full(runs, 1 / runs), RESAMPLES) / runs
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(weights @ flat, tails, axis=0)
-    mean = flat.mean(0)
-    shape = values.shape[1:]
-    return (
-        mean.reshape(shape),
-        np.minimum(low, mean).reshape(shape),  # equal runs must not differ by a rounding error
-        np.maximum(high, mean).reshape(shape),
-    )
+    mean = values.mean(0)
+    if len(values) == 1:
+        return mean, mean, mean
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        axis=0,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    # Equal runs must not differ from their mean by a rounding error.
+    return mean, np.minimum(interval.low, mean), np.maximum(interval.high, mean)
 
 
 def band(curves: Sequence[Curve], axis: str) -> Band:

@@ -56,9 +56,9 @@ class RSSM(Backbone):
         self.latent_shape = (stoch, classes)
         self.deter, self.blocks, self.unimix = deter, blocks, unimix
         latent = stoch * classes
-        self.deter_in = MLP(deter, units, 1)
-        self.latent_in = MLP(latent, units, 1)
-        self.action_in = MLP(action_size, units, 1)
+        self.deter_in = MLP(deter, units, 1, norm=RMSNorm)
+        self.latent_in = MLP(latent, units, 1, norm=RMSNorm)
+        self.action_in = MLP(action_size, units, 1, norm=RMSNorm)
         inputs = deter + 3 * units * blocks
         self.hidden = nn.ModuleList()
         self.hidden_norm = nn.ModuleList()
@@ -67,7 +67,7 @@ class RSSM(Backbone):
             self.hidden_norm.append(RMSNorm(deter))
             inputs = deter
         self.gates = BlockLinear(inputs, 3 * deter, blocks)
-        self.prior_net = MLP(deter, units, prior_layers, latent)
+        self.prior_net = MLP(deter, units, prior_layers, latent, norm=RMSNorm)
         # The posterior's first layer reads (h, embed); its two halves are kept apart, because the embeddings of the
         # whole window go through theirs at once while h arrives step by step.
         self.embed_in = nn.Linear(embed_size, units, bias=False)
@@ -76,7 +76,7 @@ class RSSM(Backbone):
         self.posterior_in.weight.data.copy_(bound[:, :deter])
         self.embed_in.weight.data.copy_(bound[:, deter:])
         self.posterior_rest = nn.Sequential(
-            RMSNorm(units), nn.SiLU(), MLP(units, units, posterior_layers - 1, latent)
+            RMSNorm(units), nn.SiLU(), MLP(units, units, posterior_layers - 1, latent, norm=RMSNorm)
         )
         self.feature_size = self.policy_size = deter + latent
 
@@ -147,7 +147,7 @@ class RSSM(Backbone):
         for layer, norm in zip(self.hidden, self.hidden_norm, strict=True):
             x = F.silu(norm(layer(x).transpose(0, 1).flatten(-2)))
             x = x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)
-        reset, candidate, update = self.gates(x).chunk(3, -1)
+        reset, candidate, update = self.gates(x).to(groups.dtype).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
         # The bias of -1 starts the gate on remembering.
         return torch.lerp(groups, candidate, torch.sigmoid(update - 1)).transpose(0, 1).flatten(-2)

@@ -18,7 +18,7 @@ from worldmodels.base import (
     reset_state,
     sample_onehot,
 )
-from worldmodels.nets import MLP
+from worldmodels.nets import MLP, linear
 from worldmodels.ssm import LAYERS, Stack
 
 POLICY_INPUTS = ("output", "hidden", "full")
@@ -71,7 +71,10 @@ class S4WM(Backbone):
         self.width, self.unimix, self.policy_view = width, unimix, policy_input
         latent = stoch * classes
         self.posterior_net = MLP(embed_size, units, hidden_layers, latent)
-        self.input_net = MLP(latent + action_size, units, hidden_layers, width)
+        # Latent and action are normed apart, as in DreamerV3: side by side, the action would be a few numbers in many.
+        self.latent_in = MLP(latent, units, hidden_layers)
+        self.action_in = MLP(action_size, units, hidden_layers)
+        self.input_net = linear(2 * units, width)
         self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **layer_options[layer]))
         self.prior_net = MLP(width, units, hidden_layers, latent)
         self.feature_size = width + latent
@@ -102,7 +105,8 @@ class S4WM(Backbone):
         posterior = self._probs(self.posterior_net(embed))
         latent = sample_onehot(posterior, noise)
         before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)
-        output, memory = self.stack(self._inputs(before, action, is_first), state["memory"], is_first)
+        inputs = self._inputs(reset_rows(is_first, before), reset_rows(is_first, action))
+        output, memory = self.stack(inputs, state["memory"], is_first)
         states = {"latent": latent, "output": output, "memory": memory}
         return Rollout(
             features=self._feature(states),
@@ -117,14 +121,14 @@ class S4WM(Backbone):
         self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
     ) -> tuple[State, Tensor]:
         state = reset_state(is_first, state)
-        output, memory = self.stack.step(self._inputs(state["latent"], action, is_first), state["memory"])
+        inputs = self._inputs(state["latent"], reset_rows(is_first, action))
+        output, memory = self.stack.step(inputs, state["memory"])
         latent = sample_onehot(self._probs(self.posterior_net(embed)), noise)
         state = {"latent": latent, "output": output, "memory": memory}
         return state, self._feature(state)
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
-        inputs = self.input_net(torch.cat([state["latent"].flatten(-2), action], -1))
-        output, memory = self.stack.step(inputs, state["memory"])
+        output, memory = self.stack.step(self._inputs(state["latent"], action), state["memory"])
         latent = sample_onehot(self._probs(self.prior_net(output)), noise)
         state = {"latent": latent, "output": output, "memory": memory}
         return state, self._feature(state)
@@ -140,9 +144,10 @@ class S4WM(Backbone):
             parts.append(F.layer_norm(layers, layers.shape[-1:]).flatten(-2))
         return torch.cat(parts, -1)
 
-    def _inputs(self, latent: Tensor, action: Tensor, is_first: Tensor) -> Tensor:
-        inputs = torch.cat([latent.flatten(-2), action.to(latent.dtype)], -1)
-        return self.input_net(reset_rows(is_first, inputs))
+    def _inputs(self, latent: Tensor, action: Tensor) -> Tensor:
+        """g_t = MLP(z_{t-1}, a_t): `[..., S, K]` and `[..., A]` -> `[..., D]`."""
+        parts = self.latent_in(latent.flatten(-2)), self.action_in(action.to(latent.dtype))
+        return self.input_net(torch.cat(parts, -1))
 
     def _feature(self, state: State) -> Tensor:
         return torch.cat([state["output"], state["latent"].flatten(-2)], -1)

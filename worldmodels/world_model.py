@@ -115,7 +115,8 @@ class Recall(nn.Module):
         episode = is_first.cumsum(1)  # [B, T]
         earlier = torch.arange(steps, device=kl.device) < now[:, None]
         same = episode[row] == episode[row, now][:, None]
-        weights = (kl[row] + 1e-6) * (earlier & same)  # [positions, T]
+        surprise = (kl[row] - kl.mean()).clamp(min=1e-6)
+        weights = surprise * (earlier & same)  # [positions, T]
         asked = weights.sum(-1) > 0
         past = torch.multinomial(torch.where(asked[:, None], weights, 1.0), 1).squeeze(-1).minimum(now)
         feature = torch.cat([rollout.features[row, now], self._lag((now - past).to(kl.dtype))], -1)

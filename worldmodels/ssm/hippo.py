@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+INPUT_SCALES = ("zoh", "unit")
+
 
 def hippo_normal(size: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS, one of each conjugate pair, in float64.
@@ -43,40 +45,48 @@ def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
     return math.log(dt_min) + torch.rand(count) * (math.log(dt_max) - math.log(dt_min))
 
 
-class ZeroOrderHold(nn.Module):
-    """Parameters of a diagonal A and its step sizes, discretised by zero-order hold.
+class DiagonalSystem(nn.Module):
+    """Parameters of a diagonal A = -exp(log_decay) + i frequency and its step sizes, and their discretisation.
 
-    A = -exp(log_decay) + i frequency is stable whatever training does.
+    Args:
+        input_scale: by what the inputs of a mode are multiplied. `zoh`: (Abar - 1) / A, zero-order hold as published;
+            a slow mode then takes in an impulse at a strength of about its step size. `unit`: sqrt(1 - |Abar|^2), so
+            that white noise gives every mode unit variance, fast or slow (Orvieto et al., 2023, LRU, section 3.4).
     """
 
     log_decay: nn.Parameter
     frequency: nn.Parameter
     log_dt: nn.Parameter
 
-    def __init__(self) -> None:
+    def __init__(self, input_scale: str) -> None:
         super().__init__()
+        if input_scale not in INPUT_SCALES:
+            raise ValueError(f"input_scale must be one of {', '.join(INPUT_SCALES)}, got {input_scale!r}")
+        self.input_scale = input_scale
         self._held: tuple[tuple, tuple[Tensor, Tensor]] | None = None
 
     def discretise(self) -> tuple[Tensor, Tensor]:
-        """Abar and the factor (Abar - 1) / A of the inputs, both complex and of the parameters' common shape.
+        """Abar and the scale of the inputs, both complex and of the parameters' common shape.
 
-        Without gradients the result is kept until a parameter changes: acting and imagination ask for it each step.
+        Abar is put together from magnitude and phase, so its modulus is below 1 by construction. Without gradients
+        the result is kept until a parameter changes: acting and imagination ask for it at each step.
         """
-        parameters = self.log_decay, self.frequency, self.log_dt
         if torch.is_grad_enabled():
-            return zero_order_hold(*parameters)
+            # Whatever trains the parameters comes by here first. Their version alone does not tell: torch's fused
+            # optimisers change parameters without counting it up.
+            self._held = None
+            return self._discretise()
+        parameters = self.log_decay, self.frequency, self.log_dt
         key = tuple((id(p), p._version, p.data_ptr(), p.dtype) for p in parameters)
         if self._held is None or self._held[0] != key:
-            self._held = key, zero_order_hold(*parameters)
+            self._held = key, self._discretise()
         return self._held[1]
 
-
-def zero_order_hold(log_decay: Tensor, frequency: Tensor, log_dt: Tensor) -> tuple[Tensor, Tensor]:
-    """Abar = exp(dt A) and (Abar - 1) / A for A = -exp(log_decay) + i frequency; any common shape, complex out.
-
-    Abar is put together from magnitude and phase, so its modulus is below 1 by construction.
-    """
-    dt = log_dt.exp()
-    real = -log_decay.exp()
-    abar = torch.polar((dt * real).exp(), dt * frequency)
-    return abar, (abar - 1) / torch.complex(real.expand_as(frequency), frequency)
+    def _discretise(self) -> tuple[Tensor, Tensor]:
+        dt = self.log_dt.exp()
+        real = -self.log_decay.exp()
+        abar = torch.polar((dt * real).exp(), dt * self.frequency)
+        if self.input_scale == "zoh":
+            return abar, (abar - 1) / torch.complex(real.expand_as(self.frequency), self.frequency)
+        scale = torch.sqrt(-torch.expm1(2 * dt * real))
+        return abar, torch.complex(scale, torch.zeros_like(scale))

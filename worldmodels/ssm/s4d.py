@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldmodels.ssm.hippo import ZeroOrderHold, hippo_normal, log_steps
+from worldmodels.ssm.hippo import DiagonalSystem, hippo_normal, log_steps
 from worldmodels.ssm.scan import linear_recurrence
 
 
-class S4D(ZeroOrderHold):
+class S4D(DiagonalSystem):
     """D single-input single-output systems of N/2 complex modes: y_t = 2 Re(C x_t) + D u_t, channel by channel.
 
     Initialisation as published: A from the normal part of HiPPO-LegS (`legs`) or -1/2 + i pi n (`lin`), B = 1,
@@ -24,12 +24,20 @@ class S4D(ZeroOrderHold):
         width: D, channels.
         state_size: N/2, complex modes a channel.
         init: `legs` or `lin`.
+        dt_min, dt_max: range of the initial step sizes, in environment steps.
+        input_scale: `zoh` as published, or `unit`; see `DiagonalSystem`.
     """
 
     def __init__(
-        self, width: int, state_size: int, init: str = "legs", dt_min: float = 1e-3, dt_max: float = 1e-1
+        self,
+        width: int,
+        state_size: int,
+        init: str = "legs",
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        input_scale: str = "zoh",
     ) -> None:
-        super().__init__()
+        super().__init__(input_scale)
         if init not in ("legs", "lin"):
             raise ValueError(f"S4D: init must be 'legs' or 'lin', got {init!r} (ssm.init)")
         self.state_shape = (width, state_size, 2)

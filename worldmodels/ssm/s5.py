@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.ssm.hippo import ZeroOrderHold, hippo_normal, log_steps
+from worldmodels.ssm.hippo import DiagonalSystem, hippo_normal, log_steps
 from worldmodels.ssm.scan import linear_recurrence
 
 
-class S5(ZeroOrderHold):
+class S5(DiagonalSystem):
     """x_t = Abar x_{t-1} + Bbar u_t, y_t = 2 Re(C x_t) + D u_t, with Abar diagonal and conjugate halves left out.
 
     Initialisation as published (section 3.3 and appendix B.1): A = block-diagonal HiPPO-N, B and C drawn real and
@@ -24,12 +24,19 @@ class S5(ZeroOrderHold):
         state_size: P, complex modes kept (half of the conjugate pairs' real dimension).
         blocks: J, copies of HiPPO-N on the diagonal; must divide `state_size`.
         dt_min, dt_max: range of the initial step sizes, in environment steps.
+        input_scale: `zoh` as published, or `unit`; see `DiagonalSystem`.
     """
 
     def __init__(
-        self, width: int, state_size: int, blocks: int = 1, dt_min: float = 1e-3, dt_max: float = 1e-1
+        self,
+        width: int,
+        state_size: int,
+        blocks: int = 1,
+        dt_min: float = 1e-3,
+        dt_max: float = 1e-1,
+        input_scale: str = "zoh",
     ) -> None:
-        super().__init__()
+        super().__init__(input_scale)
         if state_size % blocks:
             raise ValueError(f"S5: state_size {state_size} must be divisible by blocks {blocks} (ssm.blocks)")
         self.state_shape = (state_size, 2)
