@@ -3,10 +3,10 @@
 Symbols: B batch, T replay length, N start states, A action, E embedding, F feature, P policy input,
 S groups x K classes of the stochastic latent.
 
-Time convention. Row t of a batch holds `obs[t]` together with the `reward[t]` and `is_terminal[t]` that ARRIVED
-with it, and `action[t]`, the action that LED INTO `obs[t]`. `is_first[b, t]` erases the state, the previous latent
-and the action of row b BEFORE step t, in the same way in training, acting, imagination and evaluation.
-`continue[t] = 1 - is_terminal[t]`.
+Time convention. Row t of a batch holds `obs[t]` together with the `reward[t]` and `is_terminal[t]` that
+ARRIVED with it, and `action[t]`, the action that LED INTO `obs[t]`. `is_first[b, t]` erases the state, the
+previous latent and the action of row b BEFORE step t, in the same way in training, acting, imagination and
+evaluation. `continue[t] = 1 - is_terminal[t]`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""A recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it is the backbone's own affair."""
+"""A recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it, its backbone knows."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Rollout:
         posterior: `[B, T, S, K]` probabilities of q(z_t | ...).
         prior: `[B, T, S, K]` probabilities of p(z_t | h_t).
         last: the state after step T - 1, leaves `[B, ...]`.
-        kept: the states after the steps that the caller named, leaves `[B, keep, ...]`; empty if it named none.
+        kept: the states after the steps that the caller named, leaves `[B, keep, ...]`, or nothing.
     """
 
     features: Tensor
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
-        """Advance one step without an observation (prior sample): action `[B, A]` -> state, feature `[B, F]`."""
+        """Advance one step unobserved (prior sample): action `[B, A]` -> state, feature `[B, F]`."""
         raise NotImplementedError
 
     def policy_input(self, state: State) -> Tensor:
@@ -139,19 +139,19 @@ def mix_uniform(logits: Tensor, unimix: float) -> Tensor:
 def sample_onehot(probs: Tensor, noise: Tensor | None = None) -> Tensor:
     """One-hot sample of each categorical `[..., K]`, with the straight-through gradient to the probabilities.
 
-    Inverts the cumulative distribution at `noise` `[...]`, uniform on [0, 1): one number a categorical, and the
-    sample is a function of (probs, noise).
+    Inverts the cumulative distribution at `noise` `[...]`, uniform on [0, 1): one number a categorical, and
+    the sample is a function of (probs, noise).
     """
     with torch.no_grad():
         if noise is None:
             noise = torch.rand(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
-        below = probs[..., :-1].cumsum(-1) <= noise[..., None]
-        sample = F.one_hot(below.sum(-1), probs.shape[-1]).to(probs.dtype)
+        index = (probs[..., :-1].cumsum(-1) <= noise[..., None]).sum(-1, keepdim=True)
+        sample = torch.zeros_like(probs).scatter_(-1, index, 1.0)
     if not probs.requires_grad:
         return sample
     return sample + (probs - probs.detach())
 
 
 def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
-    """KL(left || right) of S independent categoricals given as probabilities `[..., S, K]` -> `[...]`, in nats."""
+    """KL(left || right) of S independent categoricals, probabilities `[..., S, K]` -> nats `[...]`."""
     return (left * (left.log() - right.log())).sum((-2, -1))

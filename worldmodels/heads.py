@@ -1,4 +1,4 @@
-"""Output distributions: symexp two-hot for rewards and values, Bernoulli for continuation (DreamerV3, section 3)."""
+"""Output distributions: symexp two-hot for rewards and values, Bernoulli for continuation (DreamerV3)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def symexp(x: Tensor) -> Tensor:
 
 
 class TwoHotHead(nn.Module):
-    """A scalar as a categorical over bins symexp(-20 .. 20) (DreamerV3, eq. 8-10); the first prediction is 0."""
+    """A scalar as a categorical over bins symexp(-20 .. 20) (DreamerV3, eq. 8-10), at first exactly 0."""
 
     bins: Tensor
 
@@ -37,13 +37,13 @@ class TwoHotHead(nn.Module):
         return self.net(feature).float()
 
     def mean(self, logits: Tensor) -> Tensor:
-        """Expected value `[...]`; summed in mirrored pairs, so that a symmetric distribution gives exactly 0."""
+        """Expected value `[...]`, summed in mirrored pairs: a symmetric distribution gives exactly 0."""
         weighted = F.softmax(logits, -1) * self.bins
         half = weighted.shape[-1] // 2
         return (weighted[..., :half].flip(-1) + weighted[..., half + 1 :]).sum(-1)
 
     def loss(self, logits: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
-        """Cross-entropy `[...]` to the two-hot code of each of the `targets` `[...]`, whose mean is the target exactly."""
+        """Cross-entropy `[...]` to the two-hot code, of that mean, of each of the `targets` `[...]`."""
         logprobs = F.log_softmax(logits, -1)
         losses = []
         for target in targets:

@@ -19,7 +19,7 @@ def linear(inputs: int, outputs: int, scale: float = 1.0) -> nn.Linear:
 
 
 def initialise(weight: Tensor, fan_in: int, fan_out: int, scale: float = 1.0) -> None:
-    """Truncated normal (at two deviations, corrected) with variance scale^2 * 2 / (fan_in + fan_out), in place."""
+    """Truncated normal (at two deviations, corrected), variance 2 scale^2 / (fan_in + fan_out), in place."""
     deviation = 1.1368 * math.sqrt(2 / (fan_in + fan_out))
     nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
     with torch.no_grad():
@@ -47,7 +47,7 @@ class MLP(nn.Sequential):
         inputs, units, outputs: sizes.
         layers: hidden layers.
         out_scale: scale of the output layer's initial weights; 0 makes the first output exactly zero.
-        norm: makes the norm of a layer; the layer norm has a fused kernel on every device, the RMS norm on GPUs only.
+        norm: makes the norm of a layer; the layer norm is fused on every device, the RMS norm on GPUs only.
     """
 
     def __init__(
@@ -91,14 +91,15 @@ class BlockLinear(nn.Module):
 class ConvEncoder(nn.Module):
     """Image `[N, C, H, W]` -> `[N, output_size]`: stride-2 convolutions until both sides are at most 6.
 
-    Each one maps a side n to ceil(n / 2) (64 -> 4, 84 -> 6, 40 -> 5), with channels depth * (1, 2, 4, 4, ...).
+    Each one maps a side n to ceil(n / 2) (64 -> 4, 84 -> 6, 40 -> 5); channels are depth * (1, 2, 4, 4, ...).
     """
 
     def __init__(self, shape: Sequence[int], depth: int) -> None:
         super().__init__()
         height, width, channels = shape
         layers: list[nn.Module] = []
-        for number, (height, width) in enumerate(halvings(height, width)[1:]):
+        sizes = halvings(height, width)
+        for number in range(len(sizes) - 1):
             outputs = depth * min(2**number, 4)
             layers += [nn.Conv2d(channels, outputs, 5, 2, 2), ChannelNorm(outputs), nn.SiLU()]
             channels = outputs
@@ -106,7 +107,7 @@ class ConvEncoder(nn.Module):
             layers = [nn.Conv2d(channels, depth, 3, 1, 1), ChannelNorm(depth), nn.SiLU()]
             channels = depth
         self.layers = nn.Sequential(*layers)
-        self.output_size = channels * height * width
+        self.output_size = channels * math.prod(sizes[-1])
 
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image).flatten(1)

@@ -68,8 +68,8 @@ class RSSM(Backbone):
             inputs = deter
         self.gates = BlockLinear(inputs, 3 * deter, blocks)
         self.prior_net = MLP(deter, units, prior_layers, latent, norm=RMSNorm)
-        # The posterior's first layer reads (h, embed); its two halves are kept apart, because the embeddings of the
-        # whole window go through theirs at once while h arrives step by step.
+        # The posterior's first layer reads (h, embed); its two halves are kept apart, because the embeddings
+        # of the whole window go through theirs at once while h arrives step by step.
         self.embed_in = nn.Linear(embed_size, units, bias=False)
         self.posterior_in = linear(deter, units)
         bound = linear(deter + embed_size, units).weight.data
@@ -101,12 +101,14 @@ class RSSM(Backbone):
         # Which steps hold a reset: read once where that costs nothing; on a GPU it would wait for the device.
         resets = [True] * is_first.shape[1] if is_first.is_cuda else is_first.any(0).tolist()
         latents, deters, posteriors = [], [], []
-        for t in range(embed.shape[1]):
-            if resets[t]:
-                latent, deter = reset_rows(is_first[:, t], latent), reset_rows(is_first[:, t], deter)
-            deter = self._recur(deter, latent, action[:, t])
-            posterior = self._posterior(deter, embed[:, t])
-            latent = sample_onehot(posterior, noise[:, t])
+        # Unbound rather than indexed: the backward pass of an index is a zero tensor of the whole window.
+        steps = (leaf.unbind(1) for leaf in (is_first, embed, action, noise))
+        for reset, first, step_embed, step_action, step_noise in zip(resets, *steps, strict=True):
+            if reset:
+                latent, deter = reset_rows(first, latent), reset_rows(first, deter)
+            deter = self._recur(deter, latent, step_action)
+            posterior = self._posterior(deter, step_embed)
+            latent = sample_onehot(posterior, step_noise)
             latents.append(latent)
             deters.append(deter)
             posteriors.append(posterior)

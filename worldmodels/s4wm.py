@@ -1,4 +1,4 @@
-"""S4WM: a latent world model whose memory is a stack of state-space layers (Deng, Park, Ahn, NeurIPS 2023)."""
+"""S4WM: a latent world model whose memory is a stack of state-space layers (Deng et al., NeurIPS 2023)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class S4WM(Backbone):
 
     Posterior q(z_t | x_t) sees the current frame only, so all z of a window, hence all inputs
     g_t = MLP(z_{t-1}, a_t) of the stack, are known at once and the stack runs over the window in parallel.
-    Prior p(z_t | h_t); decoder and heads read (h_t, z_t). Acting and imagination step the same stack recurrently.
+    Prior p(z_t | h_t); decoder and heads read (h_t, z_t). Acting and imagination step the same stack.
 
     State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory`: the layers' states `[B, L, ...]`.
 
@@ -71,7 +71,7 @@ class S4WM(Backbone):
         self.width, self.unimix, self.policy_view = width, unimix, policy_input
         latent = stoch * classes
         self.posterior_net = MLP(embed_size, units, hidden_layers, latent)
-        # Latent and action are normed apart, as in DreamerV3: side by side, the action would be a few numbers in many.
+        # Latent and action are normed apart, as in DreamerV3: the action would be a few numbers among many.
         self.latent_in = MLP(latent, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)

@@ -22,7 +22,7 @@ def is_image(space: gymnasium.Space) -> bool:
 
 
 class Encoder(nn.Module):
-    """Any mix of observations -> embedding `[..., E]`: a CNN for every image, one MLP for all vectors together."""
+    """Any mix of observations -> embedding `[..., E]`: a CNN for every image, one MLP for all vectors."""
 
     def __init__(self, space: gymnasium.spaces.Dict, depth: int, units: int, layers: int) -> None:
         super().__init__()
@@ -89,9 +89,9 @@ class Decoder(nn.Module):
 class Recall(nn.Module):
     """Recall loss: from the feature at t, reconstruct an observation of an earlier step of the same episode.
 
-    An idea of this project, not of the papers: it asks the recurrent state directly for what it has to carry, while
-    the reward of a memory task asks only once the product of cue and action is understood. The step s < t is drawn
-    with probability proportional to its KL, that is to how much it surprised the model; a network maps
+    An idea of this project, not of the papers: it asks the recurrent state directly for what it has to carry,
+    while the reward of a memory task asks only once the product of cue and action is understood. The step
+    s < t is drawn with probability proportional to its KL, that is to how much it surprised the model; a network maps
     (feature_t, t - s) to a feature, and the model's own decoder does the rest.
 
     Args:
@@ -108,7 +108,7 @@ class Recall(nn.Module):
         self.net = MLP(feature_size + 1 + 2 * self.FREQUENCIES, units, layers, feature_size)
 
     def forward(self, rollout: Rollout, kl: Tensor, is_first: Tensor, obs: Batch, decoder: Decoder) -> Tensor:
-        """Loss of each asked position `[positions]`, 0 where it has no earlier step; kl `[B, T]` without gradient."""
+        """Loss of each asked position `[positions]`, 0 without an earlier step; kl `[B, T]` is detached."""
         rows, steps = is_first.shape
         row = torch.randint(rows, (self.positions,), device=kl.device)
         now = torch.randint(steps, (self.positions,), device=kl.device)
@@ -174,8 +174,8 @@ class WorldModel(nn.Module):
         """Loss of a batch `[B, T, ...]` from a given state.
 
         Returns:
-            the scalar loss, the rollout, and metrics: every loss by name, the KL before free nats at all steps and at
-            first steps, and how often the predicted reward has the sign of a reward that is not 0.
+            the scalar loss, the rollout, and metrics: every loss by name, the KL before free nats at all
+            steps and at first steps, and how often the predicted reward has the sign of a reward that is not 0.
         """
         obs = {key[4:]: value for key, value in batch.items() if key.startswith("obs/")}
         is_first = batch["is_first"]

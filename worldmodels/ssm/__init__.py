@@ -1,4 +1,4 @@
-"""State-space layers. Every layer has `state_shape`, `initial`, `forward` (a window) and `step`, in the same words."""
+"""State-space layers. Each has `state_shape`, `initial`, `forward` (a window) and `step`, worded alike."""
 
 from worldmodels.ssm.block import Stack
 from worldmodels.ssm.s4d import S4D

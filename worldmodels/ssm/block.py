@@ -45,7 +45,7 @@ class Stack(nn.Module):
         return torch.stack([block.layer.initial(batch_size) for block in self.blocks], 1)
 
     def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """x `[B, T, D]`, state `[B, layers, ...]`, is_first `[B, T]` -> `[B, T, D]`, states `[B, T, layers, ...]`."""
+        """x `[B, T, D]`, state `[B, L, ...]`, is_first `[B, T]` -> `[B, T, D]`, states `[B, T, L, ...]`."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(state.dtype)
             collected = []

@@ -14,7 +14,7 @@ def hippo_normal(size: int) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of the normal part of HiPPO-LegS, one of each conjugate pair, in float64.
 
     HiPPO-LegS is A[n, k] = -sqrt(2n+1) sqrt(2k+1) below the diagonal and -(n+1) on it; its normal part is
-    A + p p^T with p_n = sqrt(n + 1/2) (Gu et al., 2022, S4D, section 4.1): -1/2 I plus a skew-symmetric matrix.
+    A + p p^T with p_n = sqrt(n + 1/2) (Gu et al., 2022, S4D, section 4.1): -1/2 I and a skew-symmetric part.
 
     Args:
         size: order of the real system, even.
@@ -46,12 +46,13 @@ def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
 
 
 class DiagonalSystem(nn.Module):
-    """Parameters of a diagonal A = -exp(log_decay) + i frequency and its step sizes, and their discretisation.
+    """A diagonal A = -exp(log_decay) + i frequency, its step sizes, and their discretisation.
 
     Args:
-        input_scale: by what the inputs of a mode are multiplied. `zoh`: (Abar - 1) / A, zero-order hold as published;
-            a slow mode then takes in an impulse at a strength of about its step size. `unit`: sqrt(1 - |Abar|^2), so
-            that white noise gives every mode unit variance, fast or slow (Orvieto et al., 2023, LRU, section 3.4).
+        input_scale: by what the inputs of a mode are multiplied. `zoh`: (Abar - 1) / A, zero-order hold as
+            published; a slow mode then takes in an impulse at a strength of about its step size. `unit`:
+            sqrt(1 - |Abar|^2), so that white noise gives every mode unit variance, fast or slow (Orvieto et
+            al., 2023, LRU, section 3.4).
     """
 
     log_decay: nn.Parameter
@@ -68,12 +69,12 @@ class DiagonalSystem(nn.Module):
     def discretise(self) -> tuple[Tensor, Tensor]:
         """Abar and the scale of the inputs, both complex and of the parameters' common shape.
 
-        Abar is put together from magnitude and phase, so its modulus is below 1 by construction. Without gradients
-        the result is kept until a parameter changes: acting and imagination ask for it at each step.
+        Abar is put together from magnitude and phase, so its modulus is below 1 by construction. Without
+        gradients the result is kept until a parameter changes: acting and imagination ask for it at each step.
         """
         if torch.is_grad_enabled():
-            # Whatever trains the parameters comes by here first. Their version alone does not tell: torch's fused
-            # optimisers change parameters without counting it up.
+            # Whatever trains the parameters comes by here first. Their version alone does not tell: torch's
+            # fused optimisers change parameters without counting it up.
             self._held = None
             return self._discretise()
         parameters = self.log_decay, self.frequency, self.log_dt

@@ -12,13 +12,13 @@ from worldmodels.ssm.scan import linear_recurrence
 
 
 class S4D(DiagonalSystem):
-    """D single-input single-output systems of N/2 complex modes: y_t = 2 Re(C x_t) + D u_t, channel by channel.
+    """D systems of one input, one output and N/2 complex modes: y_t = 2 Re(C x_t) + D u_t by channel.
 
-    Initialisation as published: A from the normal part of HiPPO-LegS (`legs`) or -1/2 + i pi n (`lin`), B = 1,
+    Initialisation as published: A from the normal part of HiPPO-LegS (`legs`) or -1/2 + i pi n (`lin`),
     C complex normal, zero-order hold with one step size a channel, log-uniform in [dt_min, dt_max].
 
-    The sequence is computed by the same recurrence as S5's, so resets are exact and every state is at hand, at the
-    price of `[B, T, D, N/2]` complex numbers of memory a layer.
+    The sequence is computed by the same recurrence as S5's, so resets are exact and every state is at hand,
+    at the price of `[B, T, D, N/2]` complex numbers of memory a layer.
 
     Args:
         width: D, channels.
@@ -56,7 +56,7 @@ class S4D(DiagonalSystem):
         return self.d.new_zeros(batch_size, *self.state_shape)
 
     def forward(self, u: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """u `[B, T, D]`, state `[B, D, N/2, 2]`, is_first `[B, T]` -> y `[B, T, D]`, states `[B, T, D, N/2, 2]`."""
+        """u `[B, T, D]`, state `[B, D, N/2, 2]`, is_first `[B, T]` -> y as u, states `[B, T, D, N/2, 2]`."""
         decay, scale = self.discretise()
         x = linear_recurrence(
             decay, u[..., None] * scale, torch.view_as_complex(state.contiguous()), is_first

@@ -13,11 +13,11 @@ from worldmodels.ssm.scan import linear_recurrence
 
 
 class S5(DiagonalSystem):
-    """x_t = Abar x_{t-1} + Bbar u_t, y_t = 2 Re(C x_t) + D u_t, with Abar diagonal and conjugate halves left out.
+    """x_t = Abar x_{t-1} + Bbar u_t, y_t = 2 Re(C x_t) + D u_t; Abar is diagonal, conjugates are left out.
 
-    Initialisation as published (section 3.3 and appendix B.1): A = block-diagonal HiPPO-N, B and C drawn real and
-    rotated into its eigenbasis, zero-order hold with one step size a mode, log-uniform in [dt_min, dt_max].
-    Re(A) = -exp(.) keeps the system stable whatever training does.
+    Initialisation as published (section 3.3 and appendix B.1): A = block-diagonal HiPPO-N, B and C drawn real
+    and rotated into its eigenbasis, zero-order hold with one step size a mode, log-uniform in [dt_min,
+    dt_max]. Re(A) = -exp(.) keeps the system stable whatever training does.
 
     Args:
         width: D, channels in and out.
@@ -49,7 +49,7 @@ class S5(DiagonalSystem):
         b = (vectors.conj().t() @ real_b.to(vectors.dtype)).reshape(state_size, width)
         real_c = torch.randn(width, blocks, vectors.shape[0], dtype=torch.float64) / math.sqrt(2 * state_size)
         c = (real_c.to(vectors.dtype) @ vectors).reshape(width, state_size)
-        # Real matrices whose columns (rows) alternate real and imaginary parts: a matmul gives a complex view.
+        # Real matrices whose columns (rows) are real and imaginary parts in turn: a matmul gives a complex view.
         self.b = nn.Parameter(torch.view_as_real(b).movedim(2, 1).reshape(2 * state_size, width).float())
         self.c = nn.Parameter(
             torch.view_as_real(c.conj().resolve_conj()).flatten(1).float()

@@ -1,4 +1,4 @@
-"""The one primitive under every diagonal layer: a linear recurrence over time with resets and its own adjoint."""
+"""The primitive under every diagonal layer: a linear recurrence with resets and its own adjoint."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Te
 
 
 def _steps_with_resets(is_first: Tensor) -> list[bool]:
-    """Which steps reset any row. On a GPU reading this would wait for the device, so every step counts as one."""
+    """Which steps reset any row. Reading it on a GPU would wait for the device: there, all count as such."""
     if is_first.is_cuda:
         return [True] * is_first.shape[1]
     return is_first.any(0).tolist()
