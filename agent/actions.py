@@ -1,4 +1,4 @@
-"""Between the environment's actions and the model's action vectors, and the policy's distribution over them."""
+"""Between the environment's actions and the model's vectors, and the policy's distribution over them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from worldmodels.base import mix_uniform, sample_onehot
 class ActionCodec:
     """Encodes actions of a space as vectors `[..., A]` for the model, and makes the policy's distribution.
 
-    Discrete and MultiDiscrete, counted from 0, become one-hot vectors side by side; a Box in [-1, 1] is flattened.
+    Discrete and MultiDiscrete, counted from 0, become one-hot vectors side by side; a Box is flattened.
 
     Raises:
         ValueError: for any other action space.
     """
 
     def __init__(self, space: gymnasium.Space, unimix: float, min_std: float, max_std: float) -> None:
-        self.space = space
+        self.space, self.shape = space, space.shape or ()
         self.unimix, self.min_std, self.max_std = unimix, min_std, max_std
         if isinstance(space, spaces.Discrete):
             self.sizes = [int(space.n)]
@@ -38,13 +38,12 @@ class ActionCodec:
                 f"wrap the environment so that its actions are one of these"
             )
         self.discrete = bool(self.sizes)
-        self.size = sum(self.sizes) if self.discrete else math.prod(space.shape or ())
+        self.size = sum(self.sizes) if self.discrete else math.prod(self.shape)
         self.policy_outputs = self.size if self.discrete else 2 * self.size
 
     def encode(self, action: Tensor) -> Tensor:
         """Environment actions `[..., *space.shape]` -> vectors `[..., A]` float32."""
-        shape = self.space.shape or ()
-        flat = action.flatten(action.dim() - len(shape)) if shape else action[..., None]
+        flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]
         if not self.discrete:
             return flat
         parts = [F.one_hot(part, size) for part, size in zip(flat.unbind(-1), self.sizes, strict=True)]
@@ -53,10 +52,10 @@ class ActionCodec:
     def decode(self, vector: Tensor) -> np.ndarray:
         """Vectors `[N, A]` -> environment actions `[N, *space.shape]`."""
         if not self.discrete:
-            box = vector.clamp(-1, 1).cpu().numpy().reshape(len(vector), *self.space.shape)
+            box = vector.clamp(-1, 1).cpu().numpy().reshape(len(vector), *self.shape)
             return box.astype(self.space.dtype)
         index = torch.stack([part.argmax(-1) for part in vector.split(self.sizes, -1)], -1).cpu().numpy()
-        return index.reshape(len(vector), *self.space.shape)
+        return index.reshape(len(vector), *self.shape)
 
     def distribution(self, outputs: Tensor) -> Categoricals | BoundedNormal:
         """Distribution from the policy network's outputs `[..., policy_outputs]`."""
@@ -66,7 +65,7 @@ class ActionCodec:
 
 
 class Categoricals:
-    """Independent categoricals over one-hot vectors side by side, each mixed with a little of the uniform one."""
+    """Independent categoricals over one-hot vectors side by side, each mixed with a little uniform."""
 
     def __init__(self, logits: Tensor, sizes: list[int], unimix: float) -> None:
         self.probs = [mix_uniform(part, unimix) for part in logits.split(sizes, -1)]

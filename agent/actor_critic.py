@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from agent.actions import ActionCodec
+from agent.actions import ActionCodec, BoundedNormal, Categoricals
 from agent.imagination import Trajectory
 from worldmodels.heads import TwoHotHead
 from worldmodels.nets import MLP
@@ -19,13 +19,14 @@ def lambda_returns(
 ) -> Tensor:
     """Lambda-returns of positions 0 .. T - 2, `[N, T - 1]` (DreamerV3, eq. 7).
 
-    R_t = reward_{t+1} + discount alive_{t+1} ((1 - mix) value_{t+1} + mix R_{t+1}), with mix = lam unless row t + 1 is
-    the last of its episode or of the window, where it is 0: there the value stands for the future, and nothing of the
-    next episode gets in.
+    R_t = reward_{t+1} + discount alive_{t+1} ((1 - mix) value_{t+1} + mix R_{t+1}), with mix = lam unless row
+    t + 1 is the last of its episode or of the window, where it is 0: there the value stands for the future,
+    and nothing of the next episode gets in.
 
     Args:
-        reward, alive, last, value: `[N, T]`, each what ARRIVED with row t. `alive` is the probability that the state
-            is not terminal, so a terminal row contributes its reward and no value; a time limit is `last` but alive.
+        reward, alive, last, value: `[N, T]`, each what ARRIVED with row t. `alive` is the probability that
+            the state is not terminal, so a terminal row contributes its reward and no value; a time limit is
+            `last` but alive.
         discount: factor per step.
         lam: lambda.
     """
@@ -39,7 +40,7 @@ def lambda_returns(
 
 
 class ReturnScale(nn.Module):
-    """Range of the returns: an average over updates of their 5th to 95th percentile, at least 1 (eq. 11, 12)."""
+    """Range of the returns: 5th to 95th percentile, averaged over updates, at least 1 (eq. 11, 12)."""
 
     low: Tensor
     high: Tensor
@@ -100,7 +101,7 @@ class ActorCritic(nn.Module):
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.scale = ReturnScale()
 
-    def policy(self, inputs: Tensor):
+    def policy(self, inputs: Tensor) -> Categoricals | BoundedNormal:
         """Distribution over action vectors for policy inputs `[..., P]`."""
         return self.codec.distribution(self.actor(inputs))
 
@@ -147,7 +148,7 @@ class ActorCritic(nn.Module):
         value = self.critic.mean(logits.detach())
         last = is_last.float()
         returns = lambda_returns(reward, 1 - is_terminal.float(), last, value, self.discount, self.lam)
-        # The row after an episode's last one belongs to another episode: no return is defined from a last row.
+        # The row after a last one belongs to another episode: no return is defined from a last row.
         return ((1 - last[:, :-1]) * self._critic_loss(logits[:, :-1], policy[:, :-1], returns)).mean()
 
     def _critic_loss(self, logits: Tensor, policy: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The agent: acts through the recurrent mode of its world model, learns the model, then policy and value in dreams."""
+"""The agent: acts through its world model, learns the model, then policy and value in its dreams."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass
 class Carry:
-    """What acting remembers between steps: recurrent state, leaves `[N, ...]`, and last action vector `[N, A]`."""
+    """What acting remembers: recurrent state, leaves `[N, ...]`, and last action vector `[N, A]`."""
 
     state: State
     action: Tensor
@@ -38,8 +38,8 @@ def derive_seed(*parts: int | str) -> int:
 class Agent:
     """World model, actor and critic behind `act` and `update`.
 
-    All randomness of one call comes from (seed, purpose, counter), so an agent restored from `state_dict` goes on
-    exactly as the one that was saved.
+    All randomness of one call comes from (seed, purpose, counter), so an agent restored from `state_dict`
+    goes on exactly as the one that was saved.
 
     Args:
         observation_space: flat Dict of Box leaves, as the environment door gives it.
@@ -104,8 +104,8 @@ class Agent:
             carry: from `initial` or the call before.
             rows: `obs/...` `[N, ...]` and `is_first` `[N]`.
             evaluate: take the most probable action if the configuration says so.
-            counter: what the randomness of this call derives from, apart from the seed; by default the number of
-                calls so far. Evaluation passes its own, so that it leaves training untouched.
+            counter: what the randomness of this call derives from, apart from the seed; by default the number
+                of calls so far. Evaluation passes its own, so that it leaves training untouched.
         """
         if counter is None:
             counter, self.acts = self.acts, self.acts + 1
@@ -120,7 +120,7 @@ class Agent:
             state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"])
             policy = self.actor_critic.policy(self.backbone.policy_input(state))
             action = policy.mode() if evaluate and self.deterministic_eval else policy.sample()
-        # What is carried is what the environment gets and replay will hold: a continuous sample may be outside [-1, 1].
+        # Carried is what the environment gets and replay will hold: a sample may be outside [-1, 1].
         return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
 
     def update(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -177,7 +177,7 @@ class Agent:
         """Means over the updates since the last call; the only place of training that waits for the device.
 
         Raises:
-            FloatingPointError: if a loss or gradient norm was not finite, naming the first one and its update.
+            FloatingPointError: if a loss or gradient norm was not finite: names the first and its update.
         """
         if not self._summed:
             return {}
@@ -185,10 +185,11 @@ class Agent:
         count, self._summed = self._summed, 0
         if min(finite) < count:
             first = finite.index(min(finite))
+            update = self.updates - count + int(finite[first]) + 1
             raise FloatingPointError(
-                f"train/{self._names[first]} is not finite (mean {means[first]}) since update "
-                f"{self.updates - count + int(finite[first]) + 1}; the last checkpoint is from before that. Lower the "
-                f"learning rate (optimiser.*) or look at the observations and rewards of the environment."
+                f"train/{self._names[first]} is not finite (mean {means[first]}) since update {update}; the "
+                f"last checkpoint is older than that. Lower the learning rate (optimiser.*) or look at the "
+                f"observations and rewards of the environment."
             )
         return {f"train/{name}": value for name, value in zip(self._names, means, strict=True)}
 
@@ -197,8 +198,8 @@ class Agent:
         """Predict what a replay batch shows after `context` steps, given only its actions.
 
         Returns:
-            `true` and `predicted`: observations by key, `[B, T, ...]` numpy (images in [0, 1]); the first `context`
-            predictions are reconstructions. `kl`: `[B, T]` nats, filtering the whole window.
+            `true` and `predicted`: observations by key, `[B, T, ...]` numpy (images in [0, 1]); the first
+            `context` predictions are reconstructions. `kl`: `[B, T]` nats, filtering the whole window.
         """
         torch.manual_seed(derive_seed(self.seed, "report", self.updates))
         data = self._to_device(batch)

@@ -34,9 +34,9 @@ def imagine(
 ) -> Trajectory:
     """Roll out `horizon` steps from states with leaves `[N, ...]` and their features `[N, F]`.
 
-    `act` maps the policy input `[N, P]` to an action vector `[N, A]`; the model gets it clipped to [-1, 1], as the
-    environment and replay do (one-hot vectors are inside). No gradient is recorded: the actor learns by
-    the score function, not through the dynamics.
+    `act` maps the policy input `[N, P]` to an action vector `[N, A]`; the model gets it clipped to [-1, 1],
+    as the environment and replay do (one-hot vectors are inside). No gradient is recorded: the actor learns
+    by the score function, not through the dynamics.
     """
     features, policies, actions = [feature], [backbone.policy_input(state)], []
     for _ in range(horizon):

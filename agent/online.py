@@ -26,7 +26,7 @@ def train(
     make_replay: Callable[[int], Any],
     logdir: str | Path,
 ) -> dict[str, Any]:
-    """Train until `config.steps` environment steps, going on from the newest checkpoint in `logdir` if there is one.
+    """Train until `config.steps` environment steps, from the newest checkpoint in `logdir` if there is one.
 
     Args:
         config: the merged configuration.
@@ -44,14 +44,20 @@ def train(
 class Training:
     """One run: what it holds, and the loop over it."""
 
-    def __init__(self, config, make_envs, make_replay, logdir: Path) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        make_envs: Callable[[int, int, int], Any],
+        make_replay: Callable[[int], Any],
+        logdir: Path,
+    ) -> None:
         self.config, self.make_envs, self.logdir = config, make_envs, logdir
         self.envs = make_envs(config["envs"]["count"], config["seed"], 0)
         self.agent = Agent(
             self.envs.observation_space, self.envs.action_space, config, choose_device(config["device"])
         )
         self.replay = make_replay(self.envs.num_envs)
-        self.loop = {
+        self.loop: dict[str, Any] = {
             "step": 0,
             "seconds": 0.0,
             "credit": 0.0,
@@ -105,7 +111,7 @@ class Training:
         config, agent = self.config, self.agent
         tokens = config["batch_size"] * config["batch_length"]
         random = np.random.default_rng(derive_seed(config["seed"], "prefill", self.step))
-        # Environments cannot be put back to where they were: a resumed run starts the episodes after the open ones.
+        # Environments cannot be put back to where they were: a resumed run begins the next episodes.
         rows = self.envs.reset(first_episodes=np.array(self.loop["episodes"]) + 1)
         carry = agent.initial(self.envs.num_envs)
         began, described = time.monotonic(), False
@@ -236,8 +242,8 @@ def run_episodes(
 ) -> dict[str, Any]:
     """Evaluate on `count` fresh environments, the recurrent state kept over each whole episode.
 
-    Every environment plays the same number of episodes, so that short episodes are not counted more often than
-    long ones; `episodes` is rounded up to a multiple of `count`.
+    Every environment plays the same number of episodes, so that short episodes are not counted more often
+    than long ones; `episodes` is rounded up to a multiple of `count`.
     """
     count = min(count, episodes)
     each = -(-episodes // count)
@@ -273,7 +279,7 @@ def evaluate(
     episodes: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Evaluate the newest valid checkpoint in `logdir`; the result of `run_episodes` with the step it was saved at.
+    """Evaluate the newest valid checkpoint in `logdir`: the result of `run_episodes`, with the saved `step`.
 
     Raises:
         ValueError: if there is no checkpoint.
@@ -293,7 +299,7 @@ def evaluate(
 
 
 def kl_by_step(kl: np.ndarray, is_first: np.ndarray) -> dict[int, float]:
-    """Mean KL `[B, T]` by the number of steps since the episode began, over episodes that begin in the window."""
+    """Mean KL `[B, T]` by steps since the episode began, over the episodes that begin in the window."""
     steps = np.arange(kl.shape[1])
     begin = np.maximum.accumulate(np.where(is_first, steps, -1), axis=1)
     age = np.where(begin >= 0, steps - begin, -1)

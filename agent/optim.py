@@ -1,4 +1,4 @@
-"""Optimisers: Adam with the parameter groups that state-space layers need, clipped and checked for finiteness."""
+"""Optimisers: Adam with the parameter groups that state-space layers need, and clipped gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 SSM_DYNAMICS = ("log_decay", "frequency", "log_dt")
-"""Parameters that set a state-space layer's decay: no weight decay and a learning rate of their own (S4D, S5)."""
+"""What sets a state-space layer's decay: no weight decay, a learning rate of its own (S4D, S5)."""
 
 
 class Optimiser:
@@ -56,7 +56,7 @@ class Optimiser:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.adam.step()
-        # The fused step does not count the parameters as changed: whoever keeps what it made of them has to notice.
+        # The fused step does not count the parameters as changed, so caches of them would not notice.
         for parameter in self.parameters:
             torch.autograd.graph.increment_version(parameter)
         self.schedule.step()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from worldmodels.base import Backbone, BackboneFactory, Rollout, State
+from worldmodels.base import Backbone, Rollout, State
 from worldmodels.rssm import RSSM
 from worldmodels.s4wm import S4WM
 from worldmodels.world_model import WorldModel
 
-BACKBONES: dict[str, BackboneFactory] = {"s4wm": S4WM, "rssm": RSSM}
+BACKBONES: dict[str, type[Backbone]] = {"s4wm": S4WM, "rssm": RSSM}
 """A backbone is one class here and one block of the same name in `configs/defaults.yaml`."""
 
 

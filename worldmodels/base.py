@@ -12,14 +12,13 @@ evaluation. `continue[t] = 1 - is_terminal[t]`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 State = dict[str, Tensor]
-"""A recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it, its backbone knows."""
+"""Recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it, only its backbone knows."""
 
 
 @dataclass
@@ -102,12 +101,6 @@ class Backbone(nn.Module):
         """
         posterior, prior = rollout.posterior, rollout.prior
         return categorical_kl(posterior.detach(), prior), categorical_kl(posterior, prior.detach())
-
-
-class BackboneFactory(Protocol):
-    """How the table of backbones makes one: sizes from the environment, the rest from its own YAML block."""
-
-    def __call__(self, *, embed_size: int, action_size: int, **options: object) -> Backbone: ...
 
 
 def reset_rows(is_first: Tensor, value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import gymnasium
 import torch
@@ -21,6 +21,10 @@ def is_image(space: gymnasium.Space) -> bool:
     return space.dtype == "uint8" and len(space.shape or ()) == 3
 
 
+def _size(space: gymnasium.Space) -> int:
+    return math.prod(space.shape or ())
+
+
 class Encoder(nn.Module):
     """Any mix of observations -> embedding `[..., E]`: a CNN for every image, one MLP for all vectors."""
 
@@ -28,11 +32,12 @@ class Encoder(nn.Module):
         super().__init__()
         self.images = [key for key, leaf in space.items() if is_image(leaf)]
         self.vectors = [key for key, leaf in space.items() if not is_image(leaf)]
-        self.cnns = nn.ModuleList(ConvEncoder(space[key].shape, depth) for key in self.images)
-        self.output_size = sum(cnn.output_size for cnn in self.cnns)
+        cnns = [ConvEncoder(space[key].shape or (), depth) for key in self.images]
+        self.cnns = nn.ModuleList(cnns)
+        self.output_size = sum(cnn.output_size for cnn in cnns)
         self.mlp = None
         if self.vectors:
-            self.mlp = MLP(sum(math.prod(space[key].shape) for key in self.vectors), units, layers)
+            self.mlp = MLP(sum(_size(space[key]) for key in self.vectors), units, layers)
             self.output_size += units
 
     def forward(self, obs: Batch) -> Tensor:
@@ -56,8 +61,8 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.images = [key for key, leaf in space.items() if is_image(leaf)]
-        self.vectors = {key: math.prod(leaf.shape) for key, leaf in space.items() if not is_image(leaf)}
-        self.cnns = nn.ModuleList(ConvDecoder(inputs, space[key].shape, depth) for key in self.images)
+        self.vectors = {key: _size(leaf) for key, leaf in space.items() if not is_image(leaf)}
+        self.cnns = nn.ModuleList(ConvDecoder(inputs, space[key].shape or (), depth) for key in self.images)
         self.mlp = MLP(inputs, units, layers, sum(self.vectors.values())) if self.vectors else None
 
     def forward(self, feature: Tensor) -> Batch:
@@ -91,8 +96,8 @@ class Recall(nn.Module):
 
     An idea of this project, not of the papers: it asks the recurrent state directly for what it has to carry,
     while the reward of a memory task asks only once the product of cue and action is understood. The step
-    s < t is drawn with probability proportional to its KL, that is to how much it surprised the model; a network maps
-    (feature_t, t - s) to a feature, and the model's own decoder does the rest.
+    s < t is drawn with probability proportional to its KL, that is to how much it surprised the model; a
+    network maps (feature_t, t - s) to a feature, and the model's own decoder does the rest.
 
     Args:
         feature_size: F.
@@ -121,7 +126,7 @@ class Recall(nn.Module):
         past = torch.multinomial(torch.where(asked[:, None], weights, 1.0), 1).squeeze(-1).minimum(now)
         feature = torch.cat([rollout.features[row, now], self._lag((now - past).to(kl.dtype))], -1)
         losses = decoder.losses(self.net(feature), {key: value[row, past] for key, value in obs.items()})
-        return sum(losses.values()).masked_fill(~asked, 0)  # type: ignore[return-value]
+        return torch.stack(list(losses.values())).sum(0).masked_fill(~asked, 0)
 
     def _lag(self, lag: Tensor) -> Tensor:
         """Features of a lag in steps: its logarithm and waves of periods 2, 4, ... 2^8 steps."""
@@ -144,7 +149,7 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         space: gymnasium.spaces.Dict,
-        make_backbone,
+        make_backbone: Callable[[int], Backbone],
         encoder: Mapping[str, int],
         decoder: Mapping[str, int],
         heads: Mapping[str, int],
@@ -153,7 +158,7 @@ class WorldModel(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Encoder(space, **encoder)
-        self.backbone: Backbone = make_backbone(self.encoder.output_size)
+        self.backbone = make_backbone(self.encoder.output_size)
         feature_size = self.backbone.feature_size
         self.decoder = Decoder(feature_size, space, **decoder)
         self.reward = TwoHotHead(feature_size, **heads)
@@ -175,7 +180,7 @@ class WorldModel(nn.Module):
 
         Returns:
             the scalar loss, the rollout, and metrics: every loss by name, the KL before free nats at all
-            steps and at first steps, and how often the predicted reward has the sign of a reward that is not 0.
+            steps and at first steps, and how often a reward that is not 0 is predicted with its sign.
         """
         obs = {key[4:]: value for key, value in batch.items() if key.startswith("obs/")}
         is_first = batch["is_first"]

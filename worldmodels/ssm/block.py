@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ class Block(nn.Module):
     def __init__(self, width: int, layer: nn.Module) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.layer = layer
+        self.layer: Any = layer  # a module with `initial`, `forward` and `step`
         self.mix = nn.Linear(width, 2 * width)
 
     def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
@@ -37,7 +38,7 @@ class Stack(nn.Module):
 
     def __init__(self, width: int, layers: int, make_layer: Callable[[], nn.Module]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, make_layer()) for _ in range(layers))
+        self.blocks: Any = nn.ModuleList(Block(width, make_layer()) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def initial(self, batch_size: int) -> Tensor:

@@ -70,7 +70,7 @@ class DiagonalSystem(nn.Module):
         """Abar and the scale of the inputs, both complex and of the parameters' common shape.
 
         Abar is put together from magnitude and phase, so its modulus is below 1 by construction. Without
-        gradients the result is kept until a parameter changes: acting and imagination ask for it at each step.
+        gradients the result is kept until a parameter changes: acting and imagination ask at each step.
         """
         if torch.is_grad_enabled():
             # Whatever trains the parameters comes by here first. Their version alone does not tell: torch's

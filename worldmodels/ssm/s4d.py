@@ -15,7 +15,7 @@ class S4D(DiagonalSystem):
     """D systems of one input, one output and N/2 complex modes: y_t = 2 Re(C x_t) + D u_t by channel.
 
     Initialisation as published: A from the normal part of HiPPO-LegS (`legs`) or -1/2 + i pi n (`lin`),
-    C complex normal, zero-order hold with one step size a channel, log-uniform in [dt_min, dt_max].
+    B = 1, C complex normal, zero-order hold with one step size a channel, log-uniform in [dt_min, dt_max].
 
     The sequence is computed by the same recurrence as S5's, so resets are exact and every state is at hand,
     at the price of `[B, T, D, N/2]` complex numbers of memory a layer.

@@ -49,7 +49,7 @@ class S5(DiagonalSystem):
         b = (vectors.conj().t() @ real_b.to(vectors.dtype)).reshape(state_size, width)
         real_c = torch.randn(width, blocks, vectors.shape[0], dtype=torch.float64) / math.sqrt(2 * state_size)
         c = (real_c.to(vectors.dtype) @ vectors).reshape(width, state_size)
-        # Real matrices whose columns (rows) are real and imaginary parts in turn: a matmul gives a complex view.
+        # Real matrices whose columns (rows) are real and imaginary in turn: a matmul gives a complex view.
         self.b = nn.Parameter(torch.view_as_real(b).movedim(2, 1).reshape(2 * state_size, width).float())
         self.c = nn.Parameter(
             torch.view_as_real(c.conj().resolve_conj()).flatten(1).float()

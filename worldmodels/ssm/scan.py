@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -35,7 +37,7 @@ def _steps_with_resets(is_first: Tensor) -> list[bool]:
 
 class _LinearRecurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
         inputs = inputs.transpose(0, 1)
         states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
         erased = is_first.t().reshape(*is_first.t().shape, *(1,) * (inputs.dim() - 2))
@@ -51,7 +53,7 @@ class _LinearRecurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         decay, state, states, is_first = ctx.saved_tensors
         grad = grad.transpose(0, 1)
         adjoint = torch.empty_like(states)

@@ -1,0 +1,98 @@
+"""Where imagination starts, and that an action leads into the position after it."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import configs
+from agent.imagination import STARTS, choose_starts, imagine
+from worldmodels import Backbone, State, make_backbone
+
+CPU = torch.device("cpu")
+
+
+class Counter(Backbone):
+    """Its state is the sum of the actions so far, its feature too; the policy sees minus that."""
+
+    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+        total = state["total"] + action
+        return {"total": total}, total
+
+    def policy_input(self, state: State) -> Tensor:
+        return -state["total"]
+
+
+def test_the_action_at_a_position_leads_into_the_next() -> None:
+    start = torch.tensor([[0.25], [0.5]])
+    seen = []
+
+    def act(inputs: Tensor) -> Tensor:
+        seen.append(inputs)
+        return torch.full((2, 1), 0.125 * len(seen))
+
+    dream = imagine(Counter(), {"total": start}, start, act, horizon=3)
+    assert dream.action[0, :, 0].tolist() == [0.125, 0.25, 0.375]
+    assert dream.features[0, :, 0].tolist() == [0.25, 0.375, 0.625, 1.0]
+    assert torch.equal(dream.policy, -dream.features)
+    # The action of a position was chosen from that position's policy input.
+    assert torch.equal(torch.stack(seen, 1), dream.policy[:, :-1])
+    torch.testing.assert_close(dream.features[:, 1:], dream.features[:, :-1] + dream.action)
+
+
+def test_the_model_sees_actions_as_the_environment_does() -> None:
+    """A continuous sample outside [-1, 1] is kept for the policy's gradient and clipped for the model."""
+    start = torch.zeros(1, 1)
+    dream = imagine(Counter(), {"total": start}, start, lambda inputs: torch.full((1, 1), 3.0), horizon=2)
+    assert dream.action.flatten().tolist() == [3, 3]
+    assert dream.features.flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", configs.backbones())
+def test_shapes_and_no_gradient(name: str) -> None:
+    config = configs.load(backbone=name, presets=["debug"])
+    backbone = make_backbone(config.kind, config[config.kind], embed_size=3, action_size=2)
+    state, feature = backbone.observe_step(
+        backbone.initial(5), torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5, dtype=torch.bool)
+    )
+    dream = imagine(backbone, state, feature, lambda inputs: torch.rand(5, 2), horizon=4)
+    assert dream.features.shape == (5, 5, backbone.feature_size)
+    assert dream.policy.shape == (5, 5, backbone.policy_size)
+    assert dream.action.shape == (5, 4, 2)
+    assert not any(value.requires_grad for value in (dream.features, dream.policy, dream.action))
+    assert torch.equal(dream.features[:, 0], feature)
+    assert torch.equal(dream.policy[:, 0], backbone.policy_input(state))
+
+
+def test_random_starts() -> None:
+    """As many as asked for, no step of a row twice, all steps alike, another choice every time."""
+    torch.manual_seed(0)
+    starts = choose_starts("random", 12, rows=4, steps=10, device=CPU)
+    assert starts.shape == (4, 3) and starts.dtype == torch.int64
+    assert not torch.equal(starts, choose_starts("random", 12, rows=4, steps=10, device=CPU))
+    many = choose_starts("random", 6000, rows=2000, steps=10, device=CPU)
+    assert all(len(set(row)) == 3 for row in many.tolist())
+    often = many.flatten().bincount(minlength=10) / 2000
+    torch.testing.assert_close(often, torch.full((10,), 0.3), atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "expected"),
+    [
+        ("last", 6, [[8, 9]] * 3),
+        ("last", 1, [[9]] * 3),
+        ("last", 1000, [list(range(10))] * 3),
+        ("all", 1, [list(range(10))] * 3),
+    ],
+)
+def test_chosen_starts(kind: str, count: int, expected: list[list[int]]) -> None:
+    assert choose_starts(kind, count, rows=3, steps=10, device=CPU).tolist() == expected
+
+
+def test_more_random_starts_than_steps() -> None:
+    starts = choose_starts("random", 1000, rows=2, steps=4, device=CPU)
+    assert starts.sort(1).values.tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_an_unknown_kind_is_named() -> None:
+    with pytest.raises(ValueError, match=f"one of {', '.join(STARTS)}, got 'first'"):
+        choose_starts("first", 1, rows=1, steps=1, device=CPU)

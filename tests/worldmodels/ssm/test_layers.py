@@ -1,0 +1,280 @@
+"""S5 and S4D: a window equals its steps and an independent simulation; both are stable and precise."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg, signal
+from torch import Tensor, nn
+
+from worldmodels.ssm import LAYERS, S4D, S5, Stack
+from worldmodels.ssm.hippo import hippo_normal, log_steps
+
+WIDTH = 6
+MAKERS: dict[str, Callable[[], nn.Module]] = {
+    "s5": lambda: S5(WIDTH, state_size=8, blocks=2),
+    "s4d-legs": lambda: S4D(WIDTH, state_size=4),
+    "s5-unit": lambda: S5(WIDTH, state_size=8, blocks=2, input_scale="unit"),
+    "s4d-unit": lambda: S4D(WIDTH, state_size=4, input_scale="unit"),
+    "s4d-lin": lambda: S4D(WIDTH, state_size=4, init="lin"),
+}
+
+
+@pytest.fixture(params=MAKERS)
+def layer(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return MAKERS[request.param]().double()
+
+
+def sequence(layer: nn.Module, batch: int, steps: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs `[B, T, D]`, a state that is not zero, and random resets."""
+    torch.manual_seed(seed)
+    u = torch.randn(batch, steps, WIDTH, dtype=torch.float64)
+    state = torch.randn_like(layer.initial(batch))
+    return u, state, torch.rand(batch, steps) < 0.1
+
+
+def stepped(layer: nn.Module, u: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and states of `step`, one after the other, with the state zeroed where `is_first`."""
+    outputs, states = [], []
+    for t in range(u.shape[1]):
+        erased = is_first[:, t].reshape(-1, *(1,) * (state.dim() - 1))
+        y, state = layer.step(u[:, t], state.masked_fill(erased, 0))
+        outputs.append(y)
+        states.append(state)
+    return torch.stack(outputs, 1), torch.stack(states, 1)
+
+
+def test_every_layer_is_here() -> None:
+    assert set(LAYERS) == {name.split("-")[0] for name in MAKERS}, "add the new layer to MAKERS"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 1000])
+def test_a_window_equals_its_steps(layer: nn.Module, steps: int) -> None:
+    u, state, is_first = sequence(layer, 2, steps)
+    with torch.no_grad():
+        y, states = layer(u, state, is_first)
+        y_steps, states_steps = stepped(layer, u, state, is_first)
+    torch.testing.assert_close(y, y_steps, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(states, states_steps, rtol=1e-10, atol=1e-10)
+
+
+def test_two_windows_equal_one(layer: nn.Module) -> None:
+    u, state, is_first = sequence(layer, 2, 40)
+    whole, states = layer(u, state, is_first)
+    left, between = layer(u[:, :17], state, is_first[:, :17])
+    right, after = layer(u[:, 17:], between[:, -1], is_first[:, 17:])
+    torch.testing.assert_close(torch.cat([left, right], 1), whole, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(torch.cat([between, after], 1), states, rtol=1e-10, atol=1e-10)
+
+
+def test_gradients_of_a_window_equal_those_of_its_steps(layer: nn.Module) -> None:
+    u, state, is_first = sequence(layer, 2, 20)
+    leaves = [u.requires_grad_(), state.requires_grad_(), *layer.parameters()]
+    weight = torch.randn(2, 20, WIDTH, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad((run(u, state, is_first)[0] * weight).sum(), leaves)
+        for run in (layer, lambda *args: stepped(layer, *args))
+    ]
+    for of_window, of_steps in zip(*gradients, strict=True):
+        torch.testing.assert_close(of_window, of_steps, rtol=1e-8, atol=1e-8)
+
+
+def test_nothing_passes_a_reset(layer: nn.Module) -> None:
+    u, state, is_first = sequence(layer, 2, 12)
+    is_first[:] = False
+    is_first[0, 5] = True
+    clean, _ = layer(u, state, is_first)
+    u[0, :5], state[0] = torch.nan, torch.nan
+    spoilt, _ = layer(u, state, is_first)
+    assert torch.equal(spoilt[0, 5:], clean[0, 5:]) and torch.equal(spoilt[1], clean[1])
+
+
+def test_float32_over_4096_steps(layer: nn.Module) -> None:
+    """Parallel in float32 against recurrent in float64, relative to the largest output."""
+    u, state, is_first = sequence(layer, 1, 4096)
+    is_first[:] = False
+    with torch.no_grad():
+        exact, _ = stepped(layer, u, state, is_first)
+        single, _ = layer.float()(u.float(), state.float(), is_first)
+    assert (single - exact).abs().max() < 1e-4 * exact.abs().max()
+
+
+def test_stable_whatever_training_does(layer: nn.Module) -> None:
+    """|Abar| < 1, at the start and wherever the parameters wander."""
+    for _ in range(3):
+        with torch.no_grad():
+            decay, _ = layer.discretise()
+            assert bool((decay.abs() < 1).all())
+            for parameter in layer.parameters():
+                parameter += torch.randn_like(parameter)
+
+
+def test_discretisation_follows_parameters_set_in_place(layer: nn.Module) -> None:
+    with torch.no_grad():
+        before, _ = layer.discretise()
+        assert layer.discretise()[0] is before, "computed again although nothing changed"
+        layer.log_dt += 1
+        after, _ = layer.discretise()
+        assert not torch.equal(after, before)
+        layer.float()
+        assert layer.discretise()[0].dtype == torch.complex64
+        layer.double()
+    torch.testing.assert_close(after, layer.discretise()[0], rtol=1e-6, atol=1e-6)
+
+
+def test_discretisation_follows_a_fused_optimiser(layer: nn.Module) -> None:
+    """torch's fused AdamW changes parameters without counting their version up."""
+    layer.float()
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    u, state, is_first = (x.float() if x.is_floating_point() else x for x in sequence(layer, 2, 8))
+    for _ in range(3):
+        layer(u, state, is_first)[0].square().sum().backward()
+        optimiser.step()
+        expected, _ = layer(u, state, is_first)
+        with torch.no_grad():
+            actual, _ = stepped(layer, u, state, is_first)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_s5_against_scipy() -> None:
+    """The real block-diagonal system of all modes and their conjugates, held and simulated by scipy."""
+    torch.manual_seed(0)
+    layer = S5(WIDTH, state_size=4, blocks=2, dt_min=0.05, dt_max=0.5).double()
+    with torch.no_grad():
+        layer.log_decay += 0.3 * torch.randn_like(layer.log_decay)
+        dt = layer.log_dt.exp().numpy()  # [P]; time is counted in steps, so it scales the rates of each mode
+        real, imag = -layer.log_decay.exp().numpy() * dt, layer.frequency.numpy() * dt
+        b = layer.b.unflatten(0, (4, 2)).numpy() * dt[:, None, None]  # [P, 2, D]
+        c = layer.c.unflatten(1, (4, 2)).numpy()  # [D, P, 2]
+    # x = p + iq: x' = (r + iw) x + (b0 + i b1) u is p' = rp - wq + b0 u, q' = wp + rq + b1 u.
+    continuous = (
+        linalg.block_diag(*([[r, -w], [w, r]] for r, w in zip(real, imag, strict=True))),
+        b.reshape(8, WIDTH),
+        2 * c.reshape(WIDTH, 8),
+        np.diag(layer.d.detach().numpy()),
+    )
+    discrete = signal.cont2discrete(continuous, dt=1, method="zoh")
+    rng = np.random.default_rng(0)
+    u, x0 = rng.normal(size=(50, WIDTH)), rng.normal(size=(4, 2))
+    # scipy's output at t reads the state before input t; ours reads the state after it.
+    states = [x0.reshape(8)]
+    for row in u:
+        states.append(discrete[0] @ states[-1] + discrete[1] @ row)
+    expected = np.array(states[1:]) @ discrete[2].T + u @ discrete[3].T
+    _, outputs, scipy_states = signal.dlsim((*discrete[:4], 1), u, x0=x0.reshape(8))
+    np.testing.assert_allclose(scipy_states, states[:-1], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(outputs - u @ discrete[3].T, np.array(states[:-1]) @ discrete[2].T, atol=1e-9)
+    y, x = layer(
+        torch.as_tensor(u)[None], torch.as_tensor(x0)[None], torch.zeros(1, len(u), dtype=torch.bool)
+    )
+    np.testing.assert_allclose(y[0].detach(), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(x[0, -1].detach().flatten(), states[-1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("init", ["legs", "lin"])
+def test_s4d_impulse_response(init: str) -> None:
+    """Channel by channel K[k] = 2 Re sum C Abar^k Bbar, with B = 1, held by the matrix exponential."""
+    torch.manual_seed(0)
+    layer = S4D(WIDTH, state_size=4, init=init).double()
+    steps = 40
+    with torch.no_grad():
+        a = torch.complex(-layer.log_decay.exp(), layer.frequency).numpy()  # [D, N]
+        dt = layer.log_dt.exp().numpy()  # [D, 1]
+        c = torch.view_as_complex(layer.c).numpy()
+        kernel = np.zeros((steps, WIDTH))
+        for channel in range(WIDTH):
+            # exp of [[A, B], [0, 0]] dt holds Abar and Bbar.
+            matrix = np.zeros((5, 5), complex)
+            matrix[:4, :4], matrix[:4, 4] = np.diag(a[channel]), 1
+            held = linalg.expm(matrix * dt[channel])
+            for k in range(steps):
+                power = np.linalg.matrix_power(held[:4, :4], k)
+                kernel[k, channel] = 2 * (c[channel] @ power @ held[:4, 4]).real
+        impulse = torch.zeros(1, steps, WIDTH, dtype=torch.float64)
+        impulse[:, 0] = 1
+        y, _ = layer(impulse, layer.initial(1), torch.zeros(1, steps, dtype=torch.bool))
+        kernel[0] += layer.d.numpy()
+    np.testing.assert_allclose(y[0], kernel, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [S5, S4D])
+def test_unit_scale_gives_every_mode_unit_variance(make: type[S5] | type[S4D]) -> None:
+    """White noise into a mode leaves its state with variance 1, whether the mode is fast or slow."""
+    torch.manual_seed(0)
+    layer = make(WIDTH, state_size=4, dt_min=0.05, dt_max=1.0, input_scale="unit").double()
+    decay, scale = layer.discretise()
+    stationary = scale.abs().square() / (1 - decay.abs().square())
+    torch.testing.assert_close(stationary, torch.ones_like(stationary))
+    held, zoh = make(WIDTH, state_size=4).double().discretise()
+    assert bool((zoh.abs().square() / (1 - held.abs().square()) < 0.2).all())
+
+
+@pytest.mark.parametrize("size", [2, 8, 64])
+def test_hippo_against_the_textbook(size: int) -> None:
+    """The eigen decomposition gives back HiPPO-LegS plus its rank-one term; Re = -1/2, Im > 0, ascending."""
+    values, vectors = (x.numpy() for x in hippo_normal(size))
+    legs = np.zeros((size, size))
+    for n in range(size):
+        for k in range(n):
+            legs[n, k] = -math.sqrt((2 * n + 1) * (2 * k + 1))
+        legs[n, n] = -(n + 1)
+    p = np.sqrt(np.arange(size) + 0.5)
+    normal = legs + p[:, None] * p
+    rebuilt = 2 * ((vectors * values) @ vectors.conj().T).real  # the conjugate halves are each other's mirror
+    np.testing.assert_allclose(rebuilt, normal, atol=1e-10 * size)
+    np.testing.assert_allclose(vectors.conj().T @ vectors, np.eye(size // 2), atol=1e-10)
+    np.testing.assert_allclose(values.real, -0.5)
+    assert (values.imag > 0).all() and (np.diff(values.imag) > 0).all()
+    with pytest.raises(ValueError, match="even order"):
+        hippo_normal(size + 1)
+
+
+def test_initial_poles_are_hippo_s() -> None:
+    layer = S5(WIDTH, state_size=8, blocks=2)
+    expected = hippo_normal(8)[0]
+    for block in range(2):
+        part = slice(4 * block, 4 * block + 4)
+        torch.testing.assert_close(layer.frequency[part], expected.imag.float())
+        torch.testing.assert_close(-layer.log_decay[part].exp(), expected.real.float())
+    lin = S4D(WIDTH, state_size=4, init="lin")
+    torch.testing.assert_close(lin.frequency[2], math.pi * torch.arange(4.0))
+
+
+def test_step_sizes_are_log_uniform() -> None:
+    torch.manual_seed(0)
+    steps = log_steps(10_000, 1e-3, 1e-1)
+    assert math.log(1e-3) <= steps.min() and steps.max() <= math.log(1e-1)
+    assert abs(steps.mean() - math.log(1e-2)) < 0.05
+    assert abs(steps.std() - math.log(100) / math.sqrt(12)) < 0.05
+    with pytest.raises(ValueError, match="0 < dt_min <= dt_max"):
+        log_steps(3, 0.1, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: S5(4, state_size=6, blocks=4), "divisible by blocks"),
+        (lambda: S4D(4, state_size=2, init="hippo"), "'legs' or 'lin'"),
+        (lambda: S5(4, state_size=2, input_scale="none"), "input_scale must be one of zoh, unit"),
+    ],
+)
+def test_wrong_options_are_named(make: Callable[[], nn.Module], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_stack_equals_its_steps_and_resets(name: str) -> None:
+    torch.manual_seed(0)
+    stack = Stack(WIDTH, 3, MAKERS[name]).double()
+    u = torch.randn(2, 20, WIDTH, dtype=torch.float64)
+    state = torch.randn_like(stack.initial(2))
+    is_first = torch.rand(2, 20) < 0.2
+    y, states = stack(u, state, is_first)
+    assert state.shape[:2] == (2, 3) and states.shape == (2, 20, *state.shape[1:])
+    y_steps, states_steps = stepped(stack, u, state, is_first)
+    torch.testing.assert_close(y, y_steps, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(states, states_steps, rtol=1e-10, atol=1e-10)

@@ -1,0 +1,132 @@
+"""Every registered backbone, with every state-space layer, keeps the contract of worldmodels/base.py."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.worldmodels import contract
+from tests.worldmodels.contract import Case
+from worldmodels import BACKBONES, make_backbone
+from worldmodels.base import sample_onehot
+from worldmodels.s4wm import POLICY_INPUTS
+from worldmodels.ssm import LAYERS
+
+CASES = {
+    "rssm": Case("rssm"),
+    "s4wm-s5": Case("s4wm", {"s4wm.layer": "s5"}),
+    "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def test_every_backbone_has_a_case() -> None:
+    tested = {case.config().kind for case in CASES.values()}
+    for kind in BACKBONES:
+        assert kind in tested, (
+            f"worldmodels.BACKBONES has {kind!r}, which no test knows: add it to CASES in {__file__} "
+            f"as '{kind}': Case('{kind}'), where '{kind}' is its block in configs/backbones.yaml"
+        )
+
+
+def test_every_layer_has_a_case() -> None:
+    tested = {case.config().s4wm.layer for case in CASES.values() if case.backbone == "s4wm"}
+    for layer in LAYERS:
+        assert layer in tested, (
+            f"worldmodels.ssm.LAYERS has {layer!r}, which no contract test knows: add it to CASES in "
+            f"{__file__} as 's4wm-{layer}': Case('s4wm', {{'s4wm.layer': '{layer}'}})"
+        )
+
+
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_contract(check, case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("check", contract.FLOAT32, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_contract_in_float32(check, case: Case) -> None:
+    check(replace(case, dtype=torch.float32))
+
+
+def test_imagination_moves_the_memory_as_observation_does(case: Case) -> None:
+    """Only the latent differs: the posterior's sample when observing, the prior's when imagining."""
+    backbone = case.make()
+    inputs = contract.make_inputs(case, backbone)
+    inputs.is_first[:] = False
+    first = inputs.window(0, 1)
+    rollout = first.observe(backbone)
+    observed = rollout.last
+    imagined, feature = backbone.imagine_step(inputs.state, inputs.action[:, 0], inputs.noise[:, 0])
+    for key in observed:
+        if key != "latent":
+            contract.close(case, imagined[key], observed[key], key)
+    expected = sample_onehot(rollout.prior[:, 0], inputs.noise[:, 0])
+    assert torch.equal(imagined["latent"], expected)
+    assert not torch.equal(imagined["latent"], observed["latent"])
+    assert not torch.equal(feature, rollout.features[:, 0])
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_the_policy_sees_of_s4wm(layer: str) -> None:
+    """output (h, z), hidden (z, layer states of mean 0 and deviation 1), full (all three)."""
+    views, sizes = {}, {}
+    for view in POLICY_INPUTS:
+        case = Case("s4wm", {"s4wm.layer": layer, "s4wm.policy_input": view})
+        backbone = case.make()
+        state = contract.make_inputs(case, backbone).state
+        views[view], sizes[view] = backbone.policy_input(state), backbone.policy_size
+    layers = state["memory"].shape[1]
+    memory, latent = state["memory"].flatten(2), state["latent"].flatten(1)
+    assert views["output"].equal(torch.cat([state["output"], latent], -1))
+    assert views["full"].equal(torch.cat([state["output"], views["hidden"]], -1))
+    normal = views["hidden"][:, latent.shape[1] :].unflatten(-1, (layers, -1))
+    assert views["hidden"][:, : latent.shape[1]].equal(latent)
+    torch.testing.assert_close(normal.mean(-1), torch.zeros_like(normal[..., 0]), atol=1e-6, rtol=0)
+    scale = (memory.var(-1, correction=0) + 1e-5).sqrt()
+    torch.testing.assert_close(normal * scale[..., None] + memory.mean(-1, keepdim=True), memory)
+    assert sizes == {view: value.shape[-1] for view, value in views.items()}
+    assert sizes["full"] == sizes["output"] + memory[0].numel() == sizes["hidden"] + state["output"].shape[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value", "said"),
+    [
+        ("s4wm", "layer", "s6", "s4wm.layer must be one of s5, s4d"),
+        ("s4wm", "policy_input", "all", "s4wm.policy_input must be one of output, hidden, full"),
+        ("rssm", "blocks", 3, "rssm.deter 16 must be divisible by rssm.blocks 3"),
+        ("gru", None, None, "no backbone is called 'gru'"),
+    ],
+)
+def test_wrong_options_are_named(kind: str, key: str | None, value: object, said: str) -> None:
+    options = dict(Case(kind).config()[kind]) | {key: value} if key else {}
+    with pytest.raises(ValueError, match=said):
+        make_backbone(kind, options, embed_size=2, action_size=2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_contract_on_a_gpu(check, case: Case) -> None:
+    check(replace(case, device="cuda"))
+
+
+@pytest.mark.gpu
+def test_a_gpu_computes_what_the_cpu_does(case: Case) -> None:
+    """The same weights and inputs, window and steps, in float64."""
+    backbone = case.make()
+    inputs = contract.make_inputs(case, backbone)
+    with torch.no_grad():
+        expected, (states, _) = inputs.observe(backbone), contract.steps_of(backbone, inputs)
+        backbone.cuda()
+        there = contract.Inputs(
+            {key: leaf.cuda() for key, leaf in inputs.state.items()},
+            *(leaf.cuda() for leaf in (inputs.embed, inputs.action, inputs.is_first, inputs.noise)),
+        )
+        actual, (actual_states, _) = there.observe(backbone), contract.steps_of(backbone, there)
+    for name in ("features", "policy", "posterior", "prior"):
+        contract.close(case, getattr(actual, name).cpu(), getattr(expected, name), name)
+    for key, leaf in states[-1].items():
+        contract.close(case, actual_states[-1][key].cpu(), leaf, key)

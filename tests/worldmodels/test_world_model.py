@@ -1,0 +1,261 @@
+"""Everything around the backbone: encoder and decoder for any mix, losses by name, the recall loss."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+import configs
+from worldmodels import WorldModel, make_backbone
+from worldmodels.base import Rollout
+from worldmodels.heads import symlog
+from worldmodels.world_model import Decoder, Encoder, Recall, is_image, mean_where
+
+VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+OTHER = spaces.Box(-1, 1, (2,), np.float32)
+SPACES = {
+    "vector": {"vector": VECTOR},
+    "vectors": {"position": VECTOR, "clock": OTHER},
+    "image": {"image": spaces.Box(0, 255, (64, 64, 3), np.uint8)},
+    "gray": {"image": spaces.Box(0, 255, (84, 84, 1), np.uint8)},
+    "small": {"image": spaces.Box(0, 255, (7, 7, 3), np.uint8)},
+    "not square": {"image": spaces.Box(0, 255, (40, 24, 3), np.uint8)},
+    "two images": {
+        "left": spaces.Box(0, 255, (16, 16, 3), np.uint8),
+        "right": spaces.Box(0, 255, (40, 40, 1), np.uint8),
+    },
+    "mix": {"camera": spaces.Box(0, 255, (20, 16, 3), np.uint8), "clock": OTHER, "position": VECTOR},
+}
+
+
+@pytest.fixture(params=SPACES)
+def space(request: pytest.FixtureRequest) -> spaces.Dict:
+    return spaces.Dict(SPACES[request.param])
+
+
+def observations(space: spaces.Dict, *lead: int, seed: int = 0) -> dict[str, Tensor]:
+    random = np.random.default_rng(seed)
+    return {
+        key: torch.as_tensor(
+            random.integers(0, 256, (*lead, *leaf.shape), np.uint8)
+            if is_image(leaf)
+            else random.normal(size=(*lead, *leaf.shape)).astype(np.float32)
+        )
+        for key, leaf in space.items()
+    }
+
+
+def make_batch(space: spaces.Dict, rows: int = 3, steps: int = 8, actions: int = 2) -> dict[str, Tensor]:
+    batch = {f"obs/{key}": value for key, value in observations(space, rows, steps).items()}
+    torch.manual_seed(0)
+    is_first = torch.rand(rows, steps) < 0.25
+    is_last = torch.cat([is_first[:, 1:], torch.zeros(rows, 1, dtype=torch.bool)], 1)
+    return batch | {
+        "action": torch.rand(rows, steps, actions),
+        "reward": torch.randn(rows, steps),
+        "is_first": is_first,
+        "is_last": is_last,
+        "is_terminal": is_last & (torch.rand(rows, steps) < 0.5),
+    }
+
+
+def make_model(space: spaces.Dict, backbone: str = "s4wm", **changed: Mapping[str, Any]) -> WorldModel:
+    config = configs.load(backbone=backbone, presets=["debug"])
+    torch.manual_seed(0)
+    blocks = {name: dict(config[name]) | dict(changed.get(name, {})) for name in ("kl", "recall")}
+    return WorldModel(
+        space,
+        lambda embed_size: make_backbone(config.kind, config[config.kind], embed_size, action_size=2),
+        encoder=config.encoder,
+        decoder=config.decoder,
+        heads=config.heads,
+        **blocks,
+    )
+
+
+@pytest.mark.parametrize("lead", [(2,), (2, 3)])
+def test_any_mix_of_observations(space: spaces.Dict, lead: tuple[int, ...]) -> None:
+    """Encoder and decoder agree on shapes; every observation is used, and images end up in [0, 1]."""
+    torch.manual_seed(0)
+    encoder, decoder = Encoder(space, 2, 8, 1), Decoder(10, space, 2, 8, 1)
+    obs = observations(space, *lead)
+    embed = encoder(obs)
+    assert embed.shape == (*lead, encoder.output_size)
+    for key in obs:
+        other = obs | {key: observations(space, *lead, seed=1)[key]}
+        assert not torch.equal(encoder(other), embed), f"{key} is not seen"
+    feature = torch.randn(*lead, 10)
+    means, losses = decoder(feature), decoder.losses(feature, obs)
+    assert means.keys() == losses.keys() == obs.keys()
+    for key, mean in means.items():
+        assert mean.shape == obs[key].shape and losses[key].shape == lead
+        target = obs[key].float() / 255 if is_image(space[key]) else symlog(obs[key])
+        torch.testing.assert_close(losses[key], (mean - target).square().flatten(len(lead)).sum(-1))
+    for key, value in decoder.observations(feature).items():
+        if is_image(space[key]):
+            assert value.min() >= 0 and value.max() <= 1
+        else:
+            torch.testing.assert_close(symlog(value), means[key])
+
+
+def test_steps_are_encoded_alike_one_by_one(space: spaces.Dict) -> None:
+    encoder = Encoder(space, 2, 8, 1)
+    obs = observations(space, 2, 3)
+    for t in range(3):
+        single = encoder({key: value[:, t] for key, value in obs.items()})
+        torch.testing.assert_close(single, encoder(obs)[:, t])
+
+
+@pytest.mark.parametrize("backbone", configs.backbones())
+def test_losses_by_name(space: spaces.Dict, backbone: str) -> None:
+    model, batch = make_model(space, backbone), make_batch(space)
+    keep = torch.tensor([[0, 4], [1, 2], [7, 7]])
+    loss, rollout, metrics = model.loss(batch, model.backbone.initial(3), keep)
+    names = {f"decoder/{key}" for key in space} | {"reward", "continue", "dynamics", "representation"}
+    assert names | {"recall", "kl", "kl_first", "reward_sign_accuracy"} == metrics.keys()
+    torch.testing.assert_close(loss, sum(metrics[name] for name in names | {"recall"}))
+    assert all(value.shape == () and not value.requires_grad for value in metrics.values())
+    assert all(leaf.shape[:2] == (3, 2) for leaf in rollout.kept.values())
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+
+
+def test_free_nats_and_scales() -> None:
+    space = spaces.Dict(SPACES["vector"])
+    batch = make_batch(space)
+    measured = {}
+    for free_nats in (0.0, 1000.0):
+        model = make_model(space, kl={"free_nats": free_nats, "dynamics": 0.5, "representation": 0.2})
+        torch.manual_seed(1)
+        _, _, measured[free_nats] = model.loss(batch, model.backbone.initial(3))
+    free, capped = measured[0.0], measured[1000.0]
+    torch.testing.assert_close(free["dynamics"], 0.5 * free["kl"])
+    torch.testing.assert_close(free["representation"], 0.2 * free["kl"])
+    assert capped["dynamics"] == 500 and capped["representation"] == 200
+    torch.testing.assert_close(capped["kl"], free["kl"])
+    assert 0 < free["kl"] < 1000
+
+
+def test_reward_sign_accuracy_counts_rewards_that_are_not_zero() -> None:
+    space = spaces.Dict(SPACES["vector"])
+    model, batch = make_model(space), make_batch(space)
+    batch["reward"][:] = 0
+    assert model.loss(batch, model.backbone.initial(3))[2]["reward_sign_accuracy"] == 0
+    value, chosen = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [True, False]])
+    assert mean_where(value, chosen) == 2
+    assert mean_where(value, chosen & False) == 0
+
+
+class Asked:
+    """Stands in for the decoder, and keeps which observations were asked for."""
+
+    def losses(self, feature: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        self.feature, self.obs = feature, obs
+        return {"where": feature.square().sum(-1) + 1}
+
+
+def ask(is_first: Tensor, kl: Tensor, positions: int = 4000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ask a recall network: losses `[n]`, and the row, the step asked from and the step asked for."""
+    torch.manual_seed(0)
+    rows, steps = is_first.shape
+    recall, decoder = Recall(3, positions, units=4, layers=1), Asked()
+    grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(steps), indexing="ij"), -1).float()
+    features = torch.cat([grid, torch.ones(rows, steps, 1)], -1).requires_grad_()
+    seen = []
+    recall.net.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    probs = torch.full((rows, steps, 1, 2), 0.5)
+    rollout = Rollout(features, features, probs, probs, {}, {})
+    losses = recall(rollout, kl, is_first, {"where": grid}, decoder)  # type: ignore[arg-type]
+    losses.sum().backward()
+    assert features.grad is not None and bool(features.grad.isfinite().all())
+    row, now = seen[0][:, 0], seen[0][:, 1]
+    assert torch.equal(decoder.obs["where"][:, 0], row), "another row is asked for"
+    return losses.detach(), row.long(), now.long(), decoder.obs["where"][:, 1].long()
+
+
+def test_recall_stays_inside_the_episode() -> None:
+    """Every earlier step of the same episode is asked for, no other; without one the loss is 0."""
+    is_first = torch.zeros(3, 9, dtype=torch.bool)
+    is_first[0, 0] = is_first[1, 4] = is_first[1, 5] = is_first[2, 8] = True
+    losses, row, now, past = ask(is_first, torch.ones(3, 9))
+    episode = is_first.cumsum(1)
+    earlier = [
+        {(b, t, s) for s in range(t) if episode[b, s] == episode[b, t]} for b in range(3) for t in range(9)
+    ]
+    alone = {(b, t) for b in range(3) for t in range(9) if not earlier[9 * b + t]}
+    assert {(1, 4), (1, 5), (2, 8), (0, 0), (2, 0)} <= alone
+    asked = losses > 0
+    found = set(zip(row[asked].tolist(), now[asked].tolist(), past[asked].tolist(), strict=True))
+    assert found == set.union(*earlier)
+    assert set(zip(row[~asked].tolist(), now[~asked].tolist(), strict=True)) == alone
+
+
+def test_recall_asks_for_what_surprised() -> None:
+    """The steps with much KL are drawn, and those with more of it more often."""
+    is_first = torch.zeros(1, 8, dtype=torch.bool)
+    _, _, now, past = ask(is_first, torch.tensor([[9.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0]]))
+    drawn = past[now == 7].bincount(minlength=7) / (now == 7).sum()
+    assert drawn[0] > drawn[3] > 0.1 and drawn[[0, 3]].sum() > 0.99
+    assert (past[(now > 0) & (now < 4)] == 0).float().mean() > 0.99
+
+
+def test_recall_where_no_step_has_an_earlier_one() -> None:
+    losses, *_ = ask(torch.ones(2, 5, dtype=torch.bool), torch.ones(2, 5))
+    assert not losses.any()
+
+
+@pytest.mark.parametrize("spoilt", [torch.nan, torch.inf, -1e-6])
+def test_recall_leaves_it_to_others_to_find_a_kl_that_is_wrong(spoilt: float) -> None:
+    """Drawing a step does not fail on it: the loss that is not finite is named by the agent's metrics."""
+    kl = torch.ones(2, 6)
+    kl[0, 1] = spoilt
+    kl[1] = spoilt
+    ask(torch.zeros(2, 6, dtype=torch.bool), kl)
+
+
+def test_recall_knows_the_lag() -> None:
+    recall = Recall(3, 4, units=4, layers=1)
+    code = recall._lag(torch.arange(0.0, 257.0))
+    assert code.shape == (257, 1 + 2 * Recall.FREQUENCIES)
+    assert code.abs().max() < 1.5
+    assert (torch.cdist(code, code) + torch.eye(257)).min() > 1e-2
+
+
+def test_without_recall() -> None:
+    space = spaces.Dict(SPACES["vector"])
+    model = make_model(space, recall={"scale": 0.0})
+    assert model.recall is None
+    _, _, metrics = model.loss(make_batch(space), model.backbone.initial(3))
+    assert "recall" not in metrics
+
+
+def test_under_autocast_losses_are_float32(space: spaces.Dict) -> None:
+    model, batch = make_model(space), make_batch(space)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _, metrics = model.loss(batch, model.backbone.initial(3))
+    loss.backward()
+    assert all(value.dtype == torch.float32 and value.isfinite() for value in metrics.values())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backbone", configs.backbones())
+def test_losses_on_a_gpu(backbone: str) -> None:
+    """The same embedding, and every loss and gradient finite."""
+    space = spaces.Dict(SPACES["mix"])
+    model, batch = make_model(space, backbone, recall={"scale": 0.0}), make_batch(space)
+    embed = model.encoder({key[4:]: value for key, value in batch.items() if key.startswith("obs/")})
+    there = {key: value.cuda() for key, value in batch.items()}
+    model.cuda()
+    again = model.encoder({key[4:]: value for key, value in there.items() if key.startswith("obs/")})
+    torch.testing.assert_close(again.cpu(), embed, rtol=1e-3, atol=1e-3)
+    loss, _, metrics = model.loss(there, model.backbone.initial(3))
+    loss.backward()
+    assert all(value.isfinite() for value in metrics.values())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
