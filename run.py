@@ -312,7 +312,7 @@ def _existing_run(logdir: Path) -> Path:
 
 
 def _prepare_torch(config: configs.Config) -> None:
-    """Thread count, and on glibc keep big blocks instead of returning them: CPU training runs up to 3x faster."""
+    """Threads; and keep big blocks instead of returning them to glibc: CPU training runs up to 3x faster."""
     import torch
 
     if config.threads:

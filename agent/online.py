@@ -89,6 +89,7 @@ class Training:
             self.logger.say(f"going on from step {self.step:,} with {len(self.replay):,} steps of replay")
         try:
             self._collect_and_learn()
+            self._log()
             if self.loop["evaluation"] is None or self.loop["evaluation"]["step"] < self.step:
                 self._evaluate()
             self._save()
@@ -149,13 +150,7 @@ class Training:
         """Whatever is due at this step."""
         config = self.config
         if self._due("log", config["log"]["every"]):
-            seconds = self.loop["seconds"]
-            times = {
-                "time/seconds": seconds,
-                "time/updates": self.agent.updates,
-                "time/fps": self.step / max(seconds, 1e-9),
-            }
-            self.logger.add(self.step, self.agent.metrics() | times)
+            self._log()
         if self._due("pictures", config["log"]["pictures"]) and self.replay.ready():
             self._draw()
         if self._due("eval", config["eval"]["every"]) and self.step < config["steps"]:
@@ -163,6 +158,15 @@ class Training:
         if self._due("checkpoint", config["checkpoint"]["every"]) and self.step < config["steps"]:
             self._save()
         self.logger.progress(self.step, self.agent.updates, self.last_return)
+
+    def _log(self) -> None:
+        seconds = self.loop["seconds"]
+        times = {
+            "time/seconds": seconds,
+            "time/updates": self.agent.updates,
+            "time/fps": self.step / max(seconds, 1e-9),
+        }
+        self.logger.add(self.step, self.agent.metrics() | times)
 
     def _due(self, what: str, every: int) -> bool:
         if not every or self.step < self.loop["next"].setdefault(what, every):
