@@ -29,7 +29,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict]:
 
 @pytest.fixture
 def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the module of docs/adding_a_task.md: a Dict observation (image and vector), an episode limit."""
+    """A folder with the module of docs/adding_a_task.md: a Dict of image and vector, an episode limit."""
     text = (ROOT / "docs" / "adding_a_task.md").read_text()
     block = re.search(r'^```python\n("""number_recall\.py:.*?)^```', text, re.MULTILINE | re.DOTALL)
     assert block is not None
