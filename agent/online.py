@@ -88,11 +88,11 @@ class Training:
         if self.step:
             self.logger.say(f"going on from step {self.step:,} with {len(self.replay):,} steps of replay")
         try:
-            self._collect_and_learn()
-            self._log()
-            if self.loop["evaluation"] is None or self.loop["evaluation"]["step"] < self.step:
+            if self.step < config["steps"] or self.loop["evaluation"] is None:
+                self._collect_and_learn()
+                self._log()
                 self._evaluate()
-            self._save()
+                self._save()
         finally:
             self.envs.close()
             self.logger.close()

@@ -151,6 +151,13 @@ def test_steps_are_those_of_the_environments(finished: tuple[House, dict[str, An
     assert 0 <= result["steps"] - (len(house.replay) - firsts) <= 3
 
 
+def test_a_finished_run_called_again_only_reports(finished: tuple[House, dict[str, Any], Path]) -> None:
+    _, result, logdir = finished
+    again = House(configure(), waits=lambda index: 1 + 2 * index)
+    assert again.train(logdir) == result
+    assert again.envs[0].taken == 0
+
+
 def test_updates_follow_the_train_ratio(finished: tuple[House, dict[str, Any], Path]) -> None:
     """4 replayed steps for each step after the prefill, in batches of 4 x 8."""
     _, result, _ = finished
@@ -168,7 +175,7 @@ def test_what_a_run_leaves(finished: tuple[House, dict[str, Any], Path]) -> None
     assert len(evaluated) == 3 and evaluated[-1] == result["steps"]
     assert 50 <= evaluated[0] < 53 and 100 <= evaluated[1] < 103
     logged = [line["step"] for line in lines if "time/fps" in line]
-    assert len(logged) == 6
+    assert len(logged) == 7 and logged[-1] == result["steps"]
     trained = [line for line in lines if "train/model" in line]
     assert trained and all(line["step"] > 60 for line in trained)
     episodes = [line for line in lines if "episode/return" in line]
