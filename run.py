@@ -139,7 +139,10 @@ def compare(argv: Sequence[str]) -> None:
     from studies.compare import compare as run_all
 
     task, steps = resolved[0].task, resolved[0].steps
-    result = run_all(task, args.backbones, args.seeds, steps, args.logdir, args.jobs, args.configs, overrides)
+    with _mistakes_exit_2():  # a folder that holds another comparison
+        result = run_all(
+            task, args.backbones, args.seeds, steps, args.logdir, args.jobs, args.configs, overrides
+        )
     if args.json:
         print(json.dumps(result))
 

@@ -195,7 +195,7 @@ class Agent:
 
     @torch.no_grad()
     def open_loop(self, batch: Mapping[str, np.ndarray], context: int) -> dict[str, Any]:
-        """Predict what a replay batch shows after `context` steps, given only its actions.
+        """Predict what a replay batch shows after `context` steps, given only its actions and where episodes begin.
 
         Returns:
             `true` and `predicted`: observations by key, `[B, T, ...]` numpy (images in [0, 1]); the first
@@ -209,7 +209,7 @@ class Agent:
         start = self.backbone.initial(len(is_first))
         full = self.backbone.observe(start, embed, action, is_first)
         seen = self.backbone.observe(start, embed[:, :context], action[:, :context], is_first[:, :context])
-        _, imagined = self.backbone.imagine(seen.last, action[:, context:])
+        _, imagined = self.backbone.imagine(seen.last, action[:, context:], is_first[:, context:])
         predicted = self.model.decoder.observations(torch.cat([seen.features, imagined], 1))
         return {
             "true": {

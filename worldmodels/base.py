@@ -86,11 +86,20 @@ class Backbone(nn.Module):
         """What actor and critic see of a state: `[B, P]`."""
         raise NotImplementedError
 
-    def imagine(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
-        """Repeated `imagine_step` under given actions `[B, H, A]` -> last state, features `[B, H, F]`."""
+    def imagine(
+        self, state: State, action: Tensor, is_first: Tensor | None = None, noise: Tensor | None = None
+    ) -> tuple[State, Tensor]:
+        """Repeated `imagine_step` under given actions `[B, H, A]` -> last state, features `[B, H, F]`.
+
+        `is_first` `[B, H]` erases state and action before a step as everywhere; without it the episodes go on.
+        """
         features = []
         for t in range(action.shape[1]):
-            state, feature = self.imagine_step(state, action[:, t], None if noise is None else noise[:, t])
+            step_action = action[:, t]
+            if is_first is not None:
+                state = reset_state(is_first[:, t], state)
+                step_action = reset_rows(is_first[:, t], step_action)
+            state, feature = self.imagine_step(state, step_action, None if noise is None else noise[:, t])
             features.append(feature)
         return state, torch.stack(features, 1)
 

@@ -305,7 +305,7 @@ def check_rows_are_independent(case: Case) -> None:
 
 
 def check_imagination(case: Case) -> None:
-    """imagine = repeated imagine_step; from kept states as from stepped ones."""
+    """imagine = repeated imagine_step, from kept states as from stepped ones; a reset on the way starts afresh."""
     backbone = case.make()
     inputs = make_inputs(case, backbone)
     keep = torch.stack([torch.randperm(T)[:2] for _ in range(B)]).to(case.device)
@@ -316,13 +316,20 @@ def check_imagination(case: Case) -> None:
         {key: keep_steps(keep, torch.stack([state[key] for state in states], 1)) for key in kept}
     )
     actions, noise = inputs.action.repeat(2, 1, 1)[:, :5], inputs.noise.repeat(2, 1, 1)[:, :5]
-    last, features = backbone.imagine(kept, actions, noise)
+    last, features = backbone.imagine(kept, actions, noise=noise)
     assert features.shape == (2 * B, 5, backbone.feature_size)
     state = stepped
     for t in range(5):
         state, feature = backbone.imagine_step(state, actions[:, t], noise[:, t])
         close(case, features[:, t], feature, f"imagined feature {t}")
     close_states(case, last, state, "state after imagination")
+    first = torch.zeros(2 * B, 5, dtype=torch.bool, device=case.device)
+    first[:, 2] = True
+    _, cut = backbone.imagine(kept, actions, first, noise)
+    fresh_actions = torch.cat([torch.zeros_like(actions[:, 2:3]), actions[:, 3:]], 1)
+    _, fresh = backbone.imagine(backbone.initial(2 * B), fresh_actions, noise=noise[:, 2:])
+    close(case, cut[:, :2], features[:, :2], "features before the reset")
+    close(case, cut[:, 2:], fresh, "features after a reset in imagination")
 
 
 def check_imagination_follows_the_action(case: Case) -> None:
