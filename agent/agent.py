@@ -195,7 +195,7 @@ class Agent:
 
     @torch.no_grad()
     def open_loop(self, batch: Mapping[str, np.ndarray], context: int) -> dict[str, Any]:
-        """Predict what a replay batch shows after `context` steps, given only its actions and where episodes begin.
+        """Predict what a replay batch shows after `context` steps, given only actions and episode beginnings.
 
         Returns:
             `true` and `predicted`: observations by key, `[B, T, ...]` numpy (images in [0, 1]); the first

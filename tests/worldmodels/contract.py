@@ -305,7 +305,7 @@ def check_rows_are_independent(case: Case) -> None:
 
 
 def check_imagination(case: Case) -> None:
-    """imagine = repeated imagine_step, from kept states as from stepped ones; a reset on the way starts afresh."""
+    """imagine = repeated imagine_step, from kept as from stepped states; a reset on the way starts afresh."""
     backbone = case.make()
     inputs = make_inputs(case, backbone)
     keep = torch.stack([torch.randperm(T)[:2] for _ in range(B)]).to(case.device)
