@@ -18,6 +18,7 @@ from agent.imagination import choose_starts, imagine
 from agent.optim import Optimiser
 from worldmodels import State, WorldModel, make_backbone
 from worldmodels.base import keep_steps, merge_rows
+from worldmodels.world_model import observations
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -114,9 +115,7 @@ class Agent:
             {key: rows[key] for key in rows if key.startswith("obs/") or key == "is_first"}
         )
         with self._autocast():
-            embed = self.model.encoder(
-                {key[4:]: value for key, value in data.items() if key.startswith("obs/")}
-            )
+            embed = self.model.encoder(observations(data))
             state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"])
             policy = self.actor_critic.policy(self.backbone.policy_input(state))
             action = policy.mode() if evaluate and self.deterministic_eval else policy.sample()
@@ -204,7 +203,7 @@ class Agent:
         torch.manual_seed(derive_seed(self.seed, "report", self.updates))
         data = self._to_device(batch)
         data["action"] = self.codec.encode(data["action"])
-        obs = {key[4:]: value for key, value in data.items() if key.startswith("obs/")}
+        obs = observations(data)
         embed, action, is_first = self.model.encoder(obs), data["action"], data["is_first"]
         start = self.backbone.initial(len(is_first))
         full = self.backbone.observe(start, embed, action, is_first)

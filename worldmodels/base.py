@@ -91,7 +91,7 @@ class Backbone(nn.Module):
     ) -> tuple[State, Tensor]:
         """Repeated `imagine_step` under given actions `[B, H, A]` -> last state, features `[B, H, F]`.
 
-        `is_first` `[B, H]` erases state and action before a step as everywhere; without it, no episode begins.
+        `is_first` `[B, H]` erases state and action before a step, as everywhere; by default no episode begins.
         """
         features = []
         for t in range(action.shape[1]):

@@ -182,7 +182,7 @@ class WorldModel(nn.Module):
             the scalar loss, the rollout, and metrics: every loss by name, the KL before free nats at all
             steps and at first steps, and how often a reward that is not 0 is predicted with its sign.
         """
-        obs = {key[4:]: value for key, value in batch.items() if key.startswith("obs/")}
+        obs = observations(batch)
         is_first = batch["is_first"]
         rollout = self.backbone.observe(state, self.encoder(obs), batch["action"], is_first, keep)
         dynamics, representation = self.backbone.kl_losses(rollout)
@@ -210,6 +210,11 @@ class WorldModel(nn.Module):
             right = self.reward.mean(reward).sign() == batch["reward"].sign()
             metrics["reward_sign_accuracy"] = mean_where(right.float(), batch["reward"] != 0)
         return total, rollout, metrics  # type: ignore[return-value]
+
+
+def observations(batch: Batch) -> Batch:
+    """The entries `obs/<name>` of a batch, by name."""
+    return {key.removeprefix("obs/"): value for key, value in batch.items() if key.startswith("obs/")}
 
 
 def mean_where(value: Tensor, chosen: Tensor) -> Tensor:
