@@ -35,9 +35,15 @@ class Optimiser:
         warmup: int,
     ) -> None:
         named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
-        dynamics = [p for name, p in named if name.rsplit(".", 1)[-1] in SSM_DYNAMICS]
-        matrices = [p for name, p in named if name.rsplit(".", 1)[-1] not in SSM_DYNAMICS and p.dim() > 1]
-        rest = [p for name, p in named if name.rsplit(".", 1)[-1] not in SSM_DYNAMICS and p.dim() <= 1]
+        dynamics, matrices, rest = [], [], []
+        for name, parameter in named:
+            leaf = name.rsplit(".", 1)[-1]
+            if leaf in SSM_DYNAMICS:
+                dynamics.append(parameter)
+            elif parameter.dim() > 1 and leaf != "bias":
+                matrices.append(parameter)
+            else:
+                rest.append(parameter)
         groups = [
             {"params": matrices, "lr": lr, "weight_decay": weight_decay},
             {"params": rest, "lr": lr, "weight_decay": 0.0},
@@ -56,9 +62,6 @@ class Optimiser:
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.adam.step()
-        # The fused step does not count the parameters as changed, so caches of them would not notice.
-        for parameter in self.parameters:
-            torch.autograd.graph.increment_version(parameter)
         self.schedule.step()
         return norm
 

@@ -91,7 +91,7 @@ class Backbone(nn.Module):
     ) -> tuple[State, Tensor]:
         """Repeated `imagine_step` under given actions `[B, H, A]` -> last state, features `[B, H, F]`.
 
-        `is_first` `[B, H]` erases state and action before a step, as everywhere; by default no episode begins.
+        `is_first` `[B, H]` erases state and action before a step as everywhere; default: no episode begins.
         """
         features = []
         for t in range(action.shape[1]):
@@ -156,4 +156,5 @@ def sample_onehot(probs: Tensor, noise: Tensor | None = None) -> Tensor:
 
 def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     """KL(left || right) of S independent categoricals, probabilities `[..., S, K]` -> nats `[...]`."""
-    return (left * (left.log() - right.log())).sum((-2, -1))
+    tiny = torch.finfo(left.dtype).tiny  # without unimix a probability may be exactly 0
+    return (left * (left.clamp_min(tiny).log() - right.clamp_min(tiny).log())).sum((-2, -1))

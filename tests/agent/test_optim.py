@@ -1,0 +1,47 @@
+"""Which parameters decay, warm-up, clipping."""
+
+import pytest
+import torch
+from torch import nn
+
+from agent.optim import Optimiser
+from worldmodels.nets import BlockLinear
+from worldmodels.ssm import S5
+
+
+def make(modules: list[nn.Module], **changes: float) -> Optimiser:
+    options = {"lr": 0.1, "ssm_lr": 0.01, "eps": 1e-8, "weight_decay": 0.5, "clip": 1.0, "warmup": 0}
+    return Optimiser(modules, **{**options, **changes})  # type: ignore[arg-type]
+
+
+def test_only_matrices_decay_and_dynamics_have_their_own_rate() -> None:
+    """With gradients of zero, an update shows the decay alone."""
+    modules = nn.ModuleDict({"ssm": S5(4, 4), "blocks": BlockLinear(4, 4, 2), "linear": nn.Linear(4, 4)})
+    for parameter in modules.parameters():
+        nn.init.ones_(parameter)
+    optimiser = make([modules])
+    optimiser.step(sum((0 * parameter).sum() for parameter in modules.parameters()))
+    decayed = {name for name, parameter in modules.named_parameters() if (parameter != 1).any()}
+    assert decayed == {"ssm.b", "ssm.c", "blocks.weight", "linear.weight"}
+    rates = {id(p): group["lr"] for group in optimiser.adam.param_groups for p in group["params"]}
+    for name, parameter in modules.named_parameters():
+        slow = name in ("ssm.log_decay", "ssm.frequency", "ssm.log_dt")
+        assert rates[id(parameter)] == (0.01 if slow else 0.1), name
+
+
+def test_the_rate_rises_over_the_warm_up() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    optimiser = make([layer], warmup=4, weight_decay=0.0)
+    moves = []
+    for _ in range(6):
+        before = layer.weight.detach().clone()
+        optimiser.step(layer.weight.sum())
+        moves.append((layer.weight - before).abs().item())
+    assert moves == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rel=1e-4)
+
+
+def test_the_norm_returned_is_the_one_before_clipping() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    norm = make([layer]).step(layer.weight @ torch.tensor([30.0, 40.0]))
+    assert norm.item() == pytest.approx(50)
+    assert layer.weight.grad is not None and layer.weight.grad.norm().item() == pytest.approx(1, rel=1e-4)
