@@ -315,7 +315,7 @@ def _existing_run(logdir: Path) -> Path:
 
 
 def _prepare_torch(config: configs.Config) -> None:
-    """Threads; and keep big blocks instead of returning them to glibc: CPU training runs up to 3x faster."""
+    """Threads; and keep big blocks instead of returning them to glibc, which costs CPU training dearly."""
     import torch
 
     if config.threads:
