@@ -246,11 +246,11 @@ def run_episodes(
 ) -> dict[str, Any]:
     """Evaluate on `count` fresh environments, the recurrent state kept over each whole episode.
 
-    Every environment plays the same number of episodes, so that short episodes are not counted more often
-    than long ones; `episodes` is rounded up to a multiple of `count`.
+    How many episodes each environment plays is fixed beforehand, as evenly as it goes, so that short episodes
+    are not counted more often than long ones.
     """
     count = min(count, episodes)
-    each = -(-episodes // count)
+    each = [episodes // count + (env < episodes % count) for env in range(count)]
     envs = make_envs(count, seed, EVALUATION_ENVS)
     statistics = EpisodeStatistics(count)
     finished: list[list[dict[str, float]]] = [[] for _ in range(count)]
@@ -259,13 +259,13 @@ def run_episodes(
         while True:
             for episode in statistics.add(rows):
                 finished[int(episode["env"])].append(episode)
-            if all(len(done) >= each for done in finished):
+            if all(len(done) >= wanted for done, wanted in zip(finished, each, strict=True)):
                 break
             carry, action = agent.act(carry, rows, evaluate=True, counter=steps)
             rows, steps = envs.step(action), steps + 1
     finally:
         envs.close()
-    played = [episode for done in finished for episode in done[:each]]
+    played = [episode for done, wanted in zip(finished, each, strict=True) for episode in done[:wanted]]
     returns = [episode["episode/return"] for episode in played]
     return {
         "return_mean": float(np.mean(returns)),
