@@ -22,7 +22,9 @@ from worldmodels.nets import MLP, BlockLinear, RMSNorm, linear
 class RSSM(Backbone):
     """Block-diagonal GRU with posterior q(z_t | h_t, x_t) and prior p(z_t | h_t); sequential over the window.
 
-    State leaves: `latent` z `[B, S, K]`, `deter` h `[B, deter]`. Features and policy input are (h, z).
+    State leaves: `latent` z `[B, S, K]`, `deter` h `[B, deter]`. Features and policy input are (norm(h), z).
+    The norm is the one deviation from DreamerV3 and can be switched off: a small h is faint beside the
+    one-hot z, and what the last action left in it hardly reaches the heads (docs/results.md).
 
     Args:
         embed_size, action_size: E and A.
@@ -32,6 +34,7 @@ class RSSM(Backbone):
         blocks: blocks of the block-diagonal recurrent weights; must divide `deter`.
         dynamics_layers: hidden block-diagonal layers inside the recurrence.
         prior_layers, posterior_layers: hidden layers of the two latent heads.
+        feature_norm: RMS norm of h where heads, actor and critic read it.
         unimix: share of the uniform distribution in posterior and prior.
     """
 
@@ -48,6 +51,7 @@ class RSSM(Backbone):
         dynamics_layers: int,
         prior_layers: int,
         posterior_layers: int,
+        feature_norm: bool,
         unimix: float,
     ) -> None:
         super().__init__()
@@ -78,6 +82,7 @@ class RSSM(Backbone):
         self.posterior_rest = nn.Sequential(
             RMSNorm(units), nn.SiLU(), MLP(units, units, posterior_layers - 1, latent, norm=RMSNorm)
         )
+        self.feature_norm: nn.Module = RMSNorm(deter) if feature_norm else nn.Identity()
         self.feature_size = self.policy_size = deter + latent
 
     def initial(self, batch_size: int) -> State:
@@ -113,9 +118,10 @@ class RSSM(Backbone):
             deters.append(deter)
             posteriors.append(posterior)
         states = {"latent": torch.stack(latents, 1), "deter": torch.stack(deters, 1)}
+        features = self._feature(states)
         return Rollout(
-            features=self._feature(states),
-            policy=self._feature(states),
+            features=features,
+            policy=features,
             posterior=torch.stack(posteriors, 1),
             prior=self._probs(self.prior_net(states["deter"])),
             last={"latent": latent, "deter": deter},
@@ -158,7 +164,7 @@ class RSSM(Backbone):
         return self._probs(self.posterior_rest(self.posterior_in(deter) + embed))
 
     def _feature(self, state: State) -> Tensor:
-        return torch.cat([state["deter"], state["latent"].flatten(-2)], -1)
+        return torch.cat([self.feature_norm(state["deter"]), state["latent"].flatten(-2)], -1)
 
     def _probs(self, logits: Tensor) -> Tensor:
         return mix_uniform(logits.unflatten(-1, self.latent_shape), self.unimix)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import configs
 from tests.worldmodels import contract
 from tests.worldmodels.contract import Case
 from worldmodels import BACKBONES, make_backbone
@@ -14,6 +15,7 @@ from worldmodels.ssm import LAYERS
 
 CASES = {
     "rssm": Case("rssm"),
+    "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
     "s4wm-s5": Case("s4wm", {"s4wm.layer": "s5"}),
     "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
 }
@@ -90,6 +92,33 @@ def test_what_the_policy_sees_of_s4wm(layer: str) -> None:
     torch.testing.assert_close(normal * scale[..., None] + memory.mean(-1, keepdim=True), memory)
     assert sizes == {view: value.shape[-1] for view, value in views.items()}
     assert sizes["full"] == sizes["output"] + memory[0].numel() == sizes["hidden"] + state["output"].shape[1]
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_what_the_rssm_shows_of_its_recurrent_state(normed: bool) -> None:
+    """With `feature_norm` even a small h has unit size beside the one-hot latent; without it h is bare."""
+    case = Case("rssm", {"rssm.feature_norm": normed})
+    backbone = case.make()
+    state = contract.make_inputs(case, backbone).state
+    state["deter"] *= 0.1 / state["deter"].square().mean().sqrt()
+    deter, latent = backbone.policy_input(state).split(
+        [state["deter"].shape[1], state["latent"][0].numel()], 1
+    )
+    assert latent.equal(state["latent"].flatten(1))
+    if normed:
+        torch.testing.assert_close(deter.square().mean(1), torch.ones_like(deter[:, 0]), atol=0.05, rtol=0)
+    else:
+        assert deter.equal(state["deter"])
+
+
+@pytest.mark.parametrize("size", [name for name in configs.presets() if name != "debug"])
+def test_backbones_of_a_preset_are_equally_large(size: str) -> None:
+    counts = {}
+    for name in configs.backbones():
+        config = configs.load(backbone=name, presets=[size])
+        backbone = make_backbone(config.kind, config[config.kind], config.encoder.units, action_size=4)
+        counts[name] = sum(parameter.numel() for parameter in backbone.parameters())
+    assert max(counts.values()) <= 1.1 * min(counts.values()), counts
 
 
 @pytest.mark.parametrize(
