@@ -348,6 +348,7 @@ def _replay_maker(config: configs.Config) -> "Callable[[int], Replay]":
             batch_length=config.batch_length,
             seed=config.seed,
             online=config.replay.online,
+            state_every=config.replay.state_every,
         )
 
     return make_replay

@@ -122,19 +122,24 @@ class Agent:
         # Carried is what the environment gets and replay will hold: a sample may be outside [-1, 1].
         return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
 
-    def update(self, batch: Mapping[str, np.ndarray]) -> None:
+    def update(self, batch: Mapping[str, np.ndarray]) -> State:
         """One update of world model, actor and critic from a replay batch `[B, T, ...]`.
 
+        The window starts from the states `state/<leaf>` `[B, ...]` of the batch, or from the initial state.
         Metrics are summed on the device; `metrics` gives their means.
+
+        Returns:
+            the states at the windows' ends, leaves `[B, ...]`.
         """
         torch.manual_seed(derive_seed(self.seed, "update", self.updates))
         data = self._to_device(batch)
         data["action"] = self.codec.encode(data["action"])
         rows, steps = data["is_first"].shape
+        state = start_states(data) or self.backbone.initial(rows)
         options = self.dream_options
         keep = choose_starts(options["starts"], options["count"], rows, steps, self.device)
         with self._autocast():
-            loss, rollout, model_metrics = self.model.loss(data, self.backbone.initial(rows), keep)
+            loss, rollout, model_metrics = self.model.loss(data, state, keep)
         norms = {"model": self.optimisers["model"].step(loss)}
 
         starts = {key: leaf.detach() for key, leaf in merge_rows(rollout.kept).items()}
@@ -161,6 +166,7 @@ class Agent:
         self.updates += 1
         gradients = {f"{name}_gradient_norm": norm for name, norm in norms.items()}
         self._accumulate({**model_metrics, **metrics, "model": loss.detach(), **gradients})
+        return {key: leaf.detach() for key, leaf in rollout.last.items()}
 
     def _accumulate(self, metrics: Mapping[str, Tensor]) -> None:
         """Add up, and count of each metric the updates before the first one that was not finite."""
@@ -205,7 +211,7 @@ class Agent:
         data["action"] = self.codec.encode(data["action"])
         obs = observations(data)
         embed, action, is_first = self.model.encoder(obs), data["action"], data["is_first"]
-        start = self.backbone.initial(len(is_first))
+        start = start_states(data) or self.backbone.initial(len(is_first))
         full = self.backbone.observe(start, embed, action, is_first)
         seen = self.backbone.observe(start, embed[:, :context], action[:, :context], is_first[:, :context])
         _, imagined = self.backbone.imagine(seen.last, action[:, context:], is_first[:, context:])
@@ -253,6 +259,11 @@ class Agent:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype != torch.float32)
+
+
+def start_states(batch: Mapping[str, Tensor]) -> State:
+    """The entries `state/<leaf>` of a batch, by leaf."""
+    return {key.removeprefix("state/"): value for key, value in batch.items() if key.startswith("state/")}
 
 
 def _precision(name: str) -> torch.dtype:

@@ -118,14 +118,14 @@ class Training:
         began, described = time.monotonic(), False
         while self.step < config["steps"]:
             prefilled = self.step >= config["prefill"]
-            if prefilled:
-                carry, action = agent.act(carry, rows)
-            else:
+            before = _numpy(carry.state) if self.replay.wants_state() else None
+            carry, action = agent.act(carry, rows)
+            if not prefilled:
                 action = np.stack([_random_action(self.envs.action_space, random) for _ in rows["reward"]])
                 carry = Carry(carry.state, agent.codec.encode(torch.as_tensor(action).to(agent.device)))
             # The call after an episode's end resets the environment and ignores the action: none was taken.
             action[rows["is_last"]] = 0
-            self.replay.add({**rows, "action": action})
+            self.replay.add({**rows, "action": action}, before)
             if not described:
                 self.logger.say(self.replay.describe())
                 described = True
@@ -140,7 +140,10 @@ class Training:
             if prefilled and self.replay.ready():
                 self.loop["credit"] += taken * config["train_ratio"] / tokens
             while self.loop["credit"] >= 1:
-                agent.update(self.replay.sample())
+                batch = self.replay.sample()
+                last = agent.update(batch)
+                if "window" in batch:
+                    self.replay.refresh(batch["window"], _numpy(last))
                 self.loop["credit"] -= 1
             self.loop["seconds"] += time.monotonic() - began
             self._report()
@@ -320,6 +323,11 @@ def choose_device(name: str) -> torch.device:
             "device cuda was asked for, but torch finds no GPU; use --device auto or --device cpu"
         )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _numpy(state: Mapping[str, torch.Tensor]) -> Rows:
+    """Recurrent states as replay keeps them: float32 arrays on the CPU."""
+    return {key: leaf.float().cpu().numpy() for key, leaf in state.items()}
 
 
 def _random_action(space: Any, random: np.random.Generator) -> np.ndarray:

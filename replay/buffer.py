@@ -24,16 +24,29 @@ class Replay:
         batch_length: T, consecutive steps in a window.
         seed: the n-th batch of a replay depends on the seed, on n and on the rows alone.
         online: serve each freshly completed window of T steps once before sampling uniformly.
+        state_every: K, rows from one kept recurrent state to the next; windows then start at such rows, with
+            the state that was there. 0 keeps none: windows start anywhere and without a state.
 
-    Raises ValueError if a size is not positive or a stream's share of the capacity cannot hold one window.
+    Raises ValueError if a size is not positive, a stream's share of the capacity cannot hold one window, or
+    windows would not end where a state is kept.
 
     The n-th row of every stream lies in the same slot, so one counter describes all the rings. The online
     queue follows danijar/dreamerv3: a stream's rows are cut into consecutive windows, and each enters the
     queue when it is complete.
+
+    A kept state is first the one acting had when it came to the row. Training overwrites it with its own when
+    a window ends there (`refresh`), so that states stay about as young as the parameters.
     """
 
     def __init__(
-        self, capacity: int, streams: int, batch_size: int, batch_length: int, seed: int, online: bool = True
+        self,
+        capacity: int,
+        streams: int,
+        batch_size: int,
+        batch_length: int,
+        seed: int,
+        online: bool = True,
+        state_every: int = 0,
     ) -> None:
         sizes = {
             "capacity": capacity,
@@ -46,18 +59,24 @@ class Replay:
                 raise ValueError(f"replay {name} must be at least 1, got {value}.")
         if seed < 0:
             raise ValueError(f"replay seed must not be negative, got {seed}.")
+        if state_every < 0 or (state_every and batch_length % state_every):
+            raise ValueError(
+                f"replay state_every must be 0 or divide batch_length {batch_length}, so that each window "
+                f"ends where the next state is kept, got {state_every}."
+            )
         self.length = capacity // streams  # rows in the ring of one stream
-        needed = batch_length + 1
+        needed = batch_length + max(state_every, 1)
         if self.length < needed:
             raise ValueError(
                 f"replay capacity {capacity} gives {self.length} steps to each of {streams} streams, but a "
                 f"window of batch_length {batch_length} needs {needed}: the action that led into its first "
-                f"step is stored one step earlier. Use a capacity of at least {streams * needed}, fewer "
-                f"environments or a shorter batch_length."
+                f"step is stored one step earlier, and it starts where a state is kept. Use a capacity of at "
+                f"least {streams * needed}, fewer environments or a shorter batch_length."
             )
         self.capacity, self.streams = capacity, streams
         self.batch_size, self.batch_length = batch_size, batch_length
-        self.seed, self.online = seed, online
+        self.seed, self.online, self.state_every = seed, online, state_every
+        self._states: dict[str, np.ndarray] = {}  # leaf -> [streams, kept states, ...]
         self._rings: dict[str, np.ndarray] = {}  # key -> [streams, length, ...]
         self._flat: dict[str, np.ndarray] = {}  # the same memory as [streams * length, ...]
         self._clear()
@@ -81,8 +100,9 @@ class Replay:
 
     @property
     def bytes_per_step(self) -> int:
-        """Bytes of one stored step; 0 until the first rows were added."""
-        return sum(ring[0, 0].nbytes for ring in self._rings.values())
+        """Bytes of one stored step, its share of a kept state included; 0 until the first rows were added."""
+        states = sum(states[0, 0].nbytes for states in self._states.values())
+        return sum(ring[0, 0].nbytes for ring in self._rings.values()) + states // max(self.state_every, 1)
 
     @property
     def nbytes(self) -> int:
@@ -104,12 +124,17 @@ class Replay:
             f"full, {_bytes(self.nbytes)} now"
         )
 
-    def add(self, rows: Mapping[str, np.ndarray]) -> None:
+    def wants_state(self) -> bool:
+        """Return whether the next `add` takes the recurrent state before its row."""
+        return bool(self.state_every) and self._added % self.state_every == 0
+
+    def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
         """Store one row of every stream, evicting the oldest ones when the rings are full.
 
         Arguments:
             rows: `obs/<name>` [N,...] uint8 or float32, `action` [N,...] int64 or float32 (the action taken
                 at this row), `reward` [N] float32, `is_first`, `is_last`, `is_terminal` [N] bool.
+            state: leaves [N,...] float32, the recurrent state before this row; needed where `wants_state`.
 
         Raises ValueError, storing nothing, if a key, shape or dtype differs from the first rows added, a
         reward is not finite, an episode starts or ends in the middle, or a row is terminal without being the
@@ -118,6 +143,10 @@ class Replay:
         if not self._rings:
             self._allocate(rows)
         self._check(rows)
+        if self.wants_state():
+            if state is None:
+                raise ValueError(f"row {self._added} of the replay needs the recurrent state before it.")
+            self._put(np.arange(self.streams), np.full(self.streams, self._added), state)
         slot = self._added % self.length
         for key, ring in self._rings.items():
             ring[:, slot] = rows[key]
@@ -135,9 +164,7 @@ class Replay:
 
     def ready(self) -> bool:
         """Return whether a batch can be sampled."""
-        return self._size > self.batch_length or (
-            self._size == self.batch_length and bool(self._edge_streams().size)
-        )
+        return self._starts()[1] > 0 or (self._size >= self.batch_length and bool(self._edge_streams().size))
 
     def sample(self) -> dict[str, np.ndarray]:
         """Return a batch [B,T,...] of windows of T consecutive rows, each of one stream.
@@ -147,7 +174,8 @@ class Replay:
         stored, or it starts an episode.
 
         Returns: the stored keys, with `action` [B,T,...] the action that led INTO each row, zero where
-        `is_first`.
+        `is_first`; with `state_every` also `state/<leaf>` [B,...], the recurrent state before each window,
+        and `window` [B,2], which `refresh` wants back.
 
         Raises RuntimeError if no window is stored yet.
         """
@@ -163,7 +191,29 @@ class Replay:
         batch = {key: flat.take(index, axis=0) for key, flat in self._flat.items() if key != "action"}
         batch["action"] = self._flat["action"].take(base + (rows - 1) % self.length, axis=0)
         batch["action"][batch["is_first"]] = 0
+        if self.state_every:
+            batch["window"] = np.stack([stream, start], 1)
+            for leaf, states in self._states.items():
+                batch[f"state/{leaf}"] = states[stream, self._state_slot(start, states)]
         return batch
+
+    def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray]) -> None:
+        """Keep the states [B,...] at the ends of sampled windows, `window` [B,2] as in their batch."""
+        stream, row = window[:, 0], window[:, 1] + self.batch_length
+        stored = (row > self._added - self._size) & (row <= self._added)
+        self._put(stream[stored], row[stored], {leaf: value[stored] for leaf, value in state.items()})
+
+    def _put(self, stream: np.ndarray, row: np.ndarray, state: Mapping[str, np.ndarray]) -> None:
+        """Keep states [n,...] before row numbers [n] of streams [n]."""
+        for leaf, value in state.items():
+            if leaf not in self._states:
+                slots = self.length // self.state_every + 2
+                self._states[leaf] = np.zeros((self.streams, slots, *value.shape[1:]), np.float32)
+            states = self._states[leaf]
+            states[stream, self._state_slot(row, states)] = value
+
+    def _state_slot(self, row: np.ndarray, states: np.ndarray) -> np.ndarray:
+        return row // self.state_every % states.shape[1]
 
     def _choose(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the stream [B] and the number of the first row [B] of the next batch's windows."""
@@ -177,20 +227,27 @@ class Replay:
         # A generator derived from (seed, counter) instead of a running one: two integers are its whole state.
         draws = np.random.default_rng((self.seed, self._samples))
         self._samples += 1
-        preceded = self.streams * (self._size - self.batch_length)  # windows whose predecessor row is stored
+        first, count = self._starts()
+        preceded = self.streams * count
         edge = self._edge_streams()
         draw = draws.integers(preceded + edge.size, size=self.batch_size - len(served))
         row, stream_index = np.divmod(draw, self.streams)
-        start_index = oldest + 1 + row
+        start_index = first + row * max(self.state_every, 1)
         at_edge = draw >= preceded
         stream_index[at_edge] = edge[draw[at_edge] - preceded]
         start_index[at_edge] = oldest
         queued = np.array(served, np.int64).reshape(-1, 2)
         return np.concatenate([queued[:, 0], stream_index]), np.concatenate([queued[:, 1], start_index])
 
+    def _starts(self) -> tuple[int, int]:
+        """Return the first row with a stored predecessor that windows start at, and how many there are."""
+        every = max(self.state_every, 1)
+        first = -(-(self._added - self._size + 1) // every) * every
+        return first, max(0, (self._added - self.batch_length - first) // every + 1)
+
     def _edge_streams(self) -> np.ndarray:
         """Return the streams whose oldest stored row starts an episode: a window may start there too."""
-        if not self._added:
+        if not self._added or (self._added - self._size) % max(self.state_every, 1):
             return np.zeros(0, np.int64)
         return np.flatnonzero(self._rings["is_first"][:, (self._added - self._size) % self.length])
 
@@ -203,7 +260,16 @@ class Replay:
         oldest = self._added - self._size
         queue = [(stream, start - oldest) for stream, start in self._queue if start >= oldest]
         state: dict[str, np.ndarray | int] = {f"rows/{k}": v[:, : self._size] for k, v in self._rings.items()}
+        if self.state_every:
+            # states[:, i] was before the i-th stored row whose number is a multiple of `state_every`
+            numbers = np.arange(-(-oldest // self.state_every), -(-self._added // self.state_every))
+            state |= {
+                f"states/{leaf}": states[:, numbers % states.shape[1]]
+                for leaf, states in self._states.items()
+            }
         return state | {
+            "state_every": self.state_every,
+            "oldest": oldest,
             "streams": self.streams,
             "batch_length": self.batch_length,
             # rows[:, (oldest_slot + i) % stored] is the i-th oldest row
@@ -218,11 +284,22 @@ class Replay:
 
         The environments start anew, so the newest row of each stream becomes `is_last` (never `is_terminal`)
         and the next rows added must be `is_first`. A smaller capacity keeps the newest rows; with another
-        batch_length the online queue starts empty.
+        batch_length the online queue starts empty. The rows are numbered anew from 0, where a state has to be
+        kept: fewer than `state_every` of the oldest are left out for that.
 
-        Raises ValueError if the state is of another number of streams or lacks an entry.
+        Raises ValueError if the state is of another number of streams or `state_every`, or lacks an entry.
         """
-        missing = {"streams", "batch_length", "oldest_slot", "samples", "fresh", "queue"} - state.keys()
+        entries = {
+            "streams",
+            "batch_length",
+            "state_every",
+            "oldest",
+            "oldest_slot",
+            "samples",
+            "fresh",
+            "queue",
+        }
+        missing = entries - state.keys()
         if missing:
             raise ValueError(
                 f"the saved replay lacks {sorted(missing)}: it was not written by Replay.state_dict."
@@ -232,19 +309,25 @@ class Replay:
                 f"the saved replay has {int(state['streams'])} streams, this one {self.streams}: resume with "
                 f"the number of environments the run was started with, or start a new run."
             )
-        saved = {
-            key.removeprefix("rows/"): np.asarray(value)
-            for key, value in state.items()
-            if key.startswith("rows/")
-        }
-        self._rings, self._flat = {}, {}
+        if int(state["state_every"]) != self.state_every:
+            raise ValueError(
+                f"the saved replay keeps a state every {int(state['state_every'])} rows, this one every "
+                f"{self.state_every} (replay.state_every): resume with the same, or start a new run."
+            )
+        saved, states = (
+            {key.removeprefix(prefix): np.asarray(state[key]) for key in state if key.startswith(prefix)}
+            for prefix in ("rows/", "states/")
+        )
+        self._rings, self._flat, self._states = {}, {}, {}
         self._clear()
         self._samples = int(state["samples"])
         if not saved:
             return
         self._allocate({key: value[:, 0] for key, value in saved.items()})
         stored = saved["reward"].shape[1]
-        kept = min(stored, self.length)
+        kept, every = min(stored, self.length), max(self.state_every, 1)
+        oldest = int(state["oldest"])
+        kept -= -(oldest + stored - kept) % every
         source = (int(state["oldest_slot"]) + stored - kept + np.arange(kept)) % stored
         for key, ring in self._rings.items():
             for stream in range(self.streams):  # one at a time: the reordered copy stays small
@@ -258,6 +341,14 @@ class Replay:
             self._fresh = int(state["fresh"])
             queue = np.asarray(state["queue"]) - np.array([0, stored - kept])
             self._queue.extend((int(stream), int(start)) for stream, start in queue if start >= 0)
+        else:
+            self._fresh = kept % every  # online windows begin where a state is kept
+        skipped = (oldest + stored - kept) // every - -(-oldest // every)
+        streams = np.arange(self.streams)
+        for leaf, values in states.items():
+            for number in range(skipped, values.shape[1]):
+                row = np.full(self.streams, (number - skipped) * every)
+                self._put(streams, row, {leaf: values[:, number]})
 
     def _allocate(self, rows: Mapping[str, np.ndarray]) -> None:
         """Reserve a ring for every key of the first rows; the system commits the memory as it is written."""

@@ -331,6 +331,31 @@ def test_open_loop(backbone: str) -> None:
     np.testing.assert_array_equal(again["predicted"]["image"], report["predicted"]["image"])
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_windows_start_from_given_states(backbone: str) -> None:
+    """They matter until an episode begins; what comes back are the states at the ends."""
+
+    def update(
+        state: dict[str, np.ndarray], is_first: bool
+    ) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        agent = make(backbone, VECTOR)
+        batch = make_batch(agent, VECTOR)
+        batch["is_first"][:] = False
+        batch["is_first"][:, 0] = is_first
+        last = agent.update(batch | {f"state/{key}": value for key, value in state.items()})
+        return agent.metrics(), last
+
+    random = np.random.default_rng(0)
+    shapes = {key: leaf.shape for key, leaf in make(backbone, VECTOR).backbone.initial(4).items()}
+    zero = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+    other = {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    assert update(zero, False)[0] == update({}, False)[0] != update(other, False)[0]
+    assert update(other, True)[0] == update({}, True)[0]
+    last = update(other, False)[1]
+    assert {key: leaf.shape for key, leaf in last.items()} == shapes
+    assert not any(leaf.requires_grad for leaf in last.values())
+
+
 def test_seeds_are_apart() -> None:
     seeds = [
         derive_seed(*parts) for parts in ((0, "act", 0), (0, "act", 1), (0, "update", 0), (1, "act", 0), (0,))

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 import configs
 from agent import checkpoint
-from agent.agent import derive_seed
+from agent.agent import Agent, Carry, derive_seed, start_states
 from agent.online import (
     EVALUATION_ENVS,
     EpisodeStatistics,
@@ -25,6 +25,7 @@ from agent.online import (
     train,
 )
 from replay import Replay
+from worldmodels import State
 
 Rows = dict[str, np.ndarray]
 
@@ -100,7 +101,12 @@ class House:
     def make_replay(self, streams: int) -> Replay:
         config = self.config
         self.replay = Replay(
-            config.replay.capacity, streams, config.batch_size, config.batch_length, config.seed
+            config.replay.capacity,
+            streams,
+            config.batch_size,
+            config.batch_length,
+            config.seed,
+            state_every=config.replay.state_every,
         )
         return self.replay
 
@@ -117,6 +123,7 @@ def configure(backbone: str = "s4wm", **changed: Any) -> configs.Config:
         "prefill": 60,
         "batch_length": 8,
         "train_ratio": 4.0,
+        "replay.state_every": 4,
         "envs.count": 3,
         "eval.every": 50,
         "log.every": 25,
@@ -280,6 +287,57 @@ def test_stored_actions_are_those_that_were_taken(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows["rows/reward"][:, 1:][asked], expected)
     assert {-1, 0, 1} <= set(expected)
     assert not rows["rows/action"][rows["rows/is_last"]].any()
+
+
+@pytest.mark.parametrize("prefill", [0, 1000])
+@pytest.mark.parametrize("backbone", configs.backbones())
+def test_windows_start_from_the_states_of_acting(
+    backbone: str, prefill: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where actions are random. Without an update nothing else can be in the replay."""
+    states: list[State] = []
+    act = Agent.act
+
+    def spy(agent: Agent, carry: Carry, rows: Rows, **options: Any) -> tuple[Carry, np.ndarray]:
+        if not options:
+            states.append(carry.state)
+        return act(agent, carry, rows, **options)
+
+    monkeypatch.setattr(Agent, "act", spy)
+    house = House(
+        configure(backbone, steps=150, prefill=prefill, train_ratio=0.001), lambda index: index + 20
+    )
+    assert house.train(tmp_path / "run")["updates"] == 0
+    batch = house.replay.sample()
+    found = start_states({key: torch.as_tensor(value) for key, value in batch.items()})
+    for window, (stream, row) in enumerate(batch["window"]):
+        for key, leaf in found.items():
+            assert torch.equal(leaf[window], states[row][key][stream])
+    assert any(leaf.abs().sum() > 0 for leaf in found.values())
+
+
+def test_training_renews_the_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that starts where another one ended starts from the state which training found there."""
+    renewed: dict[tuple[int, int], np.ndarray] = {}
+    refresh = Replay.refresh
+
+    def spy(replay: Replay, window: np.ndarray, state: Rows) -> None:
+        for (stream, row), memory in zip(window, state["memory"], strict=True):
+            if row + replay.batch_length < len(replay) // replay.streams:  # else acting comes there once more
+                renewed[int(stream), int(row) + replay.batch_length] = memory
+        refresh(replay, window, state)
+
+    monkeypatch.setattr(Replay, "refresh", spy)
+    house = House(configure(steps=300), lambda index: index + 20)
+    house.train(tmp_path / "run")
+    batches = [house.replay.sample() for _ in range(20)]
+    known = 0
+    for batch in batches:
+        for (stream, row), memory in zip(batch["window"], batch["state/memory"], strict=True):
+            if (int(stream), int(row)) in renewed:
+                known += 1
+                np.testing.assert_array_equal(memory, renewed[int(stream), int(row)])
+    assert known > 10
 
 
 def test_pictures_and_kl_by_step(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class Streams:
         }
         self.opening = last
         self.record.append(rows)
+        self.state = {"memory": rows["obs/id"].copy()}  # the state before a row says which row that is
         return {key: value.copy() for key, value in rows.items()}
 
     def restart(self) -> None:
@@ -59,6 +60,8 @@ def check_batch(batch: dict[str, np.ndarray], source: Streams, oldest: int) -> N
     np.testing.assert_array_equal(batch["action"], np.where(first, 0, taken))
     ended, opened = batch["is_last"][:, :-1], batch["is_first"][:, 1:]
     np.testing.assert_array_equal(ended, opened)
+    if "window" in batch:
+        np.testing.assert_array_equal(batch["state/memory"], batch["obs/id"][:, 0])
 
 
 @pytest.mark.parametrize("case", range(40))
@@ -69,13 +72,21 @@ def test_random_lives(case: int) -> None:
     capacity = int(streams * (length + 1 + rng.integers(0, 30)) + rng.integers(0, streams))
     online = bool(rng.integers(2))
     sizes = {"batch_size": int(rng.integers(1, 7)), "batch_length": length, "seed": case, "online": online}
+    divisors = [every for every in range(1, length + 1) if length % every == 0]
+    sizes["state_every"] = int(rng.choice([0, *divisors]))
+    capacity += streams * sizes["state_every"]
     replay, source = Replay(capacity, streams, **sizes), Streams(streams, case)
     for _ in range(int(rng.integers(1, 150))):
-        replay.add(source.rows())
+        replay.add(source.rows(), source.state if replay.wants_state() else None)
         assert len(replay) <= capacity
-        assert len(replay) == streams * min(len(source.record), capacity // streams)
+        # Loading leaves out rows before the first kept state.
+        missing = streams * min(len(source.record), capacity // streams) - len(replay)
+        assert 0 <= missing <= streams * max(sizes["state_every"] - 1, 0)
         if replay.ready() and rng.random() < 0.4:
-            check_batch(replay.sample(), source, len(source.record) - len(replay) // streams)
+            batch = replay.sample()
+            check_batch(batch, source, len(source.record) - len(replay) // streams)
+            if sizes["state_every"]:
+                replay.refresh(batch["window"], {"memory": batch["obs/id"][:, -1] + np.array([0, 1])})
         if rng.random() < 0.03:
             state = {key: np.array(value) for key, value in replay.state_dict().items()}
             replay = Replay(capacity, streams, **sizes)
@@ -276,9 +287,41 @@ def test_another_batch_length_starts_the_online_queue_anew() -> None:
     assert other.sample()["reward"].shape == (4, 7)
 
 
+def test_a_window_starts_from_the_newest_state_at_its_first_row() -> None:
+    """First the state that acting had; then the one that training found, where a window ended there."""
+    replay, source = Replay(60, 2, 100, 6, seed=0, state_every=3), Streams(2, seed=1)
+    assert replay.bytes_per_step == 0
+    for row in range(80):
+        rows = source.rows()
+        assert replay.wants_state() == (row % 3 == 0)
+        replay.add(rows, source.state if row % 3 == 0 else None)
+    assert replay.bytes_per_step == 2 * 4 + 6 + 8 + 4 + 3 + 2 * 4 // 3
+    batch = replay.sample()
+    starts = {int(row) for row in batch["window"][:, 1]}
+    assert starts <= set(range(51, 75, 3)) and len(starts) == 8
+    replay.refresh(batch["window"], {"memory": np.full((100, 2), -1, np.float32)})
+    again = replay.sample()
+    trained = again["window"][:, 1] >= min(starts) + 6
+    assert (again["state/memory"][trained] == -1).all()
+    np.testing.assert_array_equal(again["state/memory"][~trained], again["obs/id"][~trained, 0])
+    assert trained.any() and not trained.all()
+
+
+def test_a_state_that_belongs_to_a_row_is_asked_for() -> None:
+    """It is an error to leave it out, and nothing is stored; a window has to end where one is kept."""
+    replay, source = Replay(60, 2, 4, 6, seed=0, state_every=3), Streams(2, seed=1)
+    with pytest.raises(ValueError, match="row 0 of the replay needs the recurrent state"):
+        replay.add(source.rows())
+    assert len(replay) == 0
+    with pytest.raises(ValueError, match="state_every must be 0 or divide batch_length 6, .* got 4"):
+        Replay(60, 2, 4, 6, seed=0, state_every=4)
+
+
 def test_loading_the_wrong_thing_says_so() -> None:
     """A state of other streams, or of something else, is refused with the reason."""
     replay, _ = filled(10)
+    with pytest.raises(ValueError, match="a state every 0 rows, this one every 5"):
+        Replay(60, 2, 4, 5, seed=0, state_every=5).load_state_dict(replay.state_dict())
     with pytest.raises(ValueError, match="has 2 streams, this one 3"):
         Replay(60, 3, 4, 5, seed=0).load_state_dict(replay.state_dict())
     with pytest.raises(ValueError, match=r"lacks .*'samples'"):
