@@ -7,9 +7,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-SSM_DYNAMICS = ("log_decay", "frequency", "log_dt")
-"""What sets a state-space layer's decay: no weight decay, a learning rate of its own (S4D, S5)."""
-
 
 class Optimiser:
     """AdamW over named modules with gradient clipping by the global norm.
@@ -17,7 +14,7 @@ class Optimiser:
     Args:
         modules: whose parameters are trained.
         lr: learning rate.
-        ssm_lr: learning rate of the state-space layers' decay and step size.
+        ssm_lr: learning rate of the state-space layers' dynamics: what a layer names in `DYNAMICS`.
         eps: Adam's epsilon.
         weight_decay: for matrices; norms, biases and SSM dynamics have none.
         clip: largest global gradient norm.
@@ -34,11 +31,18 @@ class Optimiser:
         clip: float,
         warmup: int,
     ) -> None:
+        modules = list(modules)
         named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
+        of_ssm = {
+            id(getattr(layer, name))
+            for module in modules
+            for layer in module.modules()
+            for name in getattr(layer, "DYNAMICS", ())
+        }
         dynamics, matrices, rest = [], [], []
         for name, parameter in named:
             leaf = name.rsplit(".", 1)[-1]
-            if leaf in SSM_DYNAMICS:
+            if id(parameter) in of_ssm:
                 dynamics.append(parameter)
             elif parameter.dim() > 1 and leaf != "bias":
                 matrices.append(parameter)

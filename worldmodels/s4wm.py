@@ -106,15 +106,19 @@ class S4WM(Backbone):
         latent = sample_onehot(posterior, noise)
         before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)
         inputs = self._inputs(reset_rows(is_first, before), reset_rows(is_first, action))
-        output, memory = self.stack(inputs, state["memory"], is_first)
-        states = {"latent": latent, "output": output, "memory": memory}
+        everywhere = self.policy_view != "output"  # then the policy reads the layers' states of every step
+        output, last, memory = self.stack(inputs, state["memory"], is_first, "all" if everywhere else keep)
+        states = {"latent": latent, "output": output} | ({"memory": memory} if everywhere else {})
+        kept = {} if keep is None else {key: keep_steps(keep, leaf) for key, leaf in states.items()}
+        if keep is not None and not everywhere:
+            kept["memory"] = memory
         return Rollout(
             features=self._feature(states),
             policy=self.policy_input(states),
             posterior=posterior,
             prior=self._probs(self.prior_net(output)),
-            last={key: leaf[:, -1] for key, leaf in states.items()},
-            kept={} if keep is None else {key: keep_steps(keep, leaf) for key, leaf in states.items()},
+            last={"latent": latent[:, -1], "output": output[:, -1], "memory": last},
+            kept=kept,
         )
 
     def observe_step(

@@ -18,6 +18,7 @@ CASES = {
     "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
     "s4wm-s5": Case("s4wm", {"s4wm.layer": "s5"}),
     "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
+    "s4wm-s4d-output": Case("s4wm", {"s4wm.layer": "s4d", "s4wm.policy_input": "output"}),
 }
 
 

@@ -1,4 +1,7 @@
-"""State-space layers. Each has `state_shape`, `initial`, `forward` (a window) and `step`, worded alike."""
+"""State-space layers. Each has `state_shape`, `initial`, `forward` (a window) and `step`, worded alike.
+
+`forward` gives outputs, the last state and the states after the steps that `keep` asks for.
+"""
 
 from worldmodels.ssm.block import Stack
 from worldmodels.ssm.s4d import S4D

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodels.ssm.keep import Keep
+
 
 class Block(nn.Module):
     """x + dropout-free GLU(GELU(layer(norm(x)))): the pre-norm block of S4 and S5."""
@@ -19,10 +21,12 @@ class Block(nn.Module):
         self.layer: Any = layer  # a module with `initial`, `forward` and `step`
         self.mix = nn.Linear(width, 2 * width)
 
-    def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """x `[B, T, D]`, state `[B, ...]`, is_first `[B, T]` -> the same shape, states `[B, T, ...]`."""
-        y, states = self.layer(self.norm(x), state, is_first)
-        return x + F.glu(self.mix(F.gelu(y)), -1), states
+    def forward(
+        self, x: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x `[B, T, D]`, state `[B, ...]`, is_first `[B, T]` -> as x, last state, kept `[B, n, ...]`."""
+        y, last, kept = self.layer(self.norm(x), state, is_first, keep)
+        return x + F.glu(self.mix(F.gelu(y)), -1), last, kept
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x `[B, D]`, state `[B, ...]` -> `[B, D]`, next state."""
@@ -45,15 +49,23 @@ class Stack(nn.Module):
         """Zero state `[B, layers, ...]`."""
         return torch.stack([block.layer.initial(batch_size) for block in self.blocks], 1)
 
-    def forward(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """x `[B, T, D]`, state `[B, L, ...]`, is_first `[B, T]` -> `[B, T, D]`, states `[B, T, L, ...]`."""
+    def forward(
+        self, x: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The window: x `[B, T, D]`, state `[B, layers, ...]`, is_first `[B, T]`.
+
+        Returns:
+            `[B, T, D]`, last state `[B, layers, ...]`, and the states after the steps to `keep`,
+            `[B, n, layers, ...]`, or None if there are none to keep.
+        """
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(state.dtype)
-            collected = []
+            lasts, kepts = [], []
             for number, block in enumerate(self.blocks):
-                x, states = block(x, state[:, number], is_first)
-                collected.append(states)
-            return self.norm(x), torch.stack(collected, 2)
+                x, last, kept = block(x, state[:, number], is_first, keep)
+                lasts.append(last)
+                kepts.append(kept)
+            return self.norm(x), torch.stack(lasts, 1), None if keep is None else torch.stack(kepts, 2)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x `[B, D]`, state `[B, layers, ...]` -> `[B, D]`, next state."""

@@ -1,4 +1,4 @@
-"""Initialisations and discretisations that the state-space layers share."""
+"""Initialisations and discretisations that the time-invariant layers share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-INPUT_SCALES = ("zoh", "unit")
+DISCRETISATIONS = ("zoh", "bilinear")
+INPUT_SCALES = ("bbar", "unit")
 
 
 def hippo_normal(size: int) -> tuple[Tensor, Tensor]:
@@ -45,49 +46,80 @@ def log_steps(count: int, dt_min: float, dt_max: float) -> Tensor:
     return math.log(dt_min) + torch.rand(count) * (math.log(dt_max) - math.log(dt_min))
 
 
-class DiagonalSystem(nn.Module):
-    """A diagonal A = -exp(log_decay) + i frequency, its step sizes, and their discretisation.
+def modulus_and_phase(
+    real: Tensor, frequency: Tensor, dt: Tensor, discretisation: str
+) -> tuple[Tensor, Tensor]:
+    """Logarithm of the modulus, at most 0, and phase of Abar, for A = real + i frequency with real < 0.
+
+    `zoh`: Abar = exp(dt A). `bilinear`: Abar = (1 + dt A / 2) / (1 - dt A / 2). All arguments broadcast.
+    """
+    if discretisation == "zoh":
+        return dt * real, dt * frequency
+    a, b = dt * real / 2, dt * frequency / 2
+    # |1 + a + ib|^2 = |1 - a - ib|^2 + 4a.
+    log_modulus = torch.log1p(4 * a / ((1 - a).square() + b.square())) / 2
+    return log_modulus, torch.atan2(b, 1 + a) + torch.atan2(b, 1 - a)
+
+
+def discretise_diagonal(
+    real: Tensor, frequency: Tensor, dt: Tensor, discretisation: str = "zoh", input_scale: str = "bbar"
+) -> tuple[Tensor, Tensor]:
+    """Abar and the factor of the inputs of each mode, both complex.
+
+    Abar is put together from modulus and phase, so that it cannot be above 1 in modulus.
 
     Args:
-        input_scale: by what the inputs of a mode are multiplied. `zoh`: (Abar - 1) / A, zero-order hold as
-            published; a slow mode then takes in an impulse at a strength of about its step size. `unit`:
+        real, frequency, dt: of A = real + i frequency with real < 0, and its step sizes.
+        discretisation: `zoh` or `bilinear`.
+        input_scale: `bbar`: as published, (Abar - 1) / A under zero-order hold and dt / (1 - dt A / 2)
+            bilinear; a slow mode then takes in an impulse at a strength of about its step size. `unit`:
             sqrt(1 - |Abar|^2), so that white noise gives every mode unit variance, fast or slow (Orvieto et
             al., 2023, LRU, section 3.4).
     """
+    log_modulus, phase = modulus_and_phase(real, frequency, dt, discretisation)
+    abar = torch.polar(log_modulus.exp(), phase)
+    if input_scale == "unit":
+        log_square = 2 * dt * real if discretisation == "zoh" else 2 * log_modulus
+        scale = torch.sqrt(-torch.expm1(log_square))
+        return abar, torch.complex(scale, torch.zeros_like(scale))
+    a = torch.complex(real.expand_as(frequency), frequency)
+    return abar, (abar - 1) / a if discretisation == "zoh" else dt / (1 - dt * a / 2)
 
-    log_decay: nn.Parameter
-    frequency: nn.Parameter
-    log_dt: nn.Parameter
 
-    def __init__(self, input_scale: str) -> None:
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """A ValueError that lists the `known` values of the option `name`, if `value` is none of them."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+class TimeInvariant(nn.Module):
+    """A layer whose discretised system depends on parameters only; it keeps it while they stay the same.
+
+    A subclass names these parameters in `DYNAMICS` and writes `_discretise`. The optimiser gives them no
+    weight decay and a learning rate of their own, as S4, S4D, S5 and LRU were trained by their authors.
+    """
+
+    DYNAMICS: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
         super().__init__()
-        if input_scale not in INPUT_SCALES:
-            raise ValueError(f"input_scale must be one of {', '.join(INPUT_SCALES)}, got {input_scale!r}")
-        self.input_scale = input_scale
-        self._held: tuple[tuple, tuple[Tensor, Tensor]] | None = None
+        self._held: tuple[tuple, tuple[Tensor, ...]] | None = None
 
-    def discretise(self) -> tuple[Tensor, Tensor]:
-        """Abar and the scale of the inputs, both complex and of the parameters' common shape.
+    def discretise(self) -> tuple[Tensor, ...]:
+        """The discretised system, as the subclass defines it.
 
-        Abar is put together from magnitude and phase, so its modulus is below 1 by construction. Without
-        gradients the result is kept until a parameter changes: acting and imagination ask at each step.
+        Without gradients it is kept until a parameter changes: acting and imagination ask at each step.
         """
         if torch.is_grad_enabled():
             # Whatever trains the parameters comes by here first. Their version alone does not tell: torch's
             # fused optimisers change parameters without counting it up.
             self._held = None
             return self._discretise()
-        parameters = self.log_decay, self.frequency, self.log_dt
+        parameters = [getattr(self, name) for name in self.DYNAMICS]
         key = tuple((id(p), p._version, p.data_ptr(), p.dtype) for p in parameters)
         if self._held is None or self._held[0] != key:
             self._held = key, self._discretise()
         return self._held[1]
 
-    def _discretise(self) -> tuple[Tensor, Tensor]:
-        dt = self.log_dt.exp()
-        real = -self.log_decay.exp()
-        abar = torch.polar((dt * real).exp(), dt * self.frequency)
-        if self.input_scale == "zoh":
-            return abar, (abar - 1) / torch.complex(real.expand_as(self.frequency), self.frequency)
-        scale = torch.sqrt(-torch.expm1(2 * dt * real))
-        return abar, torch.complex(scale, torch.zeros_like(scale))
+    def _discretise(self) -> tuple[Tensor, ...]:
+        raise NotImplementedError

@@ -7,26 +7,41 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldmodels.ssm.hippo import DiagonalSystem, hippo_normal, log_steps
+from worldmodels.ssm.chunk import chunk_length, siso_window
+from worldmodels.ssm.hippo import (
+    DISCRETISATIONS,
+    INPUT_SCALES,
+    TimeInvariant,
+    check_choice,
+    discretise_diagonal,
+    hippo_normal,
+    log_steps,
+    modulus_and_phase,
+)
+from worldmodels.ssm.keep import Keep
 from worldmodels.ssm.scan import linear_recurrence
 
 
-class S4D(DiagonalSystem):
+class S4D(TimeInvariant):
     """D systems of one input, one output and N/2 complex modes: y_t = 2 Re(C x_t) + D u_t by channel.
 
-    Initialisation as published: A from the normal part of HiPPO-LegS (`legs`) or -1/2 + i pi n (`lin`),
-    B = 1, C complex normal, zero-order hold with one step size a channel, log-uniform in [dt_min, dt_max].
+    Initialisation as published (section 4 and table 1): A from the normal part of HiPPO-LegS (`legs`) or
+    -1/2 + i pi n (`lin`), B = 1 (kept: only its product with C matters), C complex normal, one step size a
+    channel, log-uniform in [dt_min, dt_max]. Re(A) = -exp(.) keeps the system stable.
 
-    The sequence is computed by the same recurrence as S5's, so resets are exact and every state is at hand,
-    at the price of `[B, T, D, N/2]` complex numbers of memory a layer.
+    A window is computed in chunks, and the states only where they are asked for. Where all of them are, the
+    recurrence has them at once, at the price of `[B, T, D, N/2]` complex numbers of memory.
 
     Args:
         width: D, channels.
         state_size: N/2, complex modes a channel.
         init: `legs` or `lin`.
         dt_min, dt_max: range of the initial step sizes, in environment steps.
-        input_scale: `zoh` as published, or `unit`; see `DiagonalSystem`.
+        discretisation: `zoh` or `bilinear`.
+        input_scale: `bbar` as published, or `unit`; see `discretise_diagonal`.
     """
+
+    DYNAMICS = ("log_decay", "frequency", "log_dt")
 
     def __init__(
         self,
@@ -35,11 +50,14 @@ class S4D(DiagonalSystem):
         init: str = "legs",
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
-        input_scale: str = "zoh",
+        discretisation: str = "zoh",
+        input_scale: str = "bbar",
     ) -> None:
-        super().__init__(input_scale)
-        if init not in ("legs", "lin"):
-            raise ValueError(f"S4D: init must be 'legs' or 'lin', got {init!r} (ssm.init)")
+        super().__init__()
+        check_choice("s4wm.s4d.init", init, ("legs", "lin"))
+        check_choice("s4wm.s4d.discretisation", discretisation, DISCRETISATIONS)
+        check_choice("s4wm.s4d.input_scale", input_scale, INPUT_SCALES)
+        self.discretisation, self.input_scale = discretisation, input_scale
         self.state_shape = (width, state_size, 2)
         if init == "legs":
             frequency = hippo_normal(2 * state_size)[0].imag.float()
@@ -55,13 +73,20 @@ class S4D(DiagonalSystem):
         """Zero state `[B, D, N/2, 2]` (real and imaginary part)."""
         return self.d.new_zeros(batch_size, *self.state_shape)
 
-    def forward(self, u: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """u `[B, T, D]`, state `[B, D, N/2, 2]`, is_first `[B, T]` -> y as u, states `[B, T, D, N/2, 2]`."""
-        decay, scale = self.discretise()
-        x = linear_recurrence(
-            decay, u[..., None] * scale, torch.view_as_complex(state.contiguous()), is_first
-        )
-        return self._output(x, u), torch.view_as_real(x)
+    def forward(
+        self, u: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """u `[B, T, D]`, state `[B, D, N/2, 2]`, is_first `[B, T]` -> y as u, last state, kept states."""
+        if isinstance(keep, str):
+            decay, scale = self.discretise()
+            x = linear_recurrence(
+                decay, u[..., None] * scale, torch.view_as_complex(state.contiguous()), is_first
+            )
+            states = torch.view_as_real(x)
+            return self._output(x, u), states[:, -1], states
+        response = self.response(chunk_length(u.shape[1]))
+        y, last, kept = siso_window(response, u, state.flatten(-2), is_first, keep)
+        return y, last.unflatten(-1, (-1, 2)), None if kept is None else kept.unflatten(-1, (-1, 2))
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the same: u `[B, D]`, state `[B, D, N/2, 2]` -> y `[B, D]`, next state."""
@@ -69,5 +94,54 @@ class S4D(DiagonalSystem):
         x = torch.addcmul(u[..., None] * scale, decay, torch.view_as_complex(state.contiguous()))
         return self._output(x, u), torch.view_as_real(x)
 
+    def response(self, length: int) -> DiagonalResponse:
+        """What the layer, D included, does over a chunk of `length` steps."""
+        return DiagonalResponse(self, length)
+
+    def _discretise(self) -> tuple[Tensor, Tensor]:
+        dt, real = self.log_dt.exp(), -self.log_decay.exp()
+        return discretise_diagonal(real, self.frequency, dt, self.discretisation, self.input_scale)
+
     def _output(self, x: Tensor, u: Tensor) -> Tensor:
         return 2 * (torch.view_as_complex(self.c) * x).real.sum(-1) + self.d * u
+
+
+class DiagonalResponse:
+    """`Response` of S4D, from tables of the powers of Abar; N = N/2 modes x (real, imaginary)."""
+
+    def __init__(self, layer: S4D, length: int) -> None:
+        dt, real = layer.log_dt.exp(), -layer.log_decay.exp()
+        log_modulus, phase = modulus_and_phase(real, layer.frequency, dt, layer.discretisation)
+        # A phase of many turns would lose its digits when it is multiplied by the number of steps.
+        phase = torch.atan2(phase.sin(), phase.cos())
+        k = torch.arange(length + 1, dtype=phase.dtype, device=phase.device)[:, None]
+        modulus, angle = (k * log_modulus[:, None]).exp(), k * phase[:, None]  # [D, length + 1, N/2]
+        real, imag = modulus * angle.cos(), modulus * angle.sin()
+        scale = layer.discretise()[1]
+        b_real, b_imag = scale.real[:, None], scale.imag[:, None]
+        c_real, c_imag = 2 * layer.c[:, None, :, 0], 2 * layer.c[:, None, :, 1]
+        reach = torch.stack([b_real * real - b_imag * imag, b_real * imag + b_imag * real], -1)
+        taps = (c_real * reach[..., 0] - c_imag * reach[..., 1]).sum(-1)[:, :length]
+        self.taps = torch.cat([taps[:, :1] + layer.d[:, None], taps[:, 1:]], 1)
+        self.write = reach[:, :length].flip(1).flatten(2)
+        read = torch.stack([c_real * real - c_imag * imag, -c_real * imag - c_imag * real], -1)
+        self.read = read[:, 1:].flatten(2).transpose(1, 2)
+        self.powers = torch.complex(real, imag)
+
+    def advance(self, state: Tensor, steps: Tensor) -> Tensor:
+        moved = torch.view_as_complex(_pairs(state)) * self.powers.index_select(1, steps)
+        return torch.view_as_real(moved).flatten(-2)
+
+    def carry(self, state: Tensor, written: Tensor, fresh: Tensor) -> Tensor:
+        ends = linear_recurrence(
+            self.powers[:, -1],
+            torch.view_as_complex(_pairs(written)),
+            torch.view_as_complex(_pairs(state)),
+            fresh,
+        )
+        return torch.view_as_real(ends).flatten(-2)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """`[..., N]` -> `[..., N/2, 2]`."""
+    return x.unflatten(-1, (-1, 2)).contiguous()

@@ -1,4 +1,4 @@
-"""S5 and S4D: a window equals its steps and an independent simulation; both are stable and precise."""
+"""What every state-space layer promises: a window equals its steps, resets are exact, all is stable."""
 
 import math
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from scipy import linalg, signal
 from torch import Tensor, nn
 
+from worldmodels.base import keep_steps
 from worldmodels.ssm import LAYERS, S4D, S5, Stack
 from worldmodels.ssm.hippo import hippo_normal, log_steps
 
@@ -19,6 +20,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "s5-unit": lambda: S5(WIDTH, state_size=8, blocks=2, input_scale="unit"),
     "s4d-unit": lambda: S4D(WIDTH, state_size=4, input_scale="unit"),
     "s4d-lin": lambda: S4D(WIDTH, state_size=4, init="lin"),
+    "s4d-bilinear": lambda: S4D(WIDTH, state_size=4, discretisation="bilinear"),
 }
 
 
@@ -53,43 +55,80 @@ def test_every_layer_is_here() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 1000])
 def test_a_window_equals_its_steps(layer: nn.Module, steps: int) -> None:
+    """Outputs, the last state, and states at some steps (one of them twice) or at all."""
     u, state, is_first = sequence(layer, 2, steps)
+    keep = torch.randint(steps, (2, 5))
+    keep[:, 1] = keep[:, 0]
     with torch.no_grad():
-        y, states = layer(u, state, is_first)
-        y_steps, states_steps = stepped(layer, u, state, is_first)
-    torch.testing.assert_close(y, y_steps, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(states, states_steps, rtol=1e-10, atol=1e-10)
+        expected, states = stepped(layer, u, state, is_first)
+        for wanted, kept_states in ((keep, keep_steps(keep, states)), ("all", states), (None, None)):
+            y, last, kept = layer(u, state, is_first, wanted)
+            torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(last, states[:, -1], rtol=1e-10, atol=1e-10)
+            if kept_states is None:
+                assert kept is None
+            else:
+                torch.testing.assert_close(kept, kept_states, rtol=1e-10, atol=1e-10)
 
 
 def test_two_windows_equal_one(layer: nn.Module) -> None:
-    u, state, is_first = sequence(layer, 2, 40)
-    whole, states = layer(u, state, is_first)
-    left, between = layer(u[:, :17], state, is_first[:, :17])
-    right, after = layer(u[:, 17:], between[:, -1], is_first[:, 17:])
+    u, state, is_first = sequence(layer, 2, 80)
+    whole, states, _ = layer(u, state, is_first)
+    left, between, _ = layer(u[:, :37], state, is_first[:, :37])
+    right, after, _ = layer(u[:, 37:], between, is_first[:, 37:])
     torch.testing.assert_close(torch.cat([left, right], 1), whole, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(torch.cat([between, after], 1), states, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(after, states, rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_of_a_window_equal_those_of_its_steps(layer: nn.Module) -> None:
-    u, state, is_first = sequence(layer, 2, 20)
+@pytest.mark.parametrize("keep", [torch.tensor([[3, 33, 36], [0, 36, 5]]), "all"], ids=["some", "all"])
+def test_gradients_of_a_window_equal_those_of_its_steps(layer: nn.Module, keep: Tensor | str) -> None:
+    """Of outputs and kept states, to inputs, initial state and parameters."""
+    u, state, is_first = sequence(layer, 2, 37)
     leaves = [u.requires_grad_(), state.requires_grad_(), *layer.parameters()]
-    weight = torch.randn(2, 20, WIDTH, dtype=torch.float64)
+    y, last, kept = layer(u, state, is_first, keep)
+    y_steps, states = stepped(layer, u, state, is_first)
+    pairs = (
+        (y, y_steps),
+        (last, states[:, -1]),
+        (kept, states if keep == "all" else keep_steps(keep, states)),
+    )
+    weights = [torch.randn_like(value) for value, _ in pairs]
     gradients = [
-        torch.autograd.grad((run(u, state, is_first)[0] * weight).sum(), leaves)
-        for run in (layer, lambda *args: stepped(layer, *args))
+        torch.autograd.grad(
+            sum((w * pair[side]).sum() for w, pair in zip(weights, pairs, strict=True)), leaves
+        )
+        for side in (0, 1)
     ]
     for of_window, of_steps in zip(*gradients, strict=True):
         torch.testing.assert_close(of_window, of_steps, rtol=1e-8, atol=1e-8)
 
 
-def test_nothing_passes_a_reset(layer: nn.Module) -> None:
-    u, state, is_first = sequence(layer, 2, 12)
+def test_gradients_by_finite_differences(layer: nn.Module) -> None:
+    u, state, is_first = sequence(layer, 2, 3)
+    is_first = torch.tensor([[False, True, False], [False, False, False]])
+    keep = torch.tensor([[1], [0]])
+    leaves = [u.requires_grad_(), state.requires_grad_()]
+    assert torch.autograd.gradcheck(lambda u, state: layer(u, state, is_first, keep), leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("reset", [0, 1, 31, 32, 40, 69])
+def test_nothing_passes_a_reset(layer: nn.Module, reset: int) -> None:
+    """NaN before it changes no bit after it, nor in other rows, and no gradient goes back across it."""
+    u, state, is_first = sequence(layer, 2, 70)
     is_first[:] = False
-    is_first[0, 5] = True
-    clean, _ = layer(u, state, is_first)
-    u[0, :5], state[0] = torch.nan, torch.nan
-    spoilt, _ = layer(u, state, is_first)
-    assert torch.equal(spoilt[0, 5:], clean[0, 5:]) and torch.equal(spoilt[1], clean[1])
+    is_first[0, reset] = is_first[0, reset // 2] = True
+    keep = torch.tensor([[reset, 69], [0, 69]])
+    clean = layer(u, state, is_first, keep)
+    u[0, :reset], state[0] = torch.nan, torch.nan
+    for leaf in (u, state):
+        leaf.requires_grad_()
+    spoilt = layer(u, state, is_first, keep)
+    assert torch.equal(spoilt[0][0, reset:], clean[0][0, reset:]) and torch.equal(spoilt[0][1], clean[0][1])
+    assert torch.equal(spoilt[1], clean[1]) and torch.equal(spoilt[2], clean[2])
+    after = spoilt[0][:, reset:].square().sum() + spoilt[1].square().sum() + spoilt[2].square().sum()
+    by_inputs, by_state = torch.autograd.grad(after, [u, state])
+    assert not by_inputs[0, :reset].any() and not by_state[0].any()
+    assert by_inputs[0, reset:].isfinite().all() and by_inputs[0, reset].any()
 
 
 def test_float32_over_4096_steps(layer: nn.Module) -> None:
@@ -97,9 +136,10 @@ def test_float32_over_4096_steps(layer: nn.Module) -> None:
     u, state, is_first = sequence(layer, 1, 4096)
     is_first[:] = False
     with torch.no_grad():
-        exact, _ = stepped(layer, u, state, is_first)
-        single, _ = layer.float()(u.float(), state.float(), is_first)
+        exact, states = stepped(layer, u, state, is_first)
+        single, last, _ = layer.float()(u.float(), state.float(), is_first)
     assert (single - exact).abs().max() < 1e-4 * exact.abs().max()
+    assert (last - states[:, -1]).abs().max() < 1e-4 * states.abs().max()
 
 
 def test_stable_whatever_training_does(layer: nn.Module) -> None:
@@ -133,7 +173,7 @@ def test_discretisation_follows_a_fused_optimiser(layer: nn.Module) -> None:
     for _ in range(3):
         layer(u, state, is_first)[0].square().sum().backward()
         optimiser.step()
-        expected, _ = layer(u, state, is_first)
+        expected, _, _ = layer(u, state, is_first)
         with torch.no_grad():
             actual, _ = stepped(layer, u, state, is_first)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
@@ -167,18 +207,19 @@ def test_s5_against_scipy() -> None:
     _, outputs, scipy_states = signal.dlsim((*discrete[:4], 1), u, x0=x0.reshape(8))
     np.testing.assert_allclose(scipy_states, states[:-1], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(outputs - u @ discrete[3].T, np.array(states[:-1]) @ discrete[2].T, atol=1e-9)
-    y, x = layer(
+    y, x, _ = layer(
         torch.as_tensor(u)[None], torch.as_tensor(x0)[None], torch.zeros(1, len(u), dtype=torch.bool)
     )
     np.testing.assert_allclose(y[0].detach(), expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(x[0, -1].detach().flatten(), states[-1], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(x[0].detach().flatten(), states[-1], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("init", ["legs", "lin"])
-def test_s4d_impulse_response(init: str) -> None:
-    """Channel by channel K[k] = 2 Re sum C Abar^k Bbar, with B = 1, held by the matrix exponential."""
+@pytest.mark.parametrize("discretisation", ["zoh", "bilinear"])
+def test_s4d_impulse_response(init: str, discretisation: str) -> None:
+    """Channel by channel K[k] = 2 Re sum C Abar^k Bbar, B = 1, by matrix exponential or matrix inverse."""
     torch.manual_seed(0)
-    layer = S4D(WIDTH, state_size=4, init=init).double()
+    layer = S4D(WIDTH, state_size=4, init=init, discretisation=discretisation).double()
     steps = 40
     with torch.no_grad():
         a = torch.complex(-layer.log_decay.exp(), layer.frequency).numpy()  # [D, N]
@@ -186,16 +227,18 @@ def test_s4d_impulse_response(init: str) -> None:
         c = torch.view_as_complex(layer.c).numpy()
         kernel = np.zeros((steps, WIDTH))
         for channel in range(WIDTH):
-            # exp of [[A, B], [0, 0]] dt holds Abar and Bbar.
-            matrix = np.zeros((5, 5), complex)
-            matrix[:4, :4], matrix[:4, 4] = np.diag(a[channel]), 1
-            held = linalg.expm(matrix * dt[channel])
+            matrix = np.diag(a[channel]) * dt[channel]
+            if discretisation == "zoh":  # exp of [[A, B], [0, 0]] dt holds Abar and Bbar
+                held = linalg.expm(np.block([[matrix, np.full((4, 1), dt[channel])], [np.zeros((1, 5))]]))
+                abar, bbar = held[:4, :4], held[:4, 4]
+            else:
+                inverse = np.linalg.inv(np.eye(4) - matrix / 2)
+                abar, bbar = inverse @ (np.eye(4) + matrix / 2), inverse @ np.full(4, dt[channel])
             for k in range(steps):
-                power = np.linalg.matrix_power(held[:4, :4], k)
-                kernel[k, channel] = 2 * (c[channel] @ power @ held[:4, 4]).real
+                kernel[k, channel] = 2 * (c[channel] @ np.linalg.matrix_power(abar, k) @ bbar).real
         impulse = torch.zeros(1, steps, WIDTH, dtype=torch.float64)
         impulse[:, 0] = 1
-        y, _ = layer(impulse, layer.initial(1), torch.zeros(1, steps, dtype=torch.bool))
+        y, _, _ = layer(impulse, layer.initial(1), torch.zeros(1, steps, dtype=torch.bool))
         kernel[0] += layer.d.numpy()
     np.testing.assert_allclose(y[0], kernel, rtol=1e-9, atol=1e-9)
 
@@ -257,8 +300,9 @@ def test_step_sizes_are_log_uniform() -> None:
     ("make", "said"),
     [
         (lambda: S5(4, state_size=6, blocks=4), "divisible by blocks"),
-        (lambda: S4D(4, state_size=2, init="hippo"), "'legs' or 'lin'"),
-        (lambda: S5(4, state_size=2, input_scale="none"), "input_scale must be one of zoh, unit"),
+        (lambda: S5(4, state_size=2, input_scale="none"), "s5.input_scale must be one of bbar, unit"),
+        (lambda: S4D(4, state_size=2, init="hippo"), "s4d.init must be one of legs, lin"),
+        (lambda: S4D(4, state_size=2, discretisation="none"), "discretisation must be one of zoh, bilinear"),
     ],
 )
 def test_wrong_options_are_named(make: Callable[[], nn.Module], said: str) -> None:
@@ -273,8 +317,11 @@ def test_a_stack_equals_its_steps_and_resets(name: str) -> None:
     u = torch.randn(2, 20, WIDTH, dtype=torch.float64)
     state = torch.randn_like(stack.initial(2))
     is_first = torch.rand(2, 20) < 0.2
-    y, states = stack(u, state, is_first)
-    assert state.shape[:2] == (2, 3) and states.shape == (2, 20, *state.shape[1:])
-    y_steps, states_steps = stepped(stack, u, state, is_first)
-    torch.testing.assert_close(y, y_steps, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(states, states_steps, rtol=1e-10, atol=1e-10)
+    keep = torch.tensor([[4, 19], [0, 7]])
+    assert state.shape[:2] == (2, 3) and stack(u, state, is_first)[2] is None
+    expected, states = stepped(stack, u, state, is_first)
+    for wanted, kept_states in ((keep, keep_steps(keep, states)), ("all", states)):
+        y, last, kept = stack(u, state, is_first, wanted)
+        torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(last, states[:, -1], rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(kept, kept_states, rtol=1e-10, atol=1e-10)

@@ -1,0 +1,54 @@
+"""One diagonal state-space system for all channels: what S5 and LRU share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodels.ssm.hippo import TimeInvariant
+from worldmodels.ssm.keep import Keep, keep_states
+from worldmodels.ssm.scan import linear_recurrence
+
+
+class MIMO(TimeInvariant):
+    """x_t = Abar x_{t-1} + g B u_t, y_t = readout Re(C x_t) + D u_t, with Abar and g diagonal.
+
+    A subclass sets the parameters below, `state_shape` (P, 2) and `readout`, and its `_discretise` gives Abar
+    and g, `[P]` complex.
+
+    Attributes:
+        b: `[2P, D]`, its rows real and imaginary in turn: a matmul gives a complex view.
+        c: `[D, 2P]`, Re and -Im of the complex one in turn, so that Re(C x) = c . (Re x, Im x).
+        d: `[D]`.
+    """
+
+    state_shape: tuple[int, int]
+    readout: float
+    b: nn.Parameter
+    c: nn.Parameter
+    d: nn.Parameter
+
+    def initial(self, batch_size: int) -> Tensor:
+        """Zero state `[B, P, 2]` (real and imaginary part)."""
+        return self.d.new_zeros(batch_size, *self.state_shape)
+
+    def forward(
+        self, u: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """u `[B, T, D]`, state `[B, P, 2]`, is_first `[B, T]` -> y as u, last state, kept `[B, n, P, 2]`."""
+        abar, scale = self.discretise()
+        inputs = torch.view_as_complex(F.linear(u, self.b).unflatten(-1, self.state_shape)) * scale
+        x = linear_recurrence(abar, inputs, torch.view_as_complex(state.contiguous()), is_first)
+        states = torch.view_as_real(x)
+        return self._output(states, u), states[:, -1], keep_states(keep, states)
+
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the same: u `[B, D]`, state `[B, P, 2]` -> y `[B, D]`, next state `[B, P, 2]`."""
+        abar, scale = self.discretise()
+        inputs = torch.view_as_complex(F.linear(u, self.b).unflatten(-1, self.state_shape)) * scale
+        state = torch.view_as_real(torch.addcmul(inputs, abar, torch.view_as_complex(state.contiguous())))
+        return self._output(state, u), state
+
+    def _output(self, states: Tensor, u: Tensor) -> Tensor:
+        return self.readout * F.linear(states.flatten(-2), self.c) + self.d * u
