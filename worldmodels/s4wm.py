@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,8 @@ class S4WM(Backbone):
         stoch, classes: S groups of K classes.
         units, hidden_layers: width and depth of posterior, prior and input networks.
         width, layers: D and L of the stack.
-        layer: name of the state-space layer; `layers_options[layer]` goes to its constructor.
+        layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, but for a
+            `width` there, which takes the place of D unless it is 0.
         unimix: share of the uniform distribution in posterior and prior.
         policy_input: what actor and critic see: `output` (h, z), `hidden` (z, normalised layer states) or
             `full` (all three).
@@ -58,7 +60,7 @@ class S4WM(Backbone):
         layer: str,
         unimix: float,
         policy_input: str,
-        **layer_options: Mapping[str, object],
+        **layer_options: Mapping[str, Any],
     ) -> None:
         super().__init__()
         if layer not in LAYERS:
@@ -67,6 +69,8 @@ class S4WM(Backbone):
             raise ValueError(
                 f"s4wm.policy_input must be one of {', '.join(POLICY_INPUTS)}, got {policy_input!r}"
             )
+        options = dict(layer_options[layer])
+        width = options.pop("width", 0) or width
         self.latent_shape = (stoch, classes)
         self.width, self.unimix, self.policy_view = width, unimix, policy_input
         latent = stoch * classes
@@ -75,7 +79,7 @@ class S4WM(Backbone):
         self.latent_in = MLP(latent, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)
-        self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **layer_options[layer]))
+        self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options))
         self.prior_net = MLP(width, units, hidden_layers, latent)
         self.feature_size = width + latent
         memory = self.stack.initial(1).numel()

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from agent.optim import Optimiser
+from configs import load
 from worldmodels.nets import BlockLinear
-from worldmodels.ssm import S5
+from worldmodels.ssm import LAYERS, S5
 
 
 def make(modules: list[nn.Module], **changes: float) -> Optimiser:
@@ -27,6 +28,16 @@ def test_only_matrices_decay_and_dynamics_have_their_own_rate() -> None:
     for name, parameter in modules.named_parameters():
         slow = name in ("ssm.log_decay", "ssm.frequency", "ssm.log_dt")
         assert rates[id(parameter)] == (0.01 if slow else 0.1), name
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_a_layer_names_as_its_dynamics_is_trained_so(name: str) -> None:
+    options = load(backbone="s4wm", presets=["debug"]).s4wm[name]
+    layer = LAYERS[name](16, **{key: value for key, value in options.items() if key != "width"})
+    groups = make([nn.Sequential(layer)]).adam.param_groups
+    slow = {id(p) for group in groups if group["lr"] == 0.01 for p in group["params"]}
+    assert slow == {id(getattr(layer, parameter)) for parameter in layer.DYNAMICS}
+    assert all(group["weight_decay"] == 0 for group in groups if group["lr"] == 0.01)
 
 
 def test_the_rate_rises_over_the_warm_up() -> None:

@@ -1,0 +1,141 @@
+"""S4, the layer of S4WM: HiPPO-LegS for every channel, bilinear (Gu, Goel, Re, ICLR 2022)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from worldmodels.ssm.chunk import chunk_length, siso_window
+from worldmodels.ssm.hippo import TimeInvariant, hippo_normal, log_steps
+from worldmodels.ssm.keep import Keep
+
+
+class S4(TimeInvariant):
+    """D systems with A = Lambda - P P^*: y_t = 2 Re(C x_t) + D u_t by channel, in N/2 of N conjugate modes.
+
+    Initialisation as published (theorem 1 and appendix): in the eigenbasis of HiPPO-LegS's normal part Lambda
+    holds its eigenvalues, P_n = sqrt(n + 1/2), B_n = sqrt(2n + 1), C complex normal, one step size a channel,
+    log-uniform in [dt_min, dt_max]; every channel has its own Lambda, P, B and C. With P on both sides and
+    Re(Lambda) = -exp(.), A + A^* is negative definite (Goel et al., 2022, SaShiMi, section 4.1), so that the
+    bilinear Abar shortens every state, whatever training does.
+
+    C is learned itself, not C (I - Abar^T): a window is computed in chunks, not by FFT over its length. The
+    step solves with I - dt A / 2 by Woodbury's identity: diagonalised, Abar would need eigenvectors of a
+    condition beyond float32.
+
+    Args:
+        width: D, channels.
+        state_size: N/2, complex modes a channel.
+        dt_min, dt_max: range of the initial step sizes, in environment steps.
+    """
+
+    DYNAMICS = ("log_decay", "frequency", "log_dt", "low_rank", "b")
+
+    def __init__(self, width: int, state_size: int, dt_min: float, dt_max: float) -> None:
+        super().__init__()
+        self.state_shape = (width, state_size, 2)
+        values, vectors = hippo_normal(2 * state_size)  # [N/2], [N, N/2]
+        n = torch.arange(2 * state_size, dtype=torch.float64)
+        rotated = vectors.conj().t() @ torch.sqrt(n + 0.5).to(vectors.dtype)
+        low_rank = torch.view_as_real(rotated).float().repeat(width, 1, 1)  # [D, N/2, 2]
+        self.log_decay = nn.Parameter(torch.log(-values.real).float().repeat(width, 1))  # [D, N/2]
+        self.frequency = nn.Parameter(values.imag.float().repeat(width, 1))  # [D, N/2]
+        self.log_dt = nn.Parameter(log_steps(width, dt_min, dt_max)[:, None])  # [D, 1]
+        self.low_rank = nn.Parameter(low_rank)  # P
+        self.b = nn.Parameter(math.sqrt(2) * low_rank)
+        self.c = nn.Parameter(torch.randn(width, state_size, 2) * math.sqrt(0.5))
+        self.d = nn.Parameter(torch.randn(width))
+
+    def initial(self, batch_size: int) -> Tensor:
+        """Zero state `[B, D, N/2, 2]` (real and imaginary part)."""
+        return self.d.new_zeros(batch_size, *self.state_shape)
+
+    def forward(
+        self, u: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """u `[B, T, D]`, state `[B, D, N/2, 2]`, is_first `[B, T]` -> y as u, last state, kept states."""
+        response = self.response(chunk_length(u.shape[1]))
+        y, last, kept = siso_window(response, u, state.flatten(-2), is_first, keep)
+        return y, last.unflatten(-1, (-1, 2)), None if kept is None else kept.unflatten(-1, (-1, 2))
+
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the same: u `[B, D]`, state `[B, D, N/2, 2]` -> y `[B, D]`, next state."""
+        x = self._advance(torch.view_as_complex(state.contiguous()), u[..., None])
+        return 2 * (torch.view_as_complex(self.c) * x).real.sum(-1) + self.d * u, torch.view_as_real(x)
+
+    def response(self, length: int) -> DenseResponse:
+        """What the layer, D included, does over a chunk of `length` steps, a power of 2."""
+        modes = self.state_shape[1]
+        unit = torch.eye(2 * modes, dtype=self.d.dtype, device=self.d.device)
+        basis = torch.view_as_complex(unit.reshape(-1, 1, modes, 2))  # [N, 1, N/2]
+        moved = torch.view_as_real(self._advance(basis, basis.new_zeros(1))).flatten(-2)  # [N, D, N]
+        impulse = self._advance(basis.new_zeros(1, modes), self.d.new_ones(1))  # [D, N/2]
+        readout = 2 * torch.stack([self.c[..., 0], -self.c[..., 1]], -1)
+        return DenseResponse(
+            moved.transpose(0, 1),
+            torch.view_as_real(impulse).flatten(-2),
+            readout.flatten(-2),
+            self.d,
+            length,
+        )
+
+    def _discretise(self) -> tuple[Tensor, ...]:
+        """dt / 2, Lambda, 1 / (1 - dt Lambda / 2), P, dt B, and the scalar of Woodbury's identity."""
+        half = self.log_dt.exp() / 2
+        diagonal = torch.complex(-self.log_decay.exp(), self.frequency)
+        inverse = 1 / (1 - half * diagonal)
+        low_rank, b = torch.view_as_complex(self.low_rank), torch.view_as_complex(self.b)
+        # Re(inverse) > 0, so that nothing is divided by less than 1.
+        inner = (low_rank.abs().square() * inverse.real).sum(-1, keepdim=True)
+        return half, diagonal, inverse, low_rank, 2 * half * b, 1 / (1 + 2 * half * inner)
+
+    def _advance(self, x: Tensor, u: Tensor) -> Tensor:
+        """(1 - dt A / 2)^-1 ((1 + dt A / 2) x + dt B u): x `[..., D, N/2]` complex, u `[..., D or 1, 1]`.
+
+        For the whole of a conjugate pair, P^* x is twice the real part of the sum over its kept half.
+        """
+        half, diagonal, inverse, low_rank, b, factor = self.discretise()
+        x = inverse * (x + half * (diagonal * x - low_rank * _inner(low_rank, x)) + b * u)
+        return x - half * factor * _inner(low_rank, x) * (inverse * low_rank)
+
+
+class DenseResponse:
+    """`Response` of dense systems x' = x A + B u, y = x C + D u, from the powers A^1, A^2, A^4, ... of A.
+
+    Args:
+        transition: A `[D, N, N]`.
+        impulse: B `[D, N]`, the state one step after an impulse.
+        readout: C `[D, N]`.
+        d: `[D]`.
+        length: steps of a chunk, a power of 2.
+    """
+
+    def __init__(self, transition: Tensor, impulse: Tensor, readout: Tensor, d: Tensor, length: int) -> None:
+        self.length, self.powers = length, [transition]
+        reach, read = impulse[:, None], (transition @ readout[..., None])  # [D, m, N], [D, N, m]
+        while reach.shape[1] < length:
+            power = self.powers[-1]
+            reach, read = torch.cat([reach, reach @ power], 1), torch.cat([read, power @ read], 2)
+            self.powers.append(power @ power)
+        taps = (reach * readout[:, None]).sum(-1)
+        self.taps = torch.cat([taps[:, :1] + d[:, None], taps[:, 1:]], 1)
+        self.write, self.read = reach.flip(1), read
+
+    def advance(self, state: Tensor, steps: Tensor) -> Tensor:
+        for bit, power in enumerate(self.powers):
+            state = torch.where((steps >> bit & 1).bool()[:, None], state @ power, state)
+        return state
+
+    def carry(self, state: Tensor, written: Tensor, fresh: Tensor) -> Tensor:
+        ends, x = [], state.transpose(0, 1)  # [D, B, N]
+        for new, erased in zip(written.unbind(1), fresh.unbind(1), strict=True):
+            x = torch.baddbmm(new.transpose(0, 1), x.masked_fill(erased[:, None], 0), self.powers[-1])
+            ends.append(x.transpose(0, 1))
+        return torch.stack(ends, 1)
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    """left^* right over all N modes, from one of each conjugate pair: `[..., N/2]` -> `[..., 1]` real."""
+    return 2 * (left.conj() * right).real.sum(-1, keepdim=True)
