@@ -24,6 +24,10 @@ def linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Te
     The loop is over time with one fused multiply-add a step; autograd never records it. Its adjoint is
     g_t = dy_t + keep_{t+1} conj(decay) g_{t+1}, with d inputs = g and
     d decay = sum over t of keep_t conj(x_{t-1}) g_t.
+
+    An `autograd.Function` and no `torch.library.custom_op`: measured side by side, on pairs of real numbers
+    as such an operator wants them, the same loops gave the same bits, and the way in and out of the operator
+    made windows of 64 and 256 steps slower. Nothing here is compiled, which is what an operator would be for.
     """
     return _LinearRecurrence.apply(decay, inputs, state, is_first)
 
@@ -43,10 +47,10 @@ class _LinearRecurrence(torch.autograd.Function):
         erased = is_first.t().reshape(*is_first.t().shape, *(1,) * (inputs.dim() - 2))
         resets = _steps_with_resets(is_first)
         previous = state
-        for t in range(len(inputs)):
+        for t, (new, out) in enumerate(zip(inputs.unbind(), states.unbind(), strict=True)):
             if resets[t]:
                 previous = previous.masked_fill(erased[t], 0)
-            previous = torch.addcmul(inputs[t], decay, previous, out=states[t])
+            previous = torch.addcmul(new, decay, previous, out=out)
         ctx.save_for_backward(decay, state, states, is_first)
         ctx.resets = resets
         return states.transpose(0, 1)
@@ -61,10 +65,11 @@ class _LinearRecurrence(torch.autograd.Function):
         turn = decay.conj().resolve_conj()
         adjoint[-1] = grad[-1]
         following = adjoint[-1]
-        for t in range(len(states) - 2, -1, -1):
-            if ctx.resets[t + 1]:
-                following = following.masked_fill(erased[t + 1], 0)
-            following = torch.addcmul(grad[t], turn, following, out=adjoint[t])
+        steps = zip(grad.unbind()[-2::-1], adjoint.unbind()[-2::-1], strict=True)
+        for reset, (new, out) in zip(range(len(states) - 1, 0, -1), steps, strict=True):
+            if ctx.resets[reset]:
+                following = following.masked_fill(erased[reset], 0)
+            following = torch.addcmul(new, turn, following, out=out)
         before = torch.cat([state[None], states[:-1]]).masked_fill_(erased, 0)
         grad_decay = (before.conj() * adjoint).sum((0, 1))
         grad_state = (turn * adjoint[0]).masked_fill(erased[0], 0)
