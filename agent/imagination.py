@@ -39,6 +39,7 @@ def imagine(
     by the score function, not through the dynamics.
     """
     features, policies, actions = [feature], [backbone.policy_input(state)], []
+    state = backbone.prepare_imagination(state, horizon)
     for _ in range(horizon):
         action = act(policies[-1])
         state, feature = backbone.imagine_step(state, action.clamp(-1, 1))

@@ -86,6 +86,14 @@ class Backbone(nn.Module):
         """What actor and critic see of a state: `[B, P]`."""
         raise NotImplementedError
 
+    def prepare_imagination(self, state: State, horizon: int) -> State:
+        """The state in whatever form makes up to `horizon` calls of `imagine_step` cheapest; here: as it is.
+
+        Only `imagine_step` and `policy_input` understand the result.
+        """
+        del horizon
+        return state
+
     def imagine(
         self, state: State, action: Tensor, is_first: Tensor | None = None, noise: Tensor | None = None
     ) -> tuple[State, Tensor]:

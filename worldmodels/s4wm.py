@@ -136,10 +136,23 @@ class S4WM(Backbone):
         return state, self._feature(state)
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
-        output, memory = self.stack.step(self._inputs(state["latent"], action), state["memory"])
+        inputs = self._inputs(state["latent"], action)
+        if "memory" in state:
+            output, memory = self.stack.step(inputs, state["memory"])
+            rest = {"memory": memory}
+        else:
+            output, rest = self.stack.respond(inputs, state)
         latent = sample_onehot(self._probs(self.prior_net(output)), noise)
-        state = {"latent": latent, "output": output, "memory": memory}
+        state = {**rest, "latent": latent, "output": output}
         return state, self._feature(state)
+
+    def prepare_imagination(self, state: State, horizon: int) -> State:
+        """Layers with a system for each channel answer for the whole horizon at once, if nobody reads states.
+
+        State leaves then: `latent`, `output`, and those of `Stack.responses` in place of `memory`.
+        """
+        entries = self.stack.responses(state["memory"], horizon) if self.policy_view == "output" else None
+        return state if entries is None else {"latent": state["latent"], "output": state["output"], **entries}
 
     def policy_input(self, state: State) -> Tensor:
         parts = []

@@ -332,6 +332,33 @@ def check_imagination(case: Case) -> None:
     close(case, cut[:, 2:], fresh, "features after a reset in imagination")
 
 
+def check_prepared_imagination(case: Case) -> None:
+    """Steps from a state prepared for a horizon are steps from the state, gradients and all."""
+    backbone = case.make()
+    inputs = make_inputs(case, backbone)
+    start = {key: leaf.requires_grad_(leaf.is_floating_point()) for key, leaf in inputs.state.items()}
+    action = inputs.action.requires_grad_()
+    leaves = [action, *(leaf for leaf in start.values() if leaf.requires_grad), *backbone.parameters()]
+    results = []
+    for state in (start, backbone.prepare_imagination(start, 6)):
+        values = []
+        for t in range(6):
+            state, feature = backbone.imagine_step(state, action[:, t], inputs.noise[:, t])
+            assert all(leaf.shape[0] == B for leaf in state.values())
+            values += [feature, backbone.policy_input(state)]
+        value = torch.cat(values, 1)
+        weight = torch.linspace(-1, 1, value.numel(), device=case.device, dtype=case.dtype)
+        total = (weight * value.flatten()).sum()
+        results.append([value, *torch.autograd.grad(total, leaves, allow_unused=True)])
+    for number, (stepped, prepared) in enumerate(zip(*results, strict=True)):
+        assert (stepped is None) == (prepared is None)
+        if stepped is not None:
+            size = stepped.abs().max().clamp(min=1)
+            close(
+                case, prepared / size, stepped / size, "gradient" if number else "features and policy inputs"
+            )
+
+
 def check_imagination_follows_the_action(case: Case) -> None:
     """Different actions from the same state and with the same noise lead to different features."""
     backbone = case.make()
@@ -490,6 +517,7 @@ CHECKS: list[Callable[[Case], None]] = [
     check_gradients_go_back_in_time_only,
     check_rows_are_independent,
     check_imagination,
+    check_prepared_imagination,
     check_imagination_follows_the_action,
     check_sampling,
     check_save_and_load,
@@ -498,4 +526,9 @@ CHECKS: list[Callable[[Case], None]] = [
     check_kl_gradients,
     check_losses_fall,
 ]
-FLOAT32 = [check_window_equals_steps, check_two_windows_equal_one, check_imagination]
+FLOAT32 = [
+    check_window_equals_steps,
+    check_two_windows_equal_one,
+    check_imagination,
+    check_prepared_imagination,
+]

@@ -17,6 +17,7 @@ CASES = {
     "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
     "s4wm-s5": Case("s4wm", {"s4wm.layer": "s5"}),
     "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
+    "s4wm-s4d-output": Case("s4wm", {"s4wm.layer": "s4d", "s4wm.policy_input": "output"}),
     "s4wm-s4": Case("s4wm", {"s4wm.layer": "s4", "s4wm.policy_input": "output"}),
     "s4wm-lru": Case("s4wm", {"s4wm.layer": "lru", "s4wm.policy_input": "output"}),
     "s4wm-mamba2": Case("s4wm", {"s4wm.layer": "mamba2", "s4wm.policy_input": "output"}),
@@ -72,6 +73,22 @@ def test_imagination_moves_the_memory_as_observation_does(case: Case) -> None:
     assert torch.equal(imagined["latent"], expected)
     assert not torch.equal(imagined["latent"], observed["latent"])
     assert not torch.equal(feature, rollout.features[:, 0])
+
+
+@pytest.mark.parametrize("layer", ["s4d", "s4"])
+def test_prepared_imagination_has_no_states(layer: str) -> None:
+    """Nothing as large as the layers' states is left; one step too many is a clear error."""
+    case = Case("s4wm", {"s4wm.layer": layer, "s4wm.policy_input": "output"})
+    backbone = case.make()
+    inputs = contract.make_inputs(case, backbone)
+    state = backbone.prepare_imagination(inputs.state, 2)
+    assert state.keys() == {"latent", "output", "response0", "response1", "taps0", "taps1"}
+    for t in range(2):
+        state, _ = backbone.imagine_step(state, inputs.action[:, t])
+    with pytest.raises(ValueError, match="prepared for 2 steps"):
+        backbone.imagine_step(state, inputs.action[:, 2])
+    full = Case("s4wm", {"s4wm.layer": layer, "s4wm.policy_input": "full"}).make()
+    assert full.prepare_imagination(inputs.state, 2) is inputs.state
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -26,12 +26,26 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """x `[B, T, D]`, state `[B, ...]`, is_first `[B, T]` -> as x, last state, kept `[B, n, ...]`."""
         y, last, kept = self.layer(self.norm(x), state, is_first, keep)
-        return x + F.glu(self.mix(F.gelu(y)), -1), last, kept
+        return self._add(x, y), last, kept
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x `[B, D]`, state `[B, ...]` -> `[B, D]`, next state."""
         y, state = self.layer.step(self.norm(x), state)
-        return x + F.glu(self.mix(F.gelu(y)), -1), state
+        return self._add(x, y), state
+
+    def respond(self, x: Tensor, response: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
+        """The step without a state: x `[B, D]`, response `[B, h, D]`, taps `[B, H, D]` with H >= h.
+
+        `response` is what the layer will give at this and the next steps if its inputs are zero from now on;
+        an input adds the layer's impulse response to it.
+        """
+        u = self.norm(x)
+        y = torch.addcmul(response[:, 0], taps[:, 0], u)
+        left = response.shape[1]
+        return self._add(x, y), torch.addcmul(response[:, 1:], taps[:, 1:left], u[:, None])
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + F.glu(self.mix(F.gelu(y)), -1)
 
 
 class Stack(nn.Module):
@@ -76,3 +90,39 @@ class Stack(nn.Module):
                 x, after = block.step(x, state[:, number])
                 collected.append(after)
             return self.norm(x), torch.stack(collected, 1)
+
+    def responses(self, state: Tensor, horizon: int) -> dict[str, Tensor] | None:
+        """What stands for the state over the next `horizon` steps: two entries a layer, or None.
+
+        Layers with an input and an output of their own for each channel need no state to be stepped: the
+        response of the start state to the whole horizon is one matrix product, and each later input adds its
+        impulse response. Other layers are cheaper to step.
+
+        Returns:
+            `response<n>` `[B, horizon, D]` and `taps<n>`, the impulse response, as `[B, horizon, D]`.
+        """
+        if not all(hasattr(block.layer, "response") for block in self.blocks):
+            return None
+        entries = {}
+        with torch.autocast(state.device.type, enabled=False):
+            for number, block in enumerate(self.blocks):
+                of_layer = block.layer.response(1 << (horizon - 1).bit_length())
+                free = state[:, number].flatten(2).transpose(0, 1) @ of_layer.read[..., :horizon]
+                entries[f"response{number}"] = free.permute(1, 2, 0).contiguous()
+                entries[f"taps{number}"] = of_layer.taps[:, :horizon].t().expand(len(state), -1, -1)
+        return entries
+
+    def respond(self, x: Tensor, entries: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """`step` with the entries of `responses` for a state: x `[B, D]` -> `[B, D]`, next entries."""
+        if not entries["response0"].shape[1]:
+            raise ValueError(
+                f"the state was prepared for {entries['taps0'].shape[1]} steps, and they are done; prepare "
+                f"it for more, or step the state itself"
+            )
+        after = dict(entries)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(entries["response0"].dtype)
+            for number, block in enumerate(self.blocks):
+                name = f"response{number}"
+                x, after[name] = block.respond(x, entries[name], entries[f"taps{number}"])
+            return self.norm(x), after
