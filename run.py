@@ -1,4 +1,4 @@
-"""Command line: train (the default), eval, compare, plot. It parses, checks and dispatches.
+"""Command line: train (the default), eval, compare, plot, bench. It parses, checks and dispatches.
 
 A user's mistake (an unknown option, task, backbone or preset, a missing extra, another run's folder) ends
 with a message on stderr and exit code 2 before anything is created. Rooms that need torch are imported by the
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
+MEASURES = ("layers", "world_model", "imagination", "update", "acting", "replay")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,11 +169,66 @@ def plot(argv: Sequence[str]) -> None:
         print(draw(args.logdirs, args.out))
 
 
+def bench(argv: Sequence[str]) -> None:
+    """Measure time and memory of layers, world models, dreams, updates, acting or replay."""
+    with _mistakes_exit_2():
+        parser = _Parser(
+            "bench",
+            f"python run.py bench [--what {'|'.join(MEASURES)}] [--backbones NAME[:LAYER] ...]\n"
+            "    [--lengths N ...] [--repeats N] [--configs NAME ...] [--json] [--key.path VALUE ...]",
+            "Measure time and memory of the same thing for several backbones, turn by turn in one process.",
+        )
+        parser.add_argument("--what", default="world_model", metavar="NAME", help="[world_model]")
+        parser.add_argument(
+            "--backbones",
+            nargs="+",
+            metavar="NAME",
+            help=f"of {', '.join(configs.backbones())}, or s4wm:LAYER [all of them; layers: all layers]",
+        )
+        parser.add_argument(
+            "--lengths",
+            nargs="+",
+            type=_count,
+            metavar="N",
+            help="steps a window, where there are windows [the preset's batch_length]",
+        )
+        parser.add_argument(
+            "--repeats", type=_count, default=10, metavar="N", help="timed calls of each [10]"
+        )
+        _add_common(parser)
+        _add_options(parser, without=("backbone", "steps", "logdir", "batch_length"))
+        args, overrides = parser.parse(argv)
+        if args.what not in MEASURES:
+            hint = configs.did_you_mean(args.what, MEASURES)
+            raise ValueError(f"unknown measure '{args.what}'.{hint} Expected one of {', '.join(MEASURES)}.")
+        task = overrides.pop("task", None)
+        names = args.backbones or _all_to_measure(args.what)
+        resolved = {}
+        for name in names:
+            backbone, _, layer = name.partition(":")
+            chosen = overrides | ({"s4wm.layer": layer} if layer else {})
+            resolved[name] = _configure(task, backbone, args.configs, chosen)
+        config = resolved[names[0]]
+        device = "cuda" if _check_device(config) else "cpu"
+
+    from studies.bench import bench as measure
+    from studies.bench import table
+
+    _prepare_torch(config)
+    lengths = args.lengths or [config.batch_length]
+    with _mistakes_exit_2():  # a layer that is none, or a backbone without layers
+        result = measure(args.what, resolved, lengths, args.repeats, device)
+    print(table(result))
+    if args.json:
+        print(json.dumps(result))
+
+
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "compare": compare,
     "plot": plot,
+    "bench": bench,
 }
 
 
@@ -324,6 +380,13 @@ def _prepare_torch(config: configs.Config) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def _all_to_measure(what: str) -> list[str]:
+    """The names that `bench` measures if none are given."""
+    if what != "layers":
+        return configs.backbones()
+    return [f"s4wm:{key}" for key, value in configs.load().s4wm.items() if isinstance(value, configs.Config)]
 
 
 def _env_maker(config: configs.Config) -> "Callable[[int, int, int], VectorDoor]":

@@ -47,6 +47,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
     monkeypatch.setitem(sys.modules, "studies.plots", SimpleNamespace(plot=keep("plot", Path("curves.png"))))
+    monkeypatch.setitem(
+        sys.modules,
+        "studies.bench",
+        SimpleNamespace(bench=keep("bench", {"rows": []}), table=lambda result: f"table of {result}"),
+    )
     return seen
 
 
@@ -85,7 +90,7 @@ class TestHelp:
             shown.append(capsys.readouterr().out)
         assert shown[0] == shown[1]
 
-    @pytest.mark.parametrize("command", ["eval", "compare", "plot"])
+    @pytest.mark.parametrize("command", ["eval", "compare", "plot", "bench"])
     def test_the_other_commands_have_one(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as stop:
             run.main([command, "--help"])
@@ -147,6 +152,14 @@ REFUSED = [
     (["compare", "--backbones", "s4wm", "s4wm", "--logdir", "none"], "name each backbone once"),
     (["compare", "--backbones", "s4wm"], "arguments are required: --logdir"),
     (["plot", "none", "--out", "a.png"], "no folder none"),
+    (
+        ["bench", "--what", "layer"],
+        "unknown measure 'layer'. Did you mean 'layers'?",
+        "Expected one of layers",
+    ),
+    (["bench", "--backbones", "s4wn:s5"], "unknown backbone 's4wn'. Did you mean 's4wm'?"),
+    (["bench", "--lengths", "0"], "expected a positive whole number, got '0'"),
+    (["bench", "--batch_length", "3"], "unknown option '--batch_length'"),
     (["plot"], "arguments are required: LOGDIR, --out"),
 ]
 
@@ -390,3 +403,29 @@ class TestCompareAndPlot:
         monkeypatch.setattr(sys.modules["studies.plots"], "plot", draw)
         Path("a").mkdir()
         refuses(["plot", "a", "--out", "curves.png"], capsys, "run.py: no run in a")
+
+
+class TestBench:
+    def test_hands_resolved_configurations_to_the_study(
+        self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["bench", "--what", "update", "--backbones", "s4wm:s4d", "rssm", "--lengths", "8", "1e2"]
+        assert run.main([*words, *CPU, "--configs", "debug", "--repeats", "3", "--json"]) == 0
+        what, resolved, lengths, repeats, device = calls["bench"]
+        assert (what, lengths, repeats, device) == ("update", [8, 100], 3, "cpu")
+        options = {"device": "cpu"}
+        assert resolved == {
+            "s4wm:s4d": configs.load(
+                backbone="s4wm", presets=["debug"], overrides=options | {"s4wm.layer": "s4d"}
+            ),
+            "rssm": configs.load(backbone="rssm", presets=["debug"], overrides=options),
+        }
+        *_, table, last = capsys.readouterr().out.splitlines()
+        assert table.startswith("table of") and json.loads(last) == {"rows": []}
+
+    def test_defaults(self, calls: dict[str, Any]) -> None:
+        run.main(["bench", *CPU])
+        what, resolved, lengths, repeats, _ = calls["bench"]
+        assert (what, list(resolved), lengths, repeats) == ("world_model", configs.backbones(), [64], 10)
+        run.main(["bench", "--what", "layers", *CPU])
+        assert list(calls["bench"][1]) == ["s4wm:s5", "s4wm:s4d", "s4wm:s4", "s4wm:lru", "s4wm:mamba2"]
