@@ -225,7 +225,7 @@ class Subject:
 
 
 def _layer(name: str, subject: Subject, length: int) -> Case:
-    """Forward and backward of a state-space layer, with resets and the states imagination starts from."""
+    """Forward, with resets and the states that imagination starts from, and backward from the outputs."""
     device, stack = subject.device, getattr(subject.agent.backbone, "stack", None)
     if stack is None:
         raise ValueError(f"the backbone '{name}' has no state-space layers to measure; name others.")
@@ -235,10 +235,10 @@ def _layer(name: str, subject: Subject, length: int) -> Case:
     state, keep = layer.initial(subject.rows), subject.starts(length)
 
     def run() -> None:
-        y, _, kept = layer(u, state, is_first, keep)
+        y, _, _ = layer(u, state, is_first, keep)
         layer.zero_grad()
         u.grad = None
-        (y.sum() + kept.sum()).backward()
+        y.sum().backward()
 
     return Case(name, length, subject.rows * length, count(layer), run)
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodels.ssm.keep import Keep
+from worldmodels.base import reset_rows
+from worldmodels.ssm.keep import Keep, walk_states
 
 
 def chunk_length(steps: int) -> int:
@@ -59,7 +60,7 @@ class Chunks:
         if not len(self.row):
             return x
         outside = self.segment != self.segment[:, -1:], self.segment[self.row] != self.part[:, None]
-        return _erase(torch.cat([x, x.index_select(0, self.row)]), torch.cat(outside))
+        return reset_rows(torch.cat(outside), torch.cat([x, x.index_select(0, self.row)]))
 
     def join(self, y: Tensor) -> Tensor:
         """Outputs of all rows `[R + X, length, ...]` -> `[B, T, ...]`, each step's from its own segment."""
@@ -71,47 +72,19 @@ class Chunks:
 
     def entering(self, before: Tensor) -> Tensor:
         """States before each chunk `[R, ...]` -> those that each row starts from, `[R + X, ...]`."""
-        main = _erase(before, self.fresh)
+        main = reset_rows(self.fresh, before)
         if not len(self.row):
             return main
-        return torch.cat([main, _erase(before.index_select(0, self.row), self.part > 0)])
+        return torch.cat([main, reset_rows(self.part > 0, before.index_select(0, self.row))])
 
-    def before(self, state: Tensor, ends: Tensor) -> Tensor:
-        """States before each chunk `[R, ...]`, from the initial and those at the ends `[B, chunks, ...]`."""
-        return torch.cat([state[:, None], ends[:, :-1]], 1).flatten(0, 1)
+    @property
+    def tail(self) -> int:
+        """Steps of the last chunk."""
+        return self.length - self.padding
 
-    def wanted(self, keep: Keep) -> tuple[Tensor, Tensor]:
-        """Row and step, each `[K]`, of the kept states row by row and then of the last ones."""
-        row = torch.arange(self.batch, device=self.segment.device)
-        last = torch.full_like(row, self.steps - 1)
-        if keep is None:
-            return row, last
-        if isinstance(keep, str):
-            keep = torch.arange(self.steps, device=row.device).expand(self.batch, -1)
-        return torch.cat([row.repeat_interleave(keep.shape[1]), row]), torch.cat([keep.flatten(), last])
-
-    def ending(self, x: Tensor, row: Tensor, step: Tensor) -> Tensor:
-        """The `length` steps of `x` `[B, T, ...]` that end with `step` `[K]` -> `[K, length, ...]`.
-
-        Zeros where a step is of another chunk or segment.
-        """
-        steps = step[:, None] + torch.arange(1 - self.length, 1, device=step.device)
-        segment = self.segment.reshape(self.batch, -1)
-        clipped = steps.clamp(min=0)
-        own = segment[row[:, None], clipped] == segment[row, step][:, None]
-        outside = ~own | (steps < (step - step % self.length)[:, None])
-        taken = x.flatten(0, 1).index_select(0, (row[:, None] * self.steps + clipped).flatten())
-        return _erase(taken.unflatten(0, steps.shape), outside)
-
-    def carried(self, before: Tensor, row: Tensor, step: Tensor) -> Tensor:
-        """Of the states before each chunk `[R, ...]` what reaches `step` `[K]` of a row -> `[K, ...]`."""
-        chunk = row * self.count + step // self.length
-        return _erase(before.index_select(0, chunk), self.segment[chunk, step % self.length] > 0)
-
-    def split(self, states: Tensor, keep: Keep) -> tuple[Tensor, Tensor | None]:
-        """The states `[K, ...]` at the `wanted` steps as last `[B, ...]` and kept `[B, n, ...]` or None."""
-        kept, last = states[: -self.batch], states[-self.batch :]
-        return last, None if keep is None else kept.unflatten(0, (self.batch, -1))
+    def last(self, rows: Tensor) -> Tensor:
+        """Of all rows `[R + X, ...]` those that end the window, `[B, ...]`."""
+        return rows[self.count - 1 : len(self.segment) : self.count]
 
 
 class Response(Protocol):
@@ -124,8 +97,12 @@ class Response(Protocol):
     read: Tensor
     """`[D, N, length]`: y at each step to the state before the chunk."""
 
-    def advance(self, state: Tensor, steps: Tensor) -> Tensor:
-        """States `[D, K, N]`, each moved on by `steps` `[K]` (1 to length) without inputs."""
+    def step(self, state: Tensor, u: Tensor) -> Tensor:
+        """State `[B, D, N]` and inputs `[B, D]` -> the state one step later."""
+        ...
+
+    def advance(self, state: Tensor, steps: int) -> Tensor:
+        """States `[D, B, N]` moved on by 1 to length steps without inputs."""
         ...
 
     def carry(self, state: Tensor, written: Tensor, fresh: Tensor) -> Tensor:
@@ -142,30 +119,32 @@ def siso_window(
     """D systems over a window: u `[B, T, D]`, state `[B, D, N]` -> y as u, last, kept `[B, n, D, N]`.
 
     With K the taps, M[s, t] = K[t - s], E = write and F = read: Y = U M + X F and, from chunk to chunk,
-    X' = Abar^length X + U E. Only chunk ends and the steps that are asked for have their states computed.
+    X' = Abar^length X + U E.
     """
     length = response.taps.shape[1]
     chunks = Chunks(is_first, length)
     inputs = chunks.rows(u).permute(2, 0, 1).contiguous()  # [D, R + X, length]
     written = (inputs[:, : len(chunks.segment)] @ response.write).transpose(0, 1)  # [R, D, N]
     written = written.unflatten(0, (chunks.batch, chunks.count))
-    before = chunks.before(
-        state, response.carry(state, written, chunks.fresh.reshape(chunks.batch, chunks.count))
-    )
+    ends = response.carry(state, written, chunks.fresh.reshape(chunks.batch, chunks.count))
+    before = torch.cat([state[:, None], ends[:, :-1]], 1).flatten(0, 1)  # [R, D, N]
     entering = chunks.entering(before).transpose(0, 1)  # [D, R + X, N]
     y = torch.baddbmm(inputs @ toeplitz(response.taps), entering, response.read)
-    row, step = chunks.wanted(keep)
-    states = chunks.ending(u, row, step).permute(2, 0, 1) @ response.write  # [D, K, N]
-    states = states + response.advance(chunks.carried(before, row, step).transpose(0, 1), step % length + 1)
-    return chunks.join(y.permute(1, 2, 0)), *chunks.split(states.transpose(0, 1), keep)
+    if y.requires_grad:  # its gradient comes step by step; torch multiplies such a layout matrix by matrix
+        y.register_hook(lambda grad: None if grad is None else grad.contiguous())
+    tail = chunks.tail
+    last = (
+        chunks.last(inputs.transpose(0, 1)).transpose(0, 1)[..., :tail] @ response.write[:, length - tail :]
+    )
+    last = last + response.advance(chunks.last(entering.transpose(0, 1)).transpose(0, 1), tail)
+    inputs_of = u.unbind(1)
+    kept = walk_states(keep, lambda x, t: response.step(x, inputs_of[t]), state, is_first)
+    return chunks.join(y.permute(1, 2, 0)), last.transpose(0, 1), kept
 
 
 def toeplitz(taps: Tensor) -> Tensor:
     """Upper triangular M[s, t] = taps[t - s]: `[D, length]` -> `[D, length, length]`."""
     length = taps.shape[1]
-    # Row s of the windows over (0, ..., 0, taps) starts length - 1 - s places further right than row 0 does.
-    return F.pad(taps, (length - 1, 0)).unfold(1, length, 1).flip(1)
-
-
-def _erase(x: Tensor, where: Tensor) -> Tensor:
-    return x.masked_fill(where.reshape(where.shape + (1,) * (x.dim() - where.dim())), 0)
+    # (taps, zeros), 2 length numbers, repeated in lines of 2 length - 1: each begins one place earlier.
+    repeated = F.pad(taps, (0, length))[:, None].expand(-1, length, -1).flatten(1)
+    return repeated[:, : length * (2 * length - 1)].unflatten(1, (length, -1))[..., :length]

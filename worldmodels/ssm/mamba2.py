@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldmodels.nets import RMSNorm
 from worldmodels.ssm.chunk import Chunks, chunk_length
 from worldmodels.ssm.hippo import log_steps
-from worldmodels.ssm.keep import Keep
+from worldmodels.ssm.keep import Keep, walk_states
 
 
 class Mamba2(nn.Module):
@@ -73,13 +73,22 @@ class Mamba2(nn.Module):
         ):
             before.append(after)
             after = torch.addcmul(new, kept_share, after.masked_fill(fresh[:, None, None, None], 0))
-        starts = torch.stack(before, 1).flatten(0, 1)  # [R, heads, P, N]
-        y = chunks.join(ssd_outputs(v_rows, b_rows, c_rows, log_rows, chunks.entering(starts)))
-        row, step = chunks.wanted(keep)
-        v_rows, b_rows, log_rows = (chunks.ending(part, row, step) for part in (inputs, b, log_a))
-        decay = log_rows.sum(1).exp()[..., None, None]
-        states = torch.addcmul(ssd_states(v_rows, b_rows, log_rows), decay, chunks.carried(starts, row, step))
-        return self._output(y, x), *chunks.split(states, keep)
+        starts = chunks.entering(torch.stack(before, 1).flatten(0, 1))  # [R + X, heads, P, N]
+        y = chunks.join(ssd_outputs(v_rows, b_rows, c_rows, log_rows, starts))
+        v_last, b_last, log_last = (
+            chunks.last(part)[:, : chunks.tail] for part in (v_rows, b_rows, log_rows)
+        )
+        decay = log_last.sum(1).exp()[..., None, None]
+        last = torch.addcmul(ssd_states(v_last, b_last, log_last), decay, chunks.last(starts))
+        parts = (
+            inputs[..., None].unbind(1),
+            b[:, :, None, None].unbind(1),
+            log_a.exp()[..., None, None].unbind(1),
+        )
+        kept = walk_states(
+            keep, lambda x, t: torch.addcmul(parts[0][t] * parts[1][t], parts[2][t], x), state, is_first
+        )
+        return self._output(y, x), last, kept
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the same: u `[B, D]`, state `[B, heads, P, N]` -> y `[B, D]`, next state."""

@@ -123,9 +123,14 @@ class DenseResponse:
         self.taps = torch.cat([taps[:, :1] + d[:, None], taps[:, 1:]], 1)
         self.write, self.read = reach.flip(1), read
 
-    def advance(self, state: Tensor, steps: Tensor) -> Tensor:
+    def step(self, state: Tensor, u: Tensor) -> Tensor:
+        new = u.t()[..., None] * self.write[:, -1:]
+        return torch.baddbmm(new, state.transpose(0, 1), self.powers[0]).transpose(0, 1)
+
+    def advance(self, state: Tensor, steps: int) -> Tensor:
         for bit, power in enumerate(self.powers):
-            state = torch.where((steps >> bit & 1).bool()[:, None], state @ power, state)
+            if steps >> bit & 1:
+                state = state @ power
         return state
 
     def carry(self, state: Tensor, written: Tensor, fresh: Tensor) -> Tensor:

@@ -117,8 +117,8 @@ class DiagonalResponse:
         k = torch.arange(length + 1, dtype=phase.dtype, device=phase.device)[:, None]
         modulus, angle = (k * log_modulus[:, None]).exp(), k * phase[:, None]  # [D, length + 1, N/2]
         real, imag = modulus * angle.cos(), modulus * angle.sin()
-        scale = layer.discretise()[1]
-        b_real, b_imag = scale.real[:, None], scale.imag[:, None]
+        self.scale = layer.discretise()[1]
+        b_real, b_imag = self.scale.real[:, None], self.scale.imag[:, None]
         c_real, c_imag = 2 * layer.c[:, None, :, 0], 2 * layer.c[:, None, :, 1]
         reach = torch.stack([b_real * real - b_imag * imag, b_real * imag + b_imag * real], -1)
         taps = (c_real * reach[..., 0] - c_imag * reach[..., 1]).sum(-1)[:, :length]
@@ -128,8 +128,12 @@ class DiagonalResponse:
         self.read = read[:, 1:].flatten(2).transpose(1, 2)
         self.powers = torch.complex(real, imag)
 
-    def advance(self, state: Tensor, steps: Tensor) -> Tensor:
-        moved = torch.view_as_complex(_pairs(state)) * self.powers.index_select(1, steps)
+    def step(self, state: Tensor, u: Tensor) -> Tensor:
+        x = torch.addcmul(u[..., None] * self.scale, self.powers[:, 1], torch.view_as_complex(_pairs(state)))
+        return torch.view_as_real(x).flatten(-2)
+
+    def advance(self, state: Tensor, steps: int) -> Tensor:
+        moved = torch.view_as_complex(_pairs(state)) * self.powers[:, steps : steps + 1]
         return torch.view_as_real(moved).flatten(-2)
 
     def carry(self, state: Tensor, written: Tensor, fresh: Tensor) -> Tensor:

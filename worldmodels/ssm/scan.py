@@ -32,7 +32,7 @@ def linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Te
     return _LinearRecurrence.apply(decay, inputs, state, is_first)
 
 
-def _steps_with_resets(is_first: Tensor) -> list[bool]:
+def steps_with_resets(is_first: Tensor) -> list[bool]:
     """Which steps reset any row. Reading it on a GPU would wait for the device: there, all count as such."""
     if is_first.is_cuda:
         return [True] * is_first.shape[1]
@@ -45,7 +45,7 @@ class _LinearRecurrence(torch.autograd.Function):
         inputs = inputs.transpose(0, 1)
         states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
         erased = is_first.t().reshape(*is_first.t().shape, *(1,) * (inputs.dim() - 2))
-        resets = _steps_with_resets(is_first)
+        resets = steps_with_resets(is_first)
         previous = state
         for t, (new, out) in enumerate(zip(inputs.unbind(), states.unbind(), strict=True)):
             if resets[t]:
