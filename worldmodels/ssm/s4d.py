@@ -25,7 +25,7 @@ from worldmodels.ssm.scan import linear_recurrence
 class S4D(TimeInvariant):
     """D systems of one input, one output and N/2 complex modes: y_t = 2 Re(C x_t) + D u_t by channel.
 
-    Initialisation as published (section 4 and table 1): A from the normal part of HiPPO-LegS (`legs`) or
+    Initialisation as published (section 4): A from the normal part of HiPPO-LegS (`legs`) or
     -1/2 + i pi n (`lin`), B = 1 (kept: only its product with C matters), C complex normal, one step size a
     channel, log-uniform in [dt_min, dt_max]. Re(A) = -exp(.) keeps the system stable.
 
