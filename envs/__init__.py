@@ -27,6 +27,8 @@ _OWN: dict[str, tuple[str, str]] = {
     "memory_chain": ("MemoryChain-v0", "envs.memory_chain:MemoryChain"),
     "discounting_chain": ("DiscountingChain-v0", "envs.discounting_chain:DiscountingChain"),
     "tmaze": ("TMaze-v0", "envs.tmaze:TMaze"),
+    "distracting_memory": ("DistractingMemory-v0", "envs.distracting_memory:DistractingMemory"),
+    "multi_doors_keys": ("MultiDoorsKeys-v0", "envs.multi_doors_keys:MultiDoorsKeys"),
 }
 
 # Short name -> gymnasium id.

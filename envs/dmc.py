@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from types import ModuleType
 from typing import Any
@@ -11,22 +10,15 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs import extras
 from envs.arguments import Value, check_whole
 
 
 def _suite() -> ModuleType:
-    try:
-        with warnings.catch_warnings():
-            # On a machine without a display glfw warns about it; nothing is drawn here.
-            warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
-            return importlib.import_module("dm_control.suite")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in {"dm_control", "mujoco"}:
-            raise
-        raise ImportError(
-            "Tasks 'dmc:...' need dm-control and the mujoco release it was built for, which are not "
-            "installed: pip install -e '.[dmc]'"
-        ) from error
+    with warnings.catch_warnings():
+        # On a machine without a display glfw warns about it; nothing is drawn here.
+        warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
+        return extras.load("dm_control.suite", "'dmc:...'", "dmc", "dm_control mujoco")
 
 
 def _tasks() -> dict[str, tuple[str, str]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from types import ModuleType
 
 import gymnasium
 
+from envs import extras
 from envs.arguments import Value, check_whole, did_you_mean
 
 # The package registers size 17 with random corridor lengths only.
@@ -15,15 +15,7 @@ _ADDED: dict[str, tuple[str, dict[str, int]]] = {"MemoryS17": ("MiniGrid-MemoryS
 
 
 def _package() -> ModuleType:
-    try:
-        return importlib.import_module("minigrid.wrappers")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "minigrid":
-            raise
-        raise ImportError(
-            "Tasks 'minigrid:...' need the package minigrid, which is not installed: pip install -e "
-            "'.[minigrid]'"
-        ) from error
+    return extras.load("minigrid.wrappers", "'minigrid:...'", "minigrid", "minigrid")
 
 
 def _registered() -> dict[str, str]:

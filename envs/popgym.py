@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from types import ModuleType
 
 import gymnasium
 
+from envs import extras
 from envs.arguments import Value
 
 # Checked with policies that see the hidden state (tests/envs/test_popgym.py). The others depend on luck.
@@ -15,14 +15,7 @@ OPTIMA: dict[str, float] = {"RepeatPrevious": 1.0, "RepeatFirst": 1.0, "Autoenco
 
 
 def _package() -> ModuleType:
-    try:
-        return importlib.import_module("popgym.envs")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] != "popgym":
-            raise
-        raise ImportError(
-            "Tasks 'popgym:...' need the package popgym, which is not installed: pip install -e '.[popgym]'"
-        ) from error
+    return extras.load("popgym.envs", "'popgym:...'", "popgym", "popgym")
 
 
 def names() -> list[str]:

@@ -1,0 +1,122 @@
+"""What holds for both 2D families: pictures as MiniGrid draws them, the gymnasium contract, speed."""
+
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import envs
+from envs import gridworld
+
+pytest.importorskip("minigrid")
+
+TASKS = ["distracting_memory:width=16", "multi_doors_keys:keys=3"]
+
+
+def minigrid_picture(env, x, y, width, height):
+    """What MiniGrid's own renderer makes of `width` x `height` cells from (x, y) on."""
+    from minigrid.core.grid import Grid
+    from minigrid.core.world_object import Door, Goal, Key, Wall
+
+    def thing(number):
+        if number < gridworld.TILE:
+            return [None, Wall()][number]
+        kind, colour = divmod(int(number) - gridworld.TILE, 4)
+        make = [Goal, lambda c: Door(c, is_locked=True), lambda c: Door(c, is_open=True), Key][kind]
+        return make(gridworld.COLOURS[colour])
+
+    rows, columns = env.grid.shape
+    grid = Grid(columns, rows)
+    for j, i in np.ndindex(rows, columns):
+        grid.set(i, j, thing(env.grid[j, i]))
+    part = grid.slice(x, y, width, height)
+    agent = (env.x - x, env.y - y)
+    return part.render(8, agent, env.heading, highlight_mask=np.zeros((width, height), bool))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pictures_are_minigrids_own(task):
+    env = envs.make(task, seed=3)
+    image, world = env.reset()[0]["image"], env.unwrapped
+    seen = set()
+    for step, action in enumerate(world.script()):
+        if (world.x, world.y, world.heading) not in seen:  # both draw by position: once each is enough
+            seen.add((world.x, world.y, world.heading))
+            np.testing.assert_array_equal(image, minigrid_picture(world, world.x - 2, world.y - 2, 5, 5))
+        if step % 50 == 0:
+            world.render_mode = "rgb_array"
+            rows, columns = world.grid.shape
+            whole = minigrid_picture(world, 0, 0, columns, rows)
+            np.testing.assert_array_equal(world.render(), whole)
+        image = env.step(np.int64(action))[0]["image"]
+    assert len(seen) > 20
+    assert len({heading for *_, heading in seen}) >= 3
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("task", TASKS)
+def test_passes_the_checker(task):
+    name, _, argument = task.partition(":")
+    key, value = argument.split("=")
+    env = gymnasium.make(envs.TASKS[name], render_mode="rgb_array", **{key: int(value)}).unwrapped
+    check_env(env)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_seed_gives_the_same_frames(task):
+    def frames(seed):
+        with envs.make_vector(task, 3, seed) as door:
+            rows = [door.reset()]
+            random = np.random.default_rng(0)
+            rows += [door.step(random.integers(3, size=3)) for _ in range(200)]
+        return np.stack([row["obs/image"] for row in rows])
+
+    first = frames(5)
+    assert first.shape == (201, 3, 40, 40, 3)
+    np.testing.assert_array_equal(first, frames(5))
+    assert (first != frames(6)).any()
+    assert (first[:, 0] != first[:, 1]).any()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_steps_that_cannot_be_taken_are_refused(task):
+    env = envs.make(f"{task},limit=2").unwrapped
+    with pytest.raises(RuntimeError, match="has not begun; call reset"):
+        env.step(0)
+    env.reset(seed=0)
+    for action in (env.action_space.n, -1, 0.5):
+        with pytest.raises(ValueError, match=r"whole number from 0 to \d, got"):
+            env.step(action)
+    env.step(0)
+    assert env.step(0)[2:4] == (False, True)
+    with pytest.raises(RuntimeError, match="the episode is over"):
+        env.step(0)
+    assert env.render() is None
+    with pytest.raises(ValueError, match="'limit' must be a whole number of at least 1, got 0"):
+        envs.make(f"{task},limit=0")
+
+
+def test_at_least_10_000_steps_a_second():
+    env = envs.make("distracting_memory", seed=0)
+    best = np.inf
+    for _ in range(5):  # the best of five, as this machine may have other work
+        env.reset()
+        begin = time.perf_counter()
+        for action in np.tile(np.array([2, 2, 0, 0]), 75):
+            env.step(action)
+        best = min(best, (time.perf_counter() - begin) / 300)
+    assert 1 / best > 10_000
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_missing_package_names_the_extra(task, monkeypatch):
+    monkeypatch.setitem(sys.modules, "minigrid.core.world_object", None)
+    monkeypatch.delitem(sys.modules, "minigrid", raising=False)
+    gridworld.tiles.cache_clear()
+    with pytest.raises(
+        ImportError, match=r"minigrid, which is not installed: pip install -e '\.\[minigrid\]'"
+    ):
+        envs.make(task)
