@@ -1,4 +1,4 @@
-"""Command line: train (the default), eval, compare, plot, bench. It parses, checks and dispatches.
+"""Command line: train (the default), eval, compare, collect, plot, bench. It parses, checks and dispatches.
 
 A user's mistake (an unknown option, task, backbone or preset, a missing extra, another run's folder) ends
 with a message on stderr and exit code 2 before anything is created. Rooms that need torch are imported by the
@@ -93,7 +93,7 @@ def evaluate(argv: Sequence[str]) -> None:
         config = configs.read(_existing_run(args.logdir))
         if args.device is not None:
             config = configs.override(config, {"device": args.device})
-        _check_task(config)
+        _check_task(config.task, config.seed)
         _check_device(config)
 
     from agent import online
@@ -146,6 +146,55 @@ def compare(argv: Sequence[str]) -> None:
         )
     if args.json:
         print(json.dumps(result))
+
+
+def collect(argv: Sequence[str]) -> None:
+    """Play episodes with a fixed policy and keep them on disk."""
+    with _mistakes_exit_2():
+        parser = _Parser(
+            "collect",
+            "python run.py collect --policy scripted|random|LOGDIR --out DIR [--task TASK] [--episodes N]\n"
+            "    [--seed N] [--jobs N] [--json]",
+            "Play episodes with a fixed policy and keep them on disk. The same command again plays what is "
+            "missing; the number of processes changes nothing in the data.",
+        )
+        parser.add_argument("--task", metavar="TASK", help="the task [the run's, where the policy is a run]")
+        parser.add_argument(
+            "--policy",
+            required=True,
+            metavar="NAME",
+            help="scripted (the task's own), random, or the folder of a run",
+        )
+        parser.add_argument("--episodes", type=_count, default=100, metavar="N", help="how many [100]")
+        parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the episodes")
+        parser.add_argument("--seed", type=int, default=0, metavar="N", help="of environments and policy [0]")
+        parser.add_argument("--jobs", type=_count, metavar="N", help="processes [the processor's cores]")
+        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        args, _ = parser.parse(argv)
+        config = None
+        if args.policy not in ("scripted", "random"):
+            if not Path(args.policy).is_dir():
+                hint = configs.did_you_mean(args.policy, ("scripted", "random"))
+                raise ValueError(
+                    f"unknown policy '{args.policy}'.{hint} Expected scripted, random or the folder of a run."
+                )
+            config = configs.read(_existing_run(Path(args.policy)))
+            _check_device(config)
+        task = args.task or (config and config.task)
+        if not task:
+            raise ValueError("name the task to play: --task TASK.")
+        _check_task(task, args.seed)
+
+    from studies.collect import fill, prepare
+
+    with _mistakes_exit_2():  # no script, a run of another kind of task, a folder that holds other episodes
+        prepare(task, args.policy, args.out, args.seed, config)
+    result = fill(task, args.policy, args.episodes, args.out, args.seed, args.jobs, config)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        got = f"mean return {result['return_mean']:.3g}, {result['length_mean']:.4g} steps"
+        print(f"{args.out}: {result['episodes']} episodes of {task}, {got}")
 
 
 def plot(argv: Sequence[str]) -> None:
@@ -227,6 +276,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "compare": compare,
+    "collect": collect,
     "plot": plot,
     "bench": bench,
 }
@@ -309,7 +359,7 @@ def _configure(
 ) -> configs.Config:
     """The checked configuration of one run. The quick checks come first, torch is asked for a GPU last."""
     config = configs.load(task, backbone, presets, overrides)
-    _check_task(config)
+    _check_task(config.task, config.seed)
     return configs.load(task, backbone, presets, overrides, cuda_available=_check_device(config))
 
 
@@ -330,12 +380,12 @@ def _check_device(config: configs.Config) -> bool:
     return available
 
 
-def _check_task(config: configs.Config) -> None:
+def _check_task(task: str, seed: int) -> None:
     """Build one environment. Raises ValueError where there is no such task or its extra is not installed."""
     import envs
 
     try:
-        envs.make(config.task, config.seed).close()
+        envs.make(task, seed).close()
     except ImportError as error:
         raise ValueError(str(error)) from error
 

@@ -25,6 +25,7 @@ import torch
 
 import envs
 from studies import plots
+from studies.collect import cores
 from studies.plots import Curve
 
 REPOSITORY = Path(__file__).parents[1]
@@ -100,7 +101,7 @@ def compare(
     optimum = envs.optimum(task)
     folder = Path(logdir)
     _keep_plan(folder, {"task": task, "presets": list(presets), "overrides": overrides})
-    threads = max(1, _cores() // jobs)
+    threads = max(1, cores() // jobs)
     runs = [
         Run(task, backbone, seed, steps, folder / backbone / f"seed{seed}", threads, presets, overrides)
         for seed in range(seeds)
@@ -177,7 +178,7 @@ def hardware() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cpus": _cores(),
+        "cpus": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -406,8 +407,3 @@ def _open(logs: Path, run: Run, stream: str) -> IO[bytes]:
 
 def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _cores() -> int:
-    """Return the cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -151,6 +151,20 @@ REFUSED = [
     (["compare", "--backbones", "s4wm", "--logdir", "none", "--seed", "3"], "Did you mean '--seeds'?"),
     (["compare", "--backbones", "s4wm", "s4wm", "--logdir", "none"], "name each backbone once"),
     (["compare", "--backbones", "s4wm"], "arguments are required: --logdir"),
+    (["collect", "--out", "none"], "arguments are required: --policy"),
+    (["collect", "--policy", "random", "--out", "none"], "name the task to play: --task TASK"),
+    (
+        ["collect", "--task", "tmaze", "--policy", "scriptd", "--out", "none"],
+        "unknown policy 'scriptd'. Did you mean 'scripted'? Expected scripted, random or the folder of a run",
+    ),
+    (["collect", "--task", "tmase", "--policy", "random", "--out", "none"], "'tmase'", "'tmaze'"),
+    (
+        ["collect", "--task", "tmaze", "--policy", "scripted", "--out", "none"],
+        "'tmaze' has no scripted policy",
+    ),
+    (["collect", "--task", "tmaze", "--policy", "random", "--out", "a_file"], "a_file is a file"),
+    (["collect", "--task", "tmaze", "--policy", "random", "--out", "b", "--seed", "-1"], "'seed' must be"),
+    (["collect", "--task", "tmaze", "--policy", ".", "--out", "b"], "no run in .: expected config.yaml"),
     (["plot", "none", "--out", "a.png"], "no folder none"),
     (
         ["bench", "--what", "layer"],
@@ -387,6 +401,17 @@ class TestCompareAndPlot:
         run.main(["compare", "--backbones", "rssm", "--logdir", "a", *CPU])
         expected = configs.load(backbone="rssm")
         assert (calls["compare"][0], calls["compare"][3]) == (expected.task, expected.steps)
+
+    def test_collect(self, capsys: pytest.CaptureFixture[str]) -> None:
+        words = ["collect", "--task", "tmaze", "--policy", "random", "--episodes", "2", "--out", "a"]
+        assert run.main([*words, "--jobs", "1", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (result["episodes"], result["played"], result["out"]) == (2, 2, "a")
+        assert run.main(words) == 0
+        assert capsys.readouterr().out.startswith("a: 2 episodes of tmaze, mean return ")
+        names = sorted(path.name for path in Path("a").iterdir())
+        assert names == ["dataset.json", "episode-00000000.npz", "episode-00000001.npz"]
+        refuses([*words, "--seed", "1"], capsys, "a holds other episodes (seed: 0 there, 1 now)")
 
     def test_plot(self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
         Path("a").mkdir()

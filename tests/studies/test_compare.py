@@ -101,7 +101,7 @@ def test_an_unknown_optimum_is_left_out(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most `jobs` runs at once, each told its share of the cores."""
-    monkeypatch.setattr(module, "_cores", lambda: 5)
+    monkeypatch.setattr(module, "cores", lambda: 5)
     report = compare("t", ["s4wm", "rssm"], 2, 100, tmp_path, 2, command=fake("slow"), echo=lambda text: None)
     assert report["hardware"]["threads"] == 2
     spans = []
