@@ -1,4 +1,4 @@
-"""dm-control's suite with vector observations, as `dmc:walker_walk`."""
+"""dm-control's suite, from vectors or pixels, as `dmc:walker_walk`, `dmc:walker_walk:observation=pixels`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,45 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs import extras
+from envs import extras, gl
 from envs.arguments import Value, check_whole
+
+OBSERVATIONS = ("vectors", "masked", "pixels")
+
+# What is no velocity in quantities that hold some: (domain, key) -> slices.
+_PARTS: dict[tuple[str, str], tuple[slice, ...]] = {
+    ("quadruped", "egocentric_state"): (slice(0, 16), slice(32, 44)),  # joint angles, actuators
+    ("quadruped", "imu"): (slice(0, 3),),  # accelerometer
+    ("quadruped", "ball_state"): (slice(0, 3),),
+    ("dog", "inertial_sensors"): (slice(0, 3),),  # accelerometer
+    ("dog", "ball_state"): (slice(0, 3),),
+}
+_CAMERAS = {"quadruped": 2}  # its camera 0 does not follow it
+
+
+def _positions(domain: str, key: str, every: np.ndarray) -> np.ndarray:
+    """Return the indices of a quantity, `every` being all of them, that are no velocities."""
+    if "vel" in key:
+        return every[:0]
+    parts = _PARTS.get((domain, key))
+    return every if parts is None else np.concatenate([every[part] for part in parts])
+
+
+def _camera(physics: Any, domain: str, size: int, fast: bool) -> Any:
+    """Return one camera for all frames: making one for each, as the suite does, takes most of the time."""
+    if fast:
+        physics.model.vis.quality.offsamples = 0  # read when the first camera is made
+    camera = extras.load("dm_control.mujoco", "'dmc:...'", "dmc", "dm_control mujoco").Camera(
+        physics, size, size, _CAMERAS.get(domain, 0)
+    )
+    if fast:
+        flags = extras.load("mujoco", "'dmc:...'", "dmc", "mujoco").mjtRndFlag
+        camera.scene.flags[[int(flags.mjRND_SHADOW), int(flags.mjRND_REFLECTION)]] = 0
+    return camera
 
 
 def _suite() -> ModuleType:
+    gl.backend()  # before mujoco is imported, which settles it for the process
     with warnings.catch_warnings():
         # On a machine without a display glfw warns about it; nothing is drawn here.
         warnings.filterwarnings("ignore", message=".*DISPLAY environment variable is missing")
@@ -36,19 +70,50 @@ def names() -> list[str]:
 
 def arguments(_name: str) -> list[str]:
     """Return the names of the arguments that every task of the suite takes."""
-    return ["repeat"]
+    return ["fast", "observation", "repeat", "size"]
 
 
-def build(name: str, repeat: Value = 2) -> gymnasium.Env:
-    """Build a task of the suite; see `DMControl`."""
-    return DMControl(*_tasks()[name], repeat=check_whole(f"dmc:{name}", "repeat", repeat, 1))
+def build(
+    name: str,
+    repeat: Value = 2,
+    observation: Value = "vectors",
+    size: Value | None = None,
+    fast: Value | None = None,
+) -> gymnasium.Env:
+    """Build a task of the suite; see `DMControl`.
+
+    Raises:
+        ValueError: an argument is out of range, or `size` or `fast` is given without pixels.
+        ImportError: there are to be pixels, and nothing to draw them with; the message says what to install.
+    """
+    if observation not in OBSERVATIONS:
+        raise ValueError(
+            f"dmc:{name}: argument 'observation' must be {', '.join(OBSERVATIONS[:-1])} or "
+            f"{OBSERVATIONS[-1]}, got {observation!r}."
+        )
+    if observation == "pixels":
+        gl.require(f"Task 'dmc:{name}:observation=pixels'")
+    elif size is not None or fast is not None:
+        raise ValueError(f"dmc:{name}: arguments 'size' and 'fast' are for observation=pixels only.")
+    if fast not in (None, True, False):
+        raise ValueError(f"dmc:{name}: argument 'fast' must be true or false, got {fast!r}.")
+    return DMControl(
+        *_tasks()[name],
+        repeat=check_whole(f"dmc:{name}", "repeat", repeat, 1),
+        observation=str(observation),
+        size=check_whole(f"dmc:{name}", "size", 64 if size is None else size, 8, 480),
+        fast=bool(fast),
+    )
 
 
 class DMControl(gymnasium.Env[Any, np.ndarray]):
-    """A dm-control suite task as a gymnasium environment, with the simulator's own quantities as observation.
+    """A dm-control suite task (Tunyasuvunakool et al., 2020) as a gymnasium environment.
 
-    - Observation: a Dict of float64 vectors, named as in the suite (`orientations`, `velocity`, ...); scalars
-      become vectors of length 1.
+    - Observation 'vectors': a Dict of float64 vectors, the simulator's own quantities, named as in the suite
+      (`orientations`, `velocity`, ...), flattened; scalars become vectors of length 1.
+      Observation 'masked': the same without velocities, which have to be had from several steps. Sensors of
+      acceleration, force and touch stay, and so does what the actuators hold.
+      Observation 'pixels': uint8 `[size, size, 3]` from the suite's camera 0 (2 for the quadruped).
     - Action: Box, the suite's own bounds and shape; each action is applied `repeat` times.
     - Reward: the sum over the repeats. An episode lasts 1000 / repeat steps and can bring 1000 at most, which
       no policy reaches: the optimum is not known.
@@ -58,18 +123,39 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
     Args:
         domain, task: as in `dm_control.suite.load`.
         repeat: control steps an action, at least 1.
+        observation: one of `OBSERVATIONS`.
+        size: height and width of the picture, 8 to 480.
+        fast: draw without shadows, reflections and multisampling: several times faster in software, but not
+            quite the pictures that published results are about.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium declares it so)
 
-    def __init__(self, domain: str, task: str, repeat: int = 2) -> None:
+    def __init__(
+        self,
+        domain: str,
+        task: str,
+        repeat: int = 2,
+        observation: str = "vectors",
+        size: int = 64,
+        fast: bool = False,
+    ) -> None:
         self._env = _suite().load(domain, task, task_kwargs={"random": 0})
         self._repeat = repeat
-        leaves: dict[str, spaces.Space] = {
-            key: spaces.Box(-np.inf, np.inf, spec.shape or (1,), np.float64)
-            for key, spec in self._env.observation_spec().items()
-        }
-        self.observation_space = spaces.Dict(leaves)
+        self._camera = _camera(self._env.physics, domain, size, fast) if observation == "pixels" else None
+        self._kept: dict[str, np.ndarray] = {}  # key -> indices into the flattened quantity
+        for key, spec in self._env.observation_spec().items():
+            every = np.arange(int(np.prod(spec.shape)))
+            kept = _positions(domain, key, every) if observation == "masked" else every
+            if len(kept):
+                self._kept[key] = kept
+        self.observation_space: spaces.Space
+        if self._camera is not None:
+            self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        else:
+            self.observation_space = spaces.Dict(
+                {key: spaces.Box(-np.inf, np.inf, kept.shape, np.float64) for key, kept in self._kept.items()}
+            )
         action = self._env.action_spec()
         self.action_space = spaces.Box(
             np.broadcast_to(action.minimum, action.shape).astype(np.float32),
@@ -79,14 +165,14 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; a seed restarts the task's random numbers in place, without loading it anew."""
         super().reset(seed=seed, options=options)
         if seed is not None:
             self._env.task.random.seed(seed)
         return self._observe(self._env.reset().observation), {}
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Apply the action `repeat` times, or until the episode ends."""
         reward = 0.0
         for _ in range(self._repeat):
@@ -98,8 +184,10 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
         truncated = moment.last() and not terminated
         return self._observe(moment.observation), reward, terminated, truncated, {}
 
-    def _observe(self, observation: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {key: np.atleast_1d(np.asarray(value, np.float64)) for key, value in observation.items()}
+    def _observe(self, observation: dict[str, Any]) -> Any:
+        if self._camera is not None:
+            return self._camera.render().copy()  # it draws into one buffer
+        return {key: np.ravel(observation[key])[kept] for key, kept in self._kept.items()}
 
     def close(self) -> None:
         """Free the simulator."""

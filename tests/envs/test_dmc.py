@@ -1,9 +1,35 @@
+import importlib.util
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 
 import envs
+from envs.dmc import DMControl, _tasks
+
+# For each domain with velocities, the task with most quantities.
+ONE_OF_EACH = [
+    "acrobot_swingup",
+    "ball_in_cup_catch",
+    "cartpole_three_poles",
+    "cheetah_run",
+    "dog_fetch",
+    "finger_turn_easy",
+    "fish_swim",
+    "hopper_hop",
+    "humanoid_walk",
+    "humanoid_CMU_walk",
+    "manipulator_bring_peg",
+    "pendulum_swingup",
+    "point_mass_easy",
+    "quadruped_escape",
+    "quadruped_fetch",
+    "reacher_easy",
+    "stacker_stack_4",
+    "swimmer_swimmer6",
+    "walker_walk",
+]
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
@@ -13,11 +39,9 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         envs.check("dmc:walker_walk")
 
 
+# The package is not imported here: that would settle the GL backend.
+@pytest.mark.skipif(importlib.util.find_spec("dm_control") is None, reason="needs dm-control")
 class TestSuite:
-    @pytest.fixture(autouse=True)
-    def _installed(self):
-        pytest.importorskip("dm_control.suite", exc_type=ImportError)
-
     def test_proprioception(self):
         env = envs.make("dmc:walker_walk", seed=1)
         shapes = {name: leaf.shape for name, leaf in env.observation_space.items()}
@@ -42,8 +66,99 @@ class TestSuite:
         assert 100 < total <= 1000
         door.close()
 
+    def test_every_domain_is_looked_at(self):
+        domains = {_tasks()[task][0] for task in ONE_OF_EACH}
+        assert domains == {domain for domain, _ in _tasks().values()} - {"lqr"}  # a chain of point masses
+
     def test_names_and_arguments(self):
         with pytest.raises(ValueError, match=r"Did you mean 'walker_walk'"):
             envs.check("dmc:walker_wlak")
         with pytest.raises(ValueError, match="'repeat' must be a whole number"):
             envs.make("dmc:cartpole_balance:repeat=0")
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ("observation=images", "'observation' must be vectors, masked or pixels, got 'images'"),
+            ("size=32", "are for observation=pixels only"),
+            ("fast=true", "are for observation=pixels only"),
+            ("observation=pixels,size=7", "'size' must be a whole number from 8 to 480, got 7"),
+            ("observation=pixels,fast=2", "'fast' must be true or false, got 2"),
+        ],
+    )
+    def test_arguments_of_observations(self, arguments, said):
+        with pytest.raises(ValueError, match=said):
+            envs.make(f"dmc:cartpole_balance:{arguments}")
+
+    def test_masked_keeps_positions_and_drops_velocities(self):
+        env = envs.make("dmc:walker_walk:observation=masked", seed=1)
+        whole = envs.make("dmc:walker_walk", seed=1)
+        masked, full = env.reset()[0], whole.reset()[0]
+        assert masked.keys() == {"height", "orientations"}
+        for key, value in masked.items():
+            np.testing.assert_array_equal(value, full[key])
+
+    @pytest.mark.parametrize("task", ONE_OF_EACH)
+    def test_masked_observations_do_not_change_with_velocities(self, task):
+        """For every domain: what is left of the state is the same whatever the velocities are."""
+        env = DMControl(*_tasks()[task], observation="masked")
+        space = env.observation_space
+        assert isinstance(space, gymnasium.spaces.Dict)
+        env.reset(seed=0)
+        suite = env._env
+
+        def observe(scale):
+            with suite.physics.reset_context():
+                suite.physics.data.qvel[:] = scale * np.sin(np.arange(suite.physics.model.nv) + 1)
+            return suite.task.get_observation(suite.physics)
+
+        still, moving = observe(0.0), observe(0.3)
+        forces = {"imu", "inertial_sensors", "force_torque", "foot_forces", "touch_sensors", "touch"}
+        assert set(space) - forces
+        for key, kept in env._kept.items():
+            if key not in forces:
+                same = np.allclose(np.ravel(still[key])[kept], np.ravel(moving[key])[kept], atol=1e-9)
+                assert same, (task, key)
+        changed = [key for key in still if not np.allclose(still[key], moving[key], atol=1e-9)]
+        assert changed  # the velocities were there to be seen
+        env.close()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dm_control") is None, reason="needs dm-control")
+class TestPixels:
+    def test_a_picture_of_the_walker(self):
+        env = envs.make("dmc:walker_walk:observation=pixels", seed=1)
+        assert dict(env.observation_space.spaces).keys() == {"image"}
+        first = env.reset()[0]["image"]
+        assert (first.shape, first.dtype) == ((64, 64, 3), np.uint8)
+        red, green, blue = first[:12].mean((0, 1))  # sky
+        assert blue > green > red
+        body = (first[..., 0] > 1.3 * first[..., 2]) & (first[..., 0] > 80)  # orange on a blue ground
+        assert 0.01 < body.mean() < 0.3
+        kept = first.copy()
+        action = np.ones(6, np.float32)
+        later = [env.step(action)[0]["image"] for _ in range(5)]
+        np.testing.assert_array_equal(first, kept)  # no buffer that is drawn over
+        assert (later[-1] != first).any()
+        env.close()
+
+    def test_fast_pictures_show_the_same_scene(self):
+        slow = envs.make("dmc:cartpole_balance:observation=pixels", seed=1)
+        fast = envs.make("dmc:cartpole_balance:observation=pixels,fast=true,size=64", seed=1)
+        a, b = slow.reset()[0]["image"].astype(float), fast.reset()[0]["image"].astype(float)
+        assert 0 < np.abs(a - b).mean() < 25
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.8
+        slow.close()
+        fast.close()
+
+    def test_the_same_seed_gives_the_same_frames(self):
+        def frames():
+            task = "dmc:cartpole_swingup:observation=pixels,size=16,fast=true,repeat=8"
+            with envs.make_vector(task, 1, seed=3) as door:
+                rows = [door.reset()]
+                rows += [door.step(np.full((1, 1), np.sin(t), np.float32)) for t in range(30)]
+            return np.stack([row["obs/image"] for row in rows])
+
+        first = frames()
+        np.testing.assert_array_equal(first, frames())
+        assert len({frame.tobytes() for frame in first}) > 20
