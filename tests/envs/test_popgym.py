@@ -1,7 +1,11 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import envs
+from envs import popgym
 
 pytest.importorskip("popgym")
 
@@ -51,20 +55,33 @@ def test_optimum_is_what_an_all_knowing_policy_gets(name, policy):
     assert envs.optimum(f"popgym:{name}") == 1.0
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["ConcentrationEasy", "HigherLowerEasy", "BattleshipEasy", "MineSweeperEasy", "PositionOnlyPendulumEasy"],
-)
-def test_the_rest_steps_through_the_door(name):
-    door = envs.make_vector(f"popgym:{name}", 2, seed=0)
-    rows = door.reset()
-    door.action_space.seed(0)
-    for _ in range(30):
-        rows = door.step(np.stack([door.action_space.sample() for _ in range(2)]))
-    for key, leaf in door.observation_space.spaces.items():
-        assert rows[f"obs/{key}"].shape == (2, *leaf.shape)
-    assert envs.optimum(f"popgym:{name}") is None
-    door.close()
+def documented_ranges():
+    """Range of the return of each family, by its name, from the table in docs/environments.md."""
+    text = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+    table = text.split("\n## POPGym\n")[1].split("\n## ")[0]
+    ranges = {}
+    for families, low, high in re.findall(r"^\| (`[^|]+) \| (\S+) to (\S+)[^|]*\|", table, re.MULTILINE):
+        ranges |= dict.fromkeys(re.findall(r"`(\w+)`", families), (float(low), float(high)))
+    return ranges
+
+
+@pytest.mark.parametrize("name", popgym.names())
+def test_every_environment_stays_in_its_documented_range(name):
+    low, high = documented_ranges()[re.sub("(Easy|Medium|Hard)$", "", name)]
+    with envs.make_vector(f"popgym:{name}", 1, seed=0) as door:
+        door.action_space.seed(0)
+        for _ in range(2):
+            rows, total = door.reset(), 0.0
+            while not rows["is_last"][0]:
+                rows = door.step(np.stack([door.action_space.sample()]))
+                total += rows["reward"][0]
+            assert low <= total <= high
+        for key, leaf in door.observation_space.spaces.items():
+            assert rows[f"obs/{key}"].shape == (1, *leaf.shape)
+
+
+def test_no_optimum_where_luck_is_involved():
+    assert envs.optimum("popgym:HigherLowerEasy") is None
 
 
 def test_names_and_arguments():
