@@ -37,7 +37,12 @@ TASKS: dict[str, str] = {name: env_id for name, (env_id, _) in _OWN.items()} | {
 }
 
 # Packages of tasks: prefix -> our module with `names()`, `arguments(name)` and `build(name, **arguments)`.
-FAMILIES: dict[str, str] = {"popgym": "envs.popgym", "minigrid": "envs.minigrid", "dmc": "envs.dmc"}
+FAMILIES: dict[str, str] = {
+    "popgym": "envs.popgym",
+    "minigrid": "envs.minigrid",
+    "dmc": "envs.dmc",
+    "memory_maze": "envs.memory_maze",
+}
 
 
 def _register() -> None:

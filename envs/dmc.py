@@ -34,19 +34,6 @@ def _positions(domain: str, key: str, every: np.ndarray) -> np.ndarray:
     return every if parts is None else np.concatenate([every[part] for part in parts])
 
 
-def _camera(physics: Any, domain: str, size: int, fast: bool) -> Any:
-    """Return one camera for all frames: making one for each, as the suite does, takes most of the time."""
-    if fast:
-        physics.model.vis.quality.offsamples = 0  # read when the first camera is made
-    camera = extras.load("dm_control.mujoco", "'dmc:...'", "dmc", "dm_control mujoco").Camera(
-        physics, size, size, _CAMERAS.get(domain, 0)
-    )
-    if fast:
-        flags = extras.load("mujoco", "'dmc:...'", "dmc", "mujoco").mjtRndFlag
-        camera.scene.flags[[int(flags.mjRND_SHADOW), int(flags.mjRND_REFLECTION)]] = 0
-    return camera
-
-
 def _suite() -> ModuleType:
     gl.backend()  # before mujoco is imported, which settles it for the process
     with warnings.catch_warnings():
@@ -142,7 +129,9 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
     ) -> None:
         self._env = _suite().load(domain, task, task_kwargs={"random": 0})
         self._repeat = repeat
-        self._camera = _camera(self._env.physics, domain, size, fast) if observation == "pixels" else None
+        self._camera = None
+        if observation == "pixels":
+            self._camera = gl.camera(self._env.physics, _CAMERAS.get(domain, 0), size, fast)
         self._kept: dict[str, np.ndarray] = {}  # key -> indices into the flattened quantity
         for key, spec in self._env.observation_spec().items():
             every = np.arange(int(np.prod(spec.shape)))

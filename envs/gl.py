@@ -6,6 +6,9 @@ import functools
 import os
 import subprocess
 import sys
+from typing import Any
+
+from envs import extras
 
 BACKENDS = ("egl", "osmesa", "glfw")
 MENDING = "sudo apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
@@ -63,3 +66,22 @@ def require(what: str) -> None:
             f"{what} has to be drawn with the GL backend {chosen}, but dm_control was imported before and "
             f"settled for {settled}: start Python with MUJOCO_GL={chosen} set."
         )
+
+
+def camera(physics: Any, camera_id: int | str, size: int, fast: bool) -> Any:
+    """Return one camera for all frames: making one for each, as dm-control does, takes most of the time.
+
+    Args:
+        physics: a dm-control physics with which nothing was drawn yet.
+        camera_id: number or name of the camera.
+        size: height and width of the picture.
+        fast: draw without shadows, reflections and multisampling.
+    """
+    if fast:
+        physics.model.vis.quality.offsamples = 0  # read when the first camera is made
+    engine = extras.load("dm_control.mujoco", "of 3D worlds", "dmc", "dm_control mujoco")
+    made = engine.Camera(physics, size, size, camera_id)
+    if fast:
+        flags = extras.load("mujoco", "of 3D worlds", "dmc", "mujoco").mjtRndFlag
+        made.scene.flags[[int(flags.mjRND_SHADOW), int(flags.mjRND_REFLECTION)]] = 0
+    return made

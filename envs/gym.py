@@ -40,8 +40,8 @@ def constructor(
         raise ValueError(
             f"Unknown task {task!r}: gymnasium has no environment {env_id!r} "
             f"registered{f' after importing {module!r}' if colon else ''}.{near} Tasks are our short names, "
-            "'popgym:Name', 'minigrid:Name', 'dmc:domain_task', a gymnasium id with its version, or "
-            "'module:Id-v0' for an id that importing the module registers (docs/environments.md)."
+            "'popgym:Name', 'minigrid:Name', 'dmc:domain_task', 'memory_maze:9x9', a gymnasium id with its "
+            "version, or 'module:Id-v0' for an id that importing the module registers (docs/environments.md)."
         )
     if spec.entry_point is None:
         raise ValueError(

@@ -27,7 +27,17 @@ TORCH = {"worldmodels", "agent", "studies", "run"}
 ONLY = {  # the packages that a light room may use beside the standard library
     "configs": {"ruamel"},
     "replay": {"numpy", "gymnasium"},
-    "envs": {"numpy", "gymnasium", "popgym", "minigrid", "dm_control", "dm_env"},
+    "envs": {
+        "numpy",
+        "gymnasium",
+        "popgym",
+        "minigrid",
+        "dm_control",
+        "dm_env",
+        "labmaze",
+        "memory_maze",
+        "mujoco",
+    },
 }
 
 
