@@ -28,6 +28,7 @@ _OWN: dict[str, tuple[str, str]] = {
     "discounting_chain": ("DiscountingChain-v0", "envs.discounting_chain:DiscountingChain"),
     "tmaze": ("TMaze-v0", "envs.tmaze:TMaze"),
     "distracting_memory": ("DistractingMemory-v0", "envs.distracting_memory:DistractingMemory"),
+    "rooms": ("Rooms-v0", "envs.rooms:Rooms"),
     "multi_doors_keys": ("MultiDoorsKeys-v0", "envs.multi_doors_keys:MultiDoorsKeys"),
 }
 

@@ -1,0 +1,245 @@
+"""Two, Four and Ten Rooms (S4WM, Deng, Park, Ahn, 2023), in 3D, with and without teleport."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs.arguments import check_whole, did_you_mean
+from envs.rooms import scene as scenes
+from envs.rooms.raycaster import Raycaster
+from envs.rooms.scene import CELL, SPHERE
+
+STAY, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
+FRAMES: dict[int, tuple[int, int]] = {2: (301, 200), 4: (501, 500), 10: (1101, 900)}  # context, query
+CUE = 20  # true frames that a model is given after a teleport
+RENDERERS = ("raycast",)
+
+# Memory Maze's rolling ball, as it was measured there: steady speed and turn, and how fast they are reached.
+CONTROL = 0.25  # seconds a step
+SUBSTEPS = 5
+SPEED, SPEED_LAG = 2.1, 0.208  # metres a second, seconds
+TURN, TURN_LAG = math.radians(73.6), 0.038  # a second, seconds
+BODY = 0.25  # half the width of the agent
+
+
+class Rooms(gymnasium.Env[np.ndarray, np.int64]):
+    """Walk through rooms; remember what stands where, and how the rooms look.
+
+    2, 4 (2 x 2) or 10 (2 x 5) rooms of 5 x 5 cells, each joined to its neighbours by doorways. Every episode
+    draws a wall colour for each room, and colour and place of its objects.
+
+    - Observation, uint8 `[64, 64, 3]`: first person, 80 degrees.
+    - Action, Discrete(6): stay, forward, left, right, forward and left, forward and right; 4 a second.
+      Walls and objects are solid.
+    - Reward: always 0. This is a task for world models, and its measure is the error of predicted pictures.
+    - Length: always `context_length` + query frames, then the episode is truncated.
+
+    `info["probe"]` holds what no agent is shown, in cells: `agent_pos` `[2]`, `agent_dir` `[2]`, `objects`
+    `[n, 2]`, float32.
+
+    `script` walks as the paper's agent does: in the context (301, 501, 1101 frames) it enters every room,
+    nearest first, and turns round in it once, then it walks to random places; in the query (200, 500, 900
+    frames) it goes on doing so. With `teleport`, the first frame of the query is seen from a pose drawn
+    uniformly from those of the context, at rest; the action that leads there is ignored. A model is then
+    given 20 true frames (`cue_length`) and has to recall the rest.
+
+    From the paper: the numbers of rooms and frames, that places and colours are drawn for each episode, that
+    the context sees every room. The look and the scale are Memory Maze's. Chosen here: 5 x 5 cells and the
+    doorways, one object a room, solid objects, the order of visits, `cue_length`, what is drawn uniformly,
+    and the motion: speed and turn follow the action with a lag, fitted to Memory Maze's rolling ball.
+
+    Args:
+        count: rooms: 2, 4 or 10.
+        objects: objects in each room, 1 or 2.
+        teleport: see above.
+        renderer: 'raycast' (NumPy alone, see `envs.rooms.raycaster`).
+        render_mode: None or 'rgb_array' (what the agent sees).
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium declares it so)
+    optimum: float = 0.0
+
+    def __init__(
+        self,
+        count: int = 2,
+        objects: int = 1,
+        teleport: bool = False,
+        renderer: str = "raycast",
+        render_mode: str | None = None,
+    ) -> None:
+        if isinstance(count, bool) or count not in FRAMES:
+            raise ValueError(f"Rooms: argument 'count' must be 2, 4 or 10, got {count!r}.")
+        if not isinstance(teleport, bool):
+            raise ValueError(f"Rooms: argument 'teleport' must be true or false, got {teleport!r}.")
+        if renderer not in RENDERERS:
+            raise ValueError(
+                f"Rooms: argument 'renderer' must be {' or '.join(RENDERERS)}, got {renderer!r}."
+                f"{did_you_mean(str(renderer), RENDERERS)}"
+            )
+        self.objects = check_whole("Rooms", "objects", objects, 1, 2)
+        self.count, self.teleport, self.renderer, self.render_mode = count, teleport, renderer, render_mode
+        self.context_length, query = FRAMES[count]
+        self.cue_length = CUE if teleport else 0
+        self._steps = self.context_length + query - 1
+        self._plan = scenes.Plan(count)
+        self._renderer = Raycaster(self._plan)
+        self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+        self.action_space = spaces.Discrete(6)
+        self._t = self._steps  # past the end: step() asks for a reset
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Draw a new world and place the agent in the middle of a free cell, in a random direction."""
+        super().reset(seed=seed, options=options)
+        self.scene = scenes.draw(self._plan, self.objects, self.np_random)
+        self._renderer.load(self.scene)
+        self._free = self._plan.room >= 0
+        self._spheres: list[tuple[float, float]] = [(x, y) for x, y in self.scene.places.tolist()]
+        for x, y in self._spheres:
+            self._free[int(y / CELL), int(x / CELL)] = False
+        self._cells = [(row, column) for row, column in np.argwhere(self._free).tolist()]
+        row, column = self._cells[self.np_random.integers(len(self._cells))]
+        self.x, self.y = CELL * (column + 0.5), CELL * (row + 0.5)
+        self.heading = float(self.np_random.uniform(-math.pi, math.pi))
+        self._speed = self._turn = 0.0
+        self._t = 0
+        self._poses = [(self.x, self.y, self.heading)]
+        return self._observe()
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Move for a quarter of a second.
+
+        Raises:
+            RuntimeError: the episode is over, or has not begun.
+            ValueError: there is no such action.
+        """
+        if self._t >= self._steps:
+            raise RuntimeError("Rooms: the episode is over, or has not begun; call reset() first.")
+        if not self.action_space.contains(action):
+            raise ValueError(f"Rooms: an action must be a whole number from 0 to 5, got {action!r}.")
+        self._t += 1
+        if self.teleport and self._t == self.context_length:
+            self.x, self.y, self.heading = self._poses[self.np_random.integers(len(self._poses))]
+            self._speed = self._turn = 0.0
+        else:
+            self._move(int(action))
+            self._poses.append((self.x, self.y, self.heading))
+        observation, info = self._observe()
+        return observation, 0.0, False, self._t >= self._steps, info
+
+    def _move(self, action: int) -> None:
+        speed = SPEED if action in (FORWARD, FORWARD_LEFT, FORWARD_RIGHT) else 0.0
+        turn = TURN * ((action in (LEFT, FORWARD_LEFT)) - (action in (RIGHT, FORWARD_RIGHT)))
+        for _ in range(SUBSTEPS):
+            self._speed += (speed - self._speed) * _SPEED_SHARE
+            self._turn += (turn - self._turn) * _TURN_SHARE
+            self.heading += self._turn * _SUBSTEP
+            ahead = self._speed * _SUBSTEP
+            if ahead > 1e-6:
+                self._slide(ahead * math.cos(self.heading), ahead * math.sin(self.heading))
+        self.heading = math.remainder(self.heading, math.tau)
+
+    def _slide(self, dx: float, dy: float) -> None:
+        """Walk along walls and round objects where they are in the way."""
+        x, y = self.x, self.y
+        if self._fits(x + dx, y):
+            x += dx
+        if self._fits(x, y + dy):
+            y += dy
+        for sphere_x, sphere_y in self._spheres:
+            away = math.hypot(x - sphere_x, y - sphere_y)
+            if away < SPHERE + BODY:
+                x = sphere_x + (x - sphere_x) * (SPHERE + BODY) / away
+                y = sphere_y + (y - sphere_y) * (SPHERE + BODY) / away
+                if not self._fits(x, y):
+                    return
+        self.x, self.y = x, y
+
+    def _fits(self, x: float, y: float) -> bool:
+        room = self._plan.room
+        rows = int((y - BODY) / CELL), int((y + BODY) / CELL)
+        columns = int((x - BODY) / CELL), int((x + BODY) / CELL)
+        return all(room[row, column] >= 0 for row in set(rows) for column in set(columns))
+
+    def _observe(self) -> tuple[np.ndarray, dict[str, Any]]:
+        probe = {
+            "agent_pos": np.array([self.x, self.y], np.float32) / np.float32(CELL),
+            "agent_dir": np.array([math.cos(self.heading), math.sin(self.heading)], np.float32),
+            "objects": (self.scene.places / CELL).astype(np.float32),
+        }
+        return self._renderer.render(self.x, self.y, self.heading), {"probe": probe}
+
+    def render(self) -> np.ndarray | None:
+        """Draw what the agent sees, uint8 [64, 64, 3]; None without a render mode."""
+        return None if self.render_mode is None else self._renderer.render(self.x, self.y, self.heading)
+
+    def script(self) -> Iterator[int]:
+        """Yield the actions of the paper's agent, from the start of an episode on, without end.
+
+        What comes next depends on where the agent is then: take a step after each action.
+        """
+        yield from islice(self._tour(), self.context_length)
+        yield from self._wander()  # from where the agent is then, teleported or not
+
+    def _tour(self) -> Iterator[int]:
+        """Enter every room, nearest first, and turn round in it once; then walk to random places."""
+        waiting = set(self._plan.centres)
+        while waiting:
+            paths = self._paths()
+            nearest = min(waiting, key=lambda cell: (len(paths[cell]), cell))
+            waiting.remove(nearest)
+            yield from self._follow(paths[nearest])
+            side = LEFT if self.np_random.integers(2) else RIGHT
+            yield from [side] * math.ceil(math.tau / (TURN * CONTROL))
+        yield from self._wander()
+
+    def _wander(self) -> Iterator[int]:
+        while True:
+            cell = self._cells[self.np_random.integers(len(self._cells))]
+            yield from self._follow(self._paths()[cell])
+            yield STAY
+
+    def _paths(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+        """Return the shortest path (cells after the present one) to every free cell."""
+        start = int(self.y / CELL), int(self.x / CELL)
+        paths: dict[tuple[int, int], list[tuple[int, int]]] = {start: []}
+        waiting = deque([start])
+        while waiting:
+            row, column = waiting.popleft()
+            for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+                if self._free[cell] and cell not in paths:
+                    paths[cell] = [*paths[row, column], cell]
+                    waiting.append(cell)
+        return paths
+
+    def _follow(self, path: list[tuple[int, int]]) -> Iterator[int]:
+        """Walk from the middle of one cell to the next."""
+        for row, column in path:
+            x, y = CELL * (column + 0.5), CELL * (row + 0.5)
+            while math.hypot(x - self.x, y - self.y) > CELL / 5:
+                bearing = math.atan2(y - self.y, x - self.x)
+                error = math.remainder(bearing - self.heading, math.tau)
+                turn = TURN * CONTROL
+                if abs(error) <= turn / 2:
+                    yield FORWARD
+                elif abs(error) <= 2 * turn:
+                    yield FORWARD_LEFT if error > 0 else FORWARD_RIGHT
+                else:
+                    yield LEFT if error > 0 else RIGHT
+
+
+_SUBSTEP = CONTROL / SUBSTEPS
+_SPEED_SHARE = 1 - math.exp(-_SUBSTEP / SPEED_LAG)  # of the way to the steady speed, in one substep
+_TURN_SHARE = 1 - math.exp(-_SUBSTEP / TURN_LAG)
