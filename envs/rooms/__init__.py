@@ -14,13 +14,14 @@ from gymnasium import spaces
 
 from envs.arguments import check_whole, did_you_mean
 from envs.rooms import scene as scenes
+from envs.rooms.mujoco_renderer import MujocoRenderer
 from envs.rooms.raycaster import Raycaster
 from envs.rooms.scene import CELL, SPHERE
 
 STAY, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
 FRAMES: dict[int, tuple[int, int]] = {2: (301, 200), 4: (501, 500), 10: (1101, 900)}  # context, query
 CUE = 20  # true frames that a model is given after a teleport
-RENDERERS = ("raycast",)
+RENDERERS = ("raycast", "mujoco")
 
 # Memory Maze's rolling ball, as it was measured there: steady speed and turn, and how fast they are reached.
 CONTROL = 0.25  # seconds a step
@@ -60,11 +61,13 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
         count: rooms: 2, 4 or 10.
         objects: objects in each room, 1 or 2.
         teleport: see above.
-        renderer: 'raycast' (NumPy alone, see `envs.rooms.raycaster`).
+        renderer: 'raycast' (NumPy alone) or 'mujoco' (the look of Memory Maze; needs GL and the extra
+            memory3d).
         render_mode: None or 'rgb_array' (what the agent sees).
 
     Raises:
         ValueError: an argument is out of range.
+        ImportError: the renderer lacks a package or GL; the message says what to install.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium declares it so)
@@ -93,7 +96,9 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
         self.cue_length = CUE if teleport else 0
         self._steps = self.context_length + query - 1
         self._plan = scenes.Plan(count)
-        self._renderer = Raycaster(self._plan)
+        self._renderer: Raycaster | MujocoRenderer = (
+            Raycaster(self._plan) if renderer == "raycast" else MujocoRenderer(self._plan, objects * count)
+        )
         self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
         self.action_space = spaces.Discrete(6)
         self._t = self._steps  # past the end: step() asks for a reset
@@ -184,6 +189,10 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
     def render(self) -> np.ndarray | None:
         """Draw what the agent sees, uint8 [64, 64, 3]; None without a render mode."""
         return None if self.render_mode is None else self._renderer.render(self.x, self.y, self.heading)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._renderer.close()
 
     def script(self) -> Iterator[int]:
         """Yield the actions of the paper's agent, from the start of an episode on, without end.

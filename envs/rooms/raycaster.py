@@ -87,6 +87,9 @@ class Raycaster:
             self._draw_object(picture, depth, place_x - x, place_y - y, ahead_x, ahead_y, number)
         return self._palette.take(picture, axis=0)
 
+    def close(self) -> None:
+        """There is nothing to free."""
+
     def _walls(
         self, x: float, y: float, ray_x: np.ndarray, ray_y: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
