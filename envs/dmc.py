@@ -129,6 +129,7 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
     ) -> None:
         self._env = _suite().load(domain, task, task_kwargs={"random": 0})
         self._repeat = repeat
+        self._over = True  # step() asks for a reset
         self._camera = None
         if observation == "pixels":
             self._camera = gl.camera(self._env.physics, _CAMERAS.get(domain, 0), size, fast)
@@ -159,16 +160,24 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
         super().reset(seed=seed, options=options)
         if seed is not None:
             self._env.task.random.seed(seed)
+        self._over = False
         return self._observe(self._env.reset().observation), {}
 
     def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Apply the action `repeat` times, or until the episode ends."""
+        """Apply the action `repeat` times, or until the episode ends.
+
+        Raises:
+            RuntimeError: the episode is over, or has not begun.
+        """
+        if self._over:
+            raise RuntimeError("DMControl: the episode is over, or has not begun; call reset() first.")
         reward = 0.0
         for _ in range(self._repeat):
             moment = self._env.step(action)
             reward += moment.reward
             if moment.last():
                 break
+        self._over = moment.last()
         terminated = moment.last() and moment.discount == 0.0
         truncated = moment.last() and not terminated
         return self._observe(moment.observation), reward, terminated, truncated, {}

@@ -66,6 +66,15 @@ class TestSuite:
         assert 100 < total <= 1000
         door.close()
 
+    def test_a_step_after_the_end_is_refused(self):
+        env = envs.make("dmc:cartpole_balance:repeat=1000").unwrapped
+        with pytest.raises(RuntimeError, match="has not begun; call reset"):
+            env.step(np.zeros(1, np.float32))
+        env.reset(seed=0)
+        assert env.step(np.zeros(1, np.float32))[2:4] == (False, True)
+        with pytest.raises(RuntimeError, match="the episode is over"):
+            env.step(np.zeros(1, np.float32))
+
     def test_every_domain_is_looked_at(self):
         domains = {_tasks()[task][0] for task in ONE_OF_EACH}
         assert domains == {domain for domain, _ in _tasks().values()} - {"lqr"}  # a chain of point masses
