@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -78,6 +79,10 @@ class DiscountingChain(gymnasium.Env[np.ndarray, np.int64]):
         if self._t == DELAYS[self._chain]:
             reward = 1.0 + BONUS if self._t == self.delay else 1.0
         return self._observe(), reward, self._t == LENGTH, False, {}
+
+    def solution(self) -> Iterator[int]:
+        """Yield the actions of an optimal episode, from its start to its end."""
+        yield from [DELAYS.index(self.delay)] * LENGTH
 
     def _observe(self) -> np.ndarray:
         return np.array([self._chain, self._t / LENGTH], np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -73,6 +74,10 @@ class MemoryChain(gymnasium.Env[np.ndarray, np.int64]):
             return obs, 0.0, False, False, {}
         right = int(action) == self._context[self._query]
         return obs, 1.0 if right else -1.0, True, False, {}
+
+    def solution(self) -> Iterator[int]:
+        """Yield the actions of an optimal episode, from its start to its end."""
+        yield from [int(self._context[self._query])] * (self.n + 1)
 
     def _observe(self) -> np.ndarray:
         t = self._shown = self._t

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -81,6 +82,11 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
         reward = 1.0 if self._arm == self._cue else 0.0
         terminated = self._arm != 0
         return self._observe(), reward, terminated, not terminated and self._t >= self.limit, {}
+
+    def solution(self) -> Iterator[int]:
+        """Yield the actions of an optimal episode, from its start to its end."""
+        yield from [FORWARD] * self.corridor
+        yield LEFT if self._cue < 0 else RIGHT
 
     def _observe(self) -> np.ndarray:
         junction = self._cell == self.corridor

@@ -1,0 +1,110 @@
+"""The gallery: what is measured, and that the document shows it."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+import envs
+from studies import gallery
+
+
+@pytest.fixture(scope="module")
+def stored():
+    return json.loads((gallery.FOLDER / "gallery.json").read_text())
+
+
+def test_the_document_shows_what_was_measured(stored):
+    text = gallery.DOCUMENT.read_text()
+    assert gallery.place(text, gallery.table(stored)) == text
+    for name in gallery.PICTURES:
+        assert f"gallery/{name}.png" in text
+        assert (gallery.FOLDER / f"{name}.png").exists()
+
+
+def test_every_family_is_in_the_gallery(stored):
+    tasks = {row.task for row in gallery.ROWS}
+    assert stored.keys() <= tasks
+    assert set(envs.TASKS) | set(envs.FAMILIES) == {task.split(":")[0] for task in tasks}
+    assert set(envs.TASKS) <= stored.keys()
+
+
+@pytest.mark.parametrize("task", ["memory_chain", "tmaze", "discounting_chain"])
+def test_measuring_again_gives_the_same(task, stored):
+    (row,) = [row for row in gallery.ROWS if row.task == task]
+    got = json.loads(json.dumps(gallery.measure(row)))
+    assert got == stored[task] | {"frames": None}
+    assert got["solution"] == pytest.approx(got["optimum"])
+
+
+def test_our_optimal_policies_reach_the_optimum(stored):
+    solved = {task: got for task, got in stored.items() if got["solution"] is not None}
+    assert {"distracting_memory", "multi_doors_keys:keys=7", "memory_chain:n=100"} <= solved.keys()
+    for task, got in solved.items():
+        assert got["solution"] == pytest.approx(got["optimum"]), task
+
+
+def test_measured_by_hand():
+    row = gallery.Row("tmaze:corridor=1,limit=3", "1 step", episodes=200)
+    got = gallery.measure(row, speed=True)
+    assert (got["observation"], got["action"]) == ("vector `[3]`", "Discrete(3)")
+    assert got["length"] == [2, 3]
+    # At random: forward first (else too late unless forward second, then a turn), then one turn in two.
+    mean, deviation, episodes = got["random"]
+    reached = 1 / 3 * (2 / 3 + 1 / 3 * 2 / 3) + 2 / 3 * 1 / 3 * 2 / 3
+    assert abs(mean - reached / 2) < 0.1
+    assert (deviation, episodes) == (pytest.approx(np.sqrt(mean * (1 - mean))), 200)
+    assert (got["solution"], got["optimum"]) == (1.0, 1.0)
+    assert got["frames"] > 1000
+
+
+def test_a_line_of_the_table():
+    got = {
+        "observation": "vector `[3]`",
+        "action": "Discrete(3)",
+        "length": [2, 3],
+        "random": [0.25, 0.4333, 200],
+        "solution": 1.0,
+        "optimum": None,
+        "frames": 12345.6,
+    }
+    lines = gallery.table({"tmaze": got}).splitlines()
+    (line,) = [line for line in lines if line.startswith("| `tmaze` ")]
+    start, end = (
+        "| `tmaze` | vector `[3]` | Discrete(3) | 2 to 3 | 10 steps ",
+        "| - | 1 | 0.25 ± 0.43 (200) | - |",
+    )
+    assert line == f"{start}{end} 12,346 |"
+    (other,) = [line for line in lines if line.startswith("| `tmaze:corridor=100` ")]
+    assert other == "| `tmaze:corridor=100` | - | - | - | 100 steps | - | - | not measured yet | - | - |"
+    assert len(lines) == 2 + len(gallery.ROWS)
+
+
+def test_the_table_goes_between_its_marks():
+    text = f"above\n{gallery.BEGIN}\nold\n{gallery.END}\nbelow\n"
+    assert gallery.place(text, "new") == f"above\n{gallery.BEGIN}\nnew\n{gallery.END}\nbelow\n"
+    with pytest.raises(ValueError, match="lacks the lines"):
+        gallery.place("above", "new")
+
+
+def test_pictures():
+    strip = np.asarray(gallery.picture("tmaze:corridor=6", "solution"))
+    assert strip.shape == (96, 8 * 100 - 4, 3)
+    tiles = [strip[:, 100 * n : 100 * n + 96] for n in range(8)]
+    assert all((one != other).any() for one, other in itertools.pairwise(tiles))
+    strip = gallery.picture("rooms", "script")
+    assert strip.size == (796, 96)
+
+
+def test_unknown_tasks_are_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        gallery.main(["tmaz"])
+    assert stop.value.code == 2
+    assert "not in the gallery: tmaz. It has: memory_chain," in capsys.readouterr().err
+
+
+def test_solutions_need_no_packages():
+    for task in ("memory_chain:n=5,bits=3", "discounting_chain:delay=100", "tmaze:corridor=3"):
+        got = gallery.measure(gallery.Row(task, "-", episodes=5))
+        assert got["solution"] == pytest.approx(envs.optimum(task))
