@@ -7,9 +7,12 @@ command that uses them, so that help and messages come at once.
 
 import argparse
 import ctypes
+import fcntl
 import json
+import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(argv: Sequence[str]) -> None:
-    """Train an agent online, or go on with the run that is in the folder already."""
+    """Train an agent online, or go on with the run that is in the folder already.
+
+    The first SIGINT or SIGTERM finishes the step in progress, saves and exits with 130 or 143.
+    """
     with _mistakes_exit_2():
         parser = _Parser(
             "train",
@@ -68,9 +74,14 @@ def train(argv: Sequence[str]) -> None:
     from agent import online
 
     _prepare_torch(config)
-    logdir.mkdir(parents=True, exist_ok=True)
-    configs.save(config, logdir / "config.yaml")
-    result = online.train(config, _env_maker(config), _replay_maker(config), logdir)
+    with _alone_in(logdir):
+        configs.save(config, logdir / "config.yaml")
+        try:
+            result = online.train(config, _env_maker(config), _replay_maker(config), logdir)
+        except online.Stopped as stopped:
+            command = shlex.join(["python", "run.py", *argv])
+            print(f"run.py: {stopped} and saved in {logdir}; to go on: {command}", file=sys.stderr)
+            raise SystemExit(128 + stopped.signal) from None  # as a shell reports a death by this signal
     print(json.dumps(result) if args.json else _summary(config, result))
 
 
@@ -408,6 +419,31 @@ def _refuse_another_run(config: configs.Config, logdir: Path) -> None:
                 f"{logdir} holds a run that was configured otherwise:\n  {listed}\n"
                 f"Give the same options to go on with it, or another --logdir for a new run."
             )
+
+
+@contextmanager
+def _alone_in(logdir: Path) -> Iterator[None]:
+    """Hold the folder of a run, created if need be, for this process; a mistake (exit 2) if another has it.
+
+    The system frees the lock when the process ends, however it ends. The file stays: removing it would let
+    two processes hold locks on two files of one name.
+    """
+    logdir.mkdir(parents=True, exist_ok=True)
+    path = logdir / ".lock"
+    with path.open("a+", encoding="utf-8") as file:
+        with _mistakes_exit_2():
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = path.read_text(encoding="utf-8").strip() or "another process"
+                raise ValueError(
+                    f"{logdir} is in use: {owner} trains in it. Wait for it or stop it (kill -TERM saves "
+                    f"first), or give another --logdir."
+                ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def _existing_run(logdir: Path) -> Path:

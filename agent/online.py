@@ -14,6 +14,7 @@ import torch
 from agent import checkpoint, pictures
 from agent.agent import Agent, Carry, derive_seed
 from agent.logger import Logger
+from agent.stopping import Stopped, StopRequest
 
 Rows = dict[str, np.ndarray]
 EVALUATION_ENVS = 100_000
@@ -37,6 +38,9 @@ def train(
     Returns:
         the last evaluation (`return_mean`, `return_std`, `returns`, `episodes`, `length_mean`) with `steps`,
         `updates`, `seconds` (of training, evaluation left out, over all sessions) and `logdir`.
+
+    Raises:
+        Stopped: SIGINT or SIGTERM came; the step in progress was finished and a checkpoint saved.
     """
     return Training(config, make_envs, make_replay, Path(logdir)).run()
 
@@ -75,6 +79,7 @@ class Training:
         )
         self.episodes = EpisodeStatistics(self.envs.num_envs)
         self.last_return: float | None = None
+        self.stop = StopRequest()
 
     @property
     def step(self) -> int:
@@ -87,12 +92,20 @@ class Training:
         self.logger.say(f"{config['task']} with {config['backbone']} on {agent.device}, {_counts(agent)}")
         if self.step:
             self.logger.say(f"going on from step {self.step:,} with {len(self.replay):,} steps of replay")
+        evaluated = self.loop["evaluation"] and self.loop["evaluation"]["step"]
         try:
-            if self.step < config["steps"] or self.loop["evaluation"] is None:
-                self._collect_and_learn()
-                self._log()
-                self._evaluate()
-                self._save()
+            with self.stop:
+                try:
+                    if self.step < config["steps"] or evaluated != self.step:
+                        self._collect_and_learn()
+                        self._log()
+                        self._evaluate()
+                        self._save()
+                except Stopped as error:
+                    self.logger.say(f"{error}: saving at step {self.step:,}, a second one leaves at once")
+                    self._log()
+                    self._save()
+                    raise
         finally:
             self.envs.close()
             self.logger.close()
@@ -115,6 +128,8 @@ class Training:
         # Environments cannot be put back to where they were: a resumed run begins the next episodes.
         rows = self.envs.reset(first_episodes=np.array(self.loop["episodes"]) + 1)
         carry = agent.initial(self.envs.num_envs)
+        if self.step:
+            self._report()  # an evaluation that a signal cut off
         began, described = time.monotonic(), False
         while self.step < config["steps"]:
             prefilled = self.step >= config["prefill"]
@@ -147,6 +162,7 @@ class Training:
                 self.loop["credit"] -= 1
             self.loop["seconds"] += time.monotonic() - began
             self._report()
+            self.stop.check()
             began = time.monotonic()
 
     def _report(self) -> None:
@@ -179,13 +195,18 @@ class Training:
 
     def _evaluate(self) -> None:
         config = self.config["eval"]
-        result = run_episodes(
-            self.agent,
-            self.make_envs,
-            config["episodes"],
-            config["envs"],
-            derive_seed(self.config["seed"], "evaluate"),
-        )
+        try:
+            result = run_episodes(
+                self.agent,
+                self.make_envs,
+                config["episodes"],
+                config["envs"],
+                derive_seed(self.config["seed"], "evaluate"),
+                self.stop.check,
+            )
+        except Stopped:
+            self.loop["next"]["eval"] = self.step  # the resumed run begins with it
+            raise
         self.loop["evaluation"] = result | {"step": self.step}
         names = ("return_mean", "return_std", "length_mean", "episodes")
         self.logger.add(
@@ -245,12 +266,17 @@ class EpisodeStatistics:
 
 
 def run_episodes(
-    agent: Agent, make_envs: Callable[[int, int, int], Any], episodes: int, count: int, seed: int
+    agent: Agent,
+    make_envs: Callable[[int, int, int], Any],
+    episodes: int,
+    count: int,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluate on `count` fresh environments, the recurrent state kept over each whole episode.
 
     How many episodes each environment plays is fixed beforehand, as evenly as it goes, so that short episodes
-    are not counted more often than long ones.
+    are not counted more often than long ones. `check` is called at every step, and may raise.
     """
     count = min(count, episodes)
     each = [episodes // count + (env < episodes % count) for env in range(count)]
@@ -264,6 +290,7 @@ def run_episodes(
                 finished[int(episode["env"])].append(episode)
             if all(len(done) >= wanted for done, wanted in zip(finished, each, strict=True)):
                 break
+            check()
             carry, action = agent.act(carry, rows, evaluate=True, counter=steps)
             rows, steps = envs.step(action), steps + 1
     finally:

@@ -13,6 +13,7 @@ import pytest
 
 import configs
 import run
+from agent.stopping import Stopped
 
 ROOT = Path(__file__).parents[1]
 EVALUATION = {
@@ -43,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         return call
 
-    online = SimpleNamespace(train=keep("train", TRAINED), evaluate=keep("eval", EVALUATION))
+    online = SimpleNamespace(train=keep("train", TRAINED), evaluate=keep("eval", EVALUATION), Stopped=Stopped)
     monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
     monkeypatch.setitem(sys.modules, "studies.plots", SimpleNamespace(plot=keep("plot", Path("curves.png"))))

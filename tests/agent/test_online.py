@@ -1,6 +1,8 @@
 """The online loop on a hand-written vector of environments, with the real replay; and that it learns."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ from agent.online import (
     run_episodes,
     train,
 )
+from agent.stopping import SIGNALS, Stopped
 from replay import Replay
 from worldmodels import State
 
@@ -264,6 +267,40 @@ def test_resuming(tmp_path: Path) -> None:
     third = House(configure(steps=160), waits=lambda index: 4 + index)
     assert third.train(tmp_path)["updates"] == after["updates"]
     assert len(third.envs) == 1
+
+
+@pytest.mark.parametrize(("evaluating", "call"), [(False, 10), (True, 3), (True, 8)])
+def test_a_signal_leaves_all_that_the_run_needs(
+    evaluating: bool, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In training the step is finished; the resumed run begins with the evaluation that was cut off."""
+    act, calls = Agent.act, []
+
+    def spy(agent: Agent, carry: Carry, rows: Rows, **options: Any) -> tuple[Carry, np.ndarray]:
+        calls.append(bool(options))
+        if bool(options) == evaluating and calls.count(evaluating) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(agent, carry, rows, **options)
+
+    monkeypatch.setattr(Agent, "act", spy)
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    first = House(configure(steps=90), waits=lambda index: 1)  # an evaluation of 4 episodes is 5 calls
+    with pytest.raises(Stopped, match="stopped by SIGTERM"):
+        first.train(tmp_path)
+    assert calls.count(evaluating) == call, "it went on"
+    assert all(envs.closed for envs in first.envs)
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    saved = checkpoint.load_newest(tmp_path)
+    assert saved is not None and saved.step == first.envs[0].taken
+    evaluated = [line["step"] for line in metrics_of(tmp_path) if "eval/return_mean" in line]
+    assert len(evaluated) == (call == 8)
+
+    result = House(configure(steps=90), waits=lambda index: 1).train(tmp_path)
+    assert result["steps"] >= 90
+    evaluated = [line["step"] for line in metrics_of(tmp_path) if "eval/return_mean" in line]
+    assert len(evaluated) == 2 and 50 <= evaluated[0] < 53 and evaluated[1] == result["steps"]
+    if evaluating:
+        assert saved.step in evaluated
 
 
 def test_a_time_limit_is_no_end(tmp_path: Path) -> None:

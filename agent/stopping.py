@@ -1,0 +1,49 @@
+"""How a signal ends a run in order: between two steps, all saved; a second one ends it at once."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):  # noqa: N818 (nothing went wrong)
+    """A run was asked to stop by `signal`."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(f"stopped by {number.name}")
+        self.signal = number
+
+
+class StopRequest:
+    """Within `with`, in the main thread: the first SIGINT or SIGTERM waits for the next `check`.
+
+    From then on both signals have the system's own effect again: the next one ends the process without a
+    line of Python, also where that hangs.
+    """
+
+    def __init__(self) -> None:
+        self._received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._before = {number: signal.signal(number, self._keep) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise Stopped if a signal came; to be called where a run can be left."""
+        if self._received is not None:
+            raise Stopped(self._received)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the system's signature)
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        self._received = signal.Signals(number)
