@@ -1,8 +1,8 @@
-"""Command line: train (the default), eval, compare, collect, plot, bench. It parses, checks and dispatches.
+"""Command line: train (the default), eval, reproduce, compare, collect, plot, bench.
 
-A user's mistake (an unknown option, task, backbone or preset, a missing extra, another run's folder) ends
-with a message on stderr and exit code 2 before anything is created. Rooms that need torch are imported by the
-command that uses them, so that help and messages come at once.
+It parses, checks and dispatches. A user's mistake (an unknown option, task, backbone or preset, a missing
+extra, another run's folder) ends with a message on stderr and exit code 2 before anything is created. Rooms
+that need torch are imported by the command that uses them, so that help and messages come at once.
 """
 
 import argparse
@@ -101,11 +101,7 @@ def evaluate(argv: Sequence[str]) -> None:
         parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
         args, _ = parser.parse(argv)
-        config = configs.read(_existing_run(args.logdir))
-        if args.device is not None:
-            config = configs.override(config, {"device": args.device})
-        _check_task(config.task, config.seed)
-        _check_device(config)
+        config = _saved_configuration(_existing_run(args.logdir), args.device)
 
     from agent import online
 
@@ -113,6 +109,38 @@ def evaluate(argv: Sequence[str]) -> None:
     seed = config.seed if args.seed is None else args.seed
     result = online.evaluate(config, _env_maker(config), args.logdir, args.episodes, seed)
     print(json.dumps(result) if args.json else _evaluation(config, result))
+
+
+def reproduce(argv: Sequence[str]) -> None:
+    """Play the updates again at which a run failed because a number was not finite."""
+    with _mistakes_exit_2():
+        parser = _Parser(
+            "reproduce",
+            "python run.py reproduce --logdir DIR [--device auto|cpu|cuda] [--json]",
+            "Play the updates again at which a run failed because a loss or gradient was not finite.",
+        )
+        parser.add_argument("--logdir", required=True, type=Path, metavar="DIR", help="folder of the run")
+        parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
+        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        args, _ = parser.parse(argv)
+        if not (args.logdir / "crash").is_dir():
+            raise ValueError(
+                f"no crash in {args.logdir}: expected {args.logdir / 'crash'}, which a run leaves."
+            )
+        config = _saved_configuration(args.logdir / "config.yaml", args.device)
+
+    from agent import online
+
+    _prepare_torch(config)
+    result = online.reproduce(config, _env_maker(config), args.logdir)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print(f"then: {result['recorded']}")
+        print(f"now:  {result['message'] or 'every update is finite, up to ' + str(result['update'])}")
+        print(
+            f"not finite in the batch of update {result['update']}: {', '.join(result['batch']) or 'nothing'}"
+        )
 
 
 def compare(argv: Sequence[str]) -> None:
@@ -286,6 +314,7 @@ def bench(argv: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "eval": evaluate,
+    "reproduce": reproduce,
     "compare": compare,
     "collect": collect,
     "plot": plot,
@@ -454,6 +483,16 @@ def _existing_run(logdir: Path) -> Path:
     if not any((logdir / "checkpoints").glob("*")):
         raise ValueError(f"the run in {logdir} has no checkpoint yet: nothing in {logdir / 'checkpoints'}.")
     return path
+
+
+def _saved_configuration(path: Path, device: str | None) -> configs.Config:
+    """A run's configuration, with another device if one is named, checked against what is installed here."""
+    config = configs.read(path)
+    if device is not None:
+        config = configs.override(config, {"device": device})
+    _check_task(config.task, config.seed)
+    _check_device(config)
+    return config
 
 
 def _prepare_torch(config: configs.Config) -> None:

@@ -126,7 +126,8 @@ class Agent:
         """One update of world model, actor and critic from a replay batch `[B, T, ...]`.
 
         The window starts from the states `state/<leaf>` `[B, ...]` of the batch, or from the initial state.
-        Metrics are summed on the device; `metrics` gives their means.
+        Metrics are summed on the device; `metrics` gives their means, `check_finite` asks
+        whether all went well.
 
         Returns:
             the states at the windows' ends, leaves `[B, ...]`.
@@ -178,24 +179,35 @@ class Agent:
         self._finite = self._finite + (values.isfinite() & (self._finite == self._summed))
         self._summed += 1
 
-    def metrics(self) -> dict[str, float]:
-        """Means over the updates since the last call; the only place of training that waits for the device.
+    def check_finite(self) -> None:
+        """Wait for the device; the updates since the last `metrics` must have been finite.
 
         Raises:
-            FloatingPointError: if a loss or gradient norm was not finite: names the first and its update.
+            FloatingPointError: if a loss or gradient norm was not: names the first and its update.
         """
         if not self._summed:
-            return {}
-        means, finite = torch.stack([self._sums / self._summed, self._finite]).tolist()
-        count, self._summed = self._summed, 0
-        if min(finite) < count:
+            return
+        finite = self._finite.tolist()
+        if min(finite) < self._summed:
             first = finite.index(min(finite))
-            update = self.updates - count + int(finite[first]) + 1
+            update = self.updates - self._summed + int(finite[first]) + 1
             raise FloatingPointError(
-                f"train/{self._names[first]} is not finite (mean {means[first]}) since update {update}; the "
-                f"last checkpoint is older than that. Lower the learning rate (optimiser.*) or look at the "
-                f"observations and rewards of the environment."
+                f"train/{self._names[first]} is not finite (mean {self._sums[first] / self._summed:g}) since "
+                f"update {update}; the last checkpoint is older than that. Lower the learning rate "
+                f"(optimiser.*) or look at the observations and rewards of the environment."
             )
+
+    def metrics(self) -> dict[str, float]:
+        """Means over the updates since the last call; waits for the device.
+
+        Raises:
+            FloatingPointError: see `check_finite`.
+        """
+        self.check_finite()
+        if not self._summed:
+            return {}
+        means = (self._sums / self._summed).tolist()
+        self._summed = 0
         return {f"train/{name}": value for name, value in zip(self._names, means, strict=True)}
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agent import checkpoint, pictures
+from agent import checkpoint, crash, pictures
 from agent.agent import Agent, Carry, derive_seed
 from agent.logger import Logger
 from agent.stopping import Stopped, StopRequest
@@ -80,6 +80,7 @@ class Training:
         self.episodes = EpisodeStatistics(self.envs.num_envs)
         self.last_return: float | None = None
         self.stop = StopRequest()
+        self.recorder = crash.FlightRecorder(self.agent, logdir)
 
     @property
     def step(self) -> int:
@@ -156,7 +157,7 @@ class Training:
                 self.loop["credit"] += taken * config["train_ratio"] / tokens
             while self.loop["credit"] >= 1:
                 batch = self.replay.sample()
-                last = agent.update(batch)
+                last = self.recorder.update(batch)
                 if "window" in batch:
                     self.replay.refresh(batch["window"], _numpy(last))
                 self.loop["credit"] -= 1
@@ -185,6 +186,7 @@ class Training:
             "time/updates": self.agent.updates,
             "time/fps": self.step / max(seconds, 1e-9),
         }
+        self.recorder.check()
         self.logger.add(self.step, self.agent.metrics() | times)
 
     def _due(self, what: str, every: int) -> bool:
@@ -233,6 +235,7 @@ class Training:
         )
 
     def _save(self) -> None:
+        self.recorder.check()
         self.loop["episodes"] = self.envs.episodes.tolist()
         checkpoint.save(
             self.logdir,
@@ -323,13 +326,25 @@ def evaluate(
         raise ValueError(
             f"no checkpoint in {logdir}/checkpoints; train first: python run.py --logdir {logdir}"
         )
-    envs = make_envs(1, seed, 0)
-    spaces = envs.observation_space, envs.action_space
-    envs.close()
-    agent = Agent(*spaces, config, choose_device(config["device"]))
+    agent = _build(config, make_envs, seed)
     agent.load_state_dict(saved.agent_state)
     result = run_episodes(agent, make_envs, episodes, config["eval"]["envs"], derive_seed(seed, "evaluate"))
     return result | {"step": saved.step}
+
+
+def reproduce(
+    config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], logdir: str | Path
+) -> dict[str, Any]:
+    """Play the failing updates in `logdir` again: see `crash.reproduce`."""
+    return crash.reproduce(_build(config, make_envs, config["seed"]), Path(logdir))
+
+
+def _build(config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], seed: int) -> Agent:
+    """An agent for the spaces of the environments, on the device of the configuration."""
+    envs = make_envs(1, seed, 0)
+    spaces = envs.observation_space, envs.action_space
+    envs.close()
+    return Agent(*spaces, config, choose_device(config["device"]))
 
 
 def kl_by_step(kl: np.ndarray, is_first: np.ndarray) -> dict[int, float]:

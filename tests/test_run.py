@@ -24,6 +24,7 @@ EVALUATION = {
     "length_mean": 33.0,
 }
 TRAINED = EVALUATION | {"steps": 1000, "updates": 20, "seconds": 3.5, "logdir": "somewhere"}
+FAILED = {"recorded": "it failed", "message": "it fails", "update": 9, "batch": ["reward"]}
 CPU = ("--device", "cpu")
 
 
@@ -44,7 +45,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         return call
 
-    online = SimpleNamespace(train=keep("train", TRAINED), evaluate=keep("eval", EVALUATION), Stopped=Stopped)
+    online = SimpleNamespace(
+        train=keep("train", TRAINED),
+        evaluate=keep("eval", EVALUATION),
+        reproduce=keep("reproduce", FAILED),
+        Stopped=Stopped,
+    )
     monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
     monkeypatch.setitem(sys.modules, "studies.plots", SimpleNamespace(plot=keep("plot", Path("curves.png"))))
@@ -142,6 +148,7 @@ REFUSED = [
     (["--logdir", "a_file"], "a_file is a file"),
     (["eval"], "arguments are required: --logdir"),
     (["eval", "--logdir", "none"], "no run in none: expected none/config.yaml"),
+    (["reproduce", "--logdir", "none"], "no crash in none: expected none/crash"),
     (["eval", "--logdir", "none", "--episodes", "0"], "expected a positive whole number, got '0'"),
     (["eval", "--logdir", "none", "--episodes", "x"], "--episodes"),
     (["eval", "--episode", "3", "--logdir", "none"], "Did you mean '--episodes'?"),
@@ -384,6 +391,22 @@ class TestEval:
         assert calls["eval"][0].device == "cpu"
         capsys.readouterr()
         refuses(["eval", "--logdir", "a", "--device", "gpu"], capsys, "unknown device 'gpu'")
+
+
+def test_reproduce(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main([*CPU, "--logdir", "a", "--seed", "3"]) == 0
+    Path("a/crash").mkdir()
+    capsys.readouterr()
+    assert run.main(["reproduce", "--logdir", "a", "--device", "auto"]) == 0
+    config, _, logdir = calls["reproduce"]
+    assert (config.seed, config.device, logdir) == (3, "auto", Path("a"))
+    assert capsys.readouterr().out.splitlines() == [
+        "then: it failed",
+        "now:  it fails",
+        "not finite in the batch of update 9: reward",
+    ]
+    assert run.main(["reproduce", "--logdir", "a", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == FAILED
 
 
 class TestCompareAndPlot:

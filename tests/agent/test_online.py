@@ -14,8 +14,9 @@ import torch
 from gymnasium import spaces
 
 import configs
-from agent import checkpoint
+from agent import checkpoint, crash
 from agent.agent import Agent, Carry, derive_seed, start_states
+from agent.crash import FlightRecorder
 from agent.online import (
     EVALUATION_ENVS,
     EpisodeStatistics,
@@ -23,6 +24,7 @@ from agent.online import (
     choose_device,
     evaluate,
     kl_by_step,
+    reproduce,
     run_episodes,
     train,
 )
@@ -385,22 +387,51 @@ def test_pictures_and_kl_by_step(tmp_path: Path) -> None:
     assert {"kl_by_step/0001", "kl_by_step/0002"} <= lines[0].keys() and "kl_by_step/0003" not in lines[0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names the loss, the environments are closed and the checkpoints of before stay."""
-    house = House(configure(), waits=lambda index: 1)
+@pytest.mark.parametrize("log_every", [25, 10**6])
+def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_had_again(
+    log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is logged. Closed and saved is what was; the same update fails again, alone."""
+    config = configure(train_ratio=16.0, log__every=log_every, checkpoint__every=70)
+    house = House(config, waits=lambda index: 1)
     sample = Replay.sample
 
     def spoilt(self: Replay) -> Rows:
         batch = sample(self)
-        if self._samples > 8:
+        if self._samples > 19:
             batch["reward"][0, 0] = np.nan
         return batch
 
     monkeypatch.setattr(Replay, "sample", spoilt)
-    with pytest.raises(FloatingPointError, match="train/reward is not finite .* since update 9"):
+    with pytest.raises(FloatingPointError, match="train/reward is not finite .* since update 20") as caught:
         house.train(tmp_path)
+    assert f"run.py reproduce --logdir {tmp_path}" in caught.value.__notes__[0]
     assert house.envs[0].closed
-    assert checkpoint.load_newest(tmp_path) is not None
+    saved = checkpoint.load_newest(tmp_path)
+    assert saved is not None and saved.agent_state["updates"] < 20
+    found = reproduce(config, house.make_envs, tmp_path)
+    assert found["recorded"] == str(caught.value)
+    assert "train/reward is not finite (mean nan) since update 20;" in found["message"]
+    assert found["update"] == 20 and found["batch"] == ["reward"]
+
+
+def test_without_its_cause_the_update_does_not_fail_again(tmp_path: Path) -> None:
+    """The dump holds the state of before: playing it gives the agent that went on, bit for bit."""
+    house = House(configure(steps=100, train_ratio=16.0), waits=lambda index: 1)
+    training = Training(house.config, house.make_envs, house.make_replay, tmp_path)
+    training.run()
+    agent, recorder = training.agent, FlightRecorder(training.agent, tmp_path)
+    for _ in range(3):
+        recorder.update(house.replay.sample())
+    agent._finite[0] = 0  # what the device would say
+    with pytest.raises(FloatingPointError):
+        recorder.check()
+    again = Agent(house.envs[0].observation_space, house.envs[0].action_space, house.config)
+    found = crash.reproduce(again, tmp_path)
+    assert found["message"] is None and found["batch"] == [] and found["update"] == agent.updates
+    assert same(again.state_dict(), agent.state_dict())
+    with pytest.raises(ValueError, match="no crash in .*nowhere: expected"):
+        crash.reproduce(again, tmp_path / "nowhere")
 
 
 class Scribe:
