@@ -519,7 +519,10 @@ def _env_maker(config: configs.Config) -> "Callable[[int, int, int], VectorDoor]
     import envs
 
     def make_envs(num_envs: int, seed: int, first_index: int) -> "VectorDoor":
-        return envs.make_vector(config.task, num_envs, seed, mode=config.envs.mode, first_index=first_index)
+        options = config.envs
+        return envs.make_vector(
+            config.task, num_envs, seed, options.mode, first_index, options.timeout, options.restarts
+        )
 
     return make_envs
 

@@ -67,11 +67,12 @@ class Training:
             "credit": 0.0,
             "next": {},
             "evaluation": None,
+            "restarts": 0,
             "episodes": [-1] * self.envs.num_envs,
         }
         saved = checkpoint.load_newest(logdir)
         if saved is not None:
-            self.loop = saved.loop_state
+            self.loop |= saved.loop_state
             self.agent.load_state_dict(saved.agent_state)
             self.replay.load_state_dict(saved.replay_state)
         self.logger = Logger(
@@ -150,7 +151,12 @@ class Training:
                 self.logger.add(
                     self.step, {key: statistics[key] for key in ("episode/return", "episode/length")}
                 )
-            rows = self.envs.step(action)
+            ended, rows = rows["is_last"], self.envs.step(action)
+            lost = rows["is_first"] & ~ended
+            if lost.any():  # the environments had to be started anew
+                self.replay.close_episodes(lost)
+                self.loop["restarts"] += 1
+                self.logger.add(self.step, {"env/restarts": self.loop["restarts"]})
             taken = int((~rows["is_first"]).sum())
             self.loop["step"] += taken
             if prefilled and self.replay.ready():

@@ -39,7 +39,14 @@ __all__ = [
 
 DIRECTORY = Path(__file__).parent
 CHOOSING = ("task", "backbone")  # these choose the blocks, so no block may set them
-FREE_TO_CHANGE = ("steps", "device", "threads", "logdir")  # a run may go on with others of these
+FREE_TO_CHANGE = (
+    "steps",
+    "device",
+    "threads",
+    "logdir",
+    "envs.timeout",
+    "envs.restarts",
+)  # a run may go on with others of these
 _COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<!\s)\#|[^"'#])*?\s(?P<comment>\#.*)$""")
 
 

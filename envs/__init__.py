@@ -17,10 +17,21 @@ import gymnasium
 from envs import gym
 from envs.arguments import check_names, check_whole, did_you_mean, parse_task
 from envs.masked import MASKED, make_masked, masked_id
-from envs.vector import Rows, VectorDoor
+from envs.vector import Rows, VectorDoor, WorkerError
 from envs.wrappers import FlatObservation, NoInfo, PlainAction, SeedEpisodes, is_plain
 
-__all__ = ["FAMILIES", "TASKS", "Rows", "VectorDoor", "check", "make", "make_vector", "optimum", "task_names"]
+__all__ = [
+    "FAMILIES",
+    "TASKS",
+    "Rows",
+    "VectorDoor",
+    "WorkerError",
+    "check",
+    "make",
+    "make_vector",
+    "optimum",
+    "task_names",
+]
 
 # Our own tasks: short name -> (gymnasium id, class). Nothing is imported before a task is asked for.
 _OWN: dict[str, tuple[str, str]] = {
@@ -99,7 +110,15 @@ def make(task: str, seed: int = 0, index: int = 0) -> gymnasium.Env:
     )
 
 
-def make_vector(task: str, num_envs: int, seed: int, mode: str = "sync", first_index: int = 0) -> VectorDoor:
+def make_vector(
+    task: str,
+    num_envs: int,
+    seed: int,
+    mode: str = "sync",
+    first_index: int = 0,
+    timeout: float = 300.0,
+    restarts: int = 3,
+) -> VectorDoor:
     """Build `num_envs` environments behind one door: see `VectorDoor` for its rows, `make` for its errors.
 
     Args:
@@ -108,14 +127,25 @@ def make_vector(task: str, num_envs: int, seed: int, mode: str = "sync", first_i
         seed: the run's seed, at least 0.
         mode: 'sync' (one process) or 'async' (a process for each).
         first_index: number of the first environment in the run, at least 0; the others follow.
+        timeout: seconds a process may take to answer, 0 for ever.
+        restarts: of the processes within 300 s, after one raised, died or hung; at least 0.
     """
     check_whole("make_vector", "num_envs", num_envs, 1)
     check_whole("make_vector", "seed", seed, 0)
     check_whole("make_vector", "first_index", first_index, 0)
+    check_whole("make_vector", "restarts", restarts, 0)
+    if timeout < 0:
+        raise ValueError(f"make_vector: argument 'timeout' must be at least 0 seconds, got {timeout}.")
     build = _constructor(task)
     indices = range(first_index, first_index + num_envs)
     return VectorDoor(
-        [functools.partial(_wrap_bare, build, seed, i) for i in indices], task, mode, first_index
+        [functools.partial(_wrap_bare, build, seed, i) for i in indices],
+        task,
+        mode,
+        first_index,
+        seed,
+        timeout,
+        restarts,
     )
 
 

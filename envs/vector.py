@@ -8,10 +8,13 @@ remembers it.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
-from typing import Any
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
 import gymnasium
 import numpy as np
@@ -21,6 +24,14 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 Rows = dict[str, np.ndarray]
 
 MODES = ("sync", "async")
+WINDOW = 300.0
+"""Seconds within which too many faults of worker processes end a run."""
+PATIENCE = 10.0
+"""Seconds that worker processes have to close their environments."""
+
+
+class WorkerError(RuntimeError):
+    """Worker processes of environments failed more often than is allowed; the message has the last fault."""
 
 
 class VectorDoor:
@@ -43,9 +54,14 @@ class VectorDoor:
             from about 1 ms a step on), started by a fork server, so that no thread or GL context of this
             process gets copied. Its workers ignore SIGINT: the parent decides when to stop.
         first_index: number of the first environment in the run, for messages.
+        seed: of the run, for messages.
+        timeout: seconds that a worker process may take to answer; 0 waits for ever.
+        restarts: how often within `WINDOW` seconds the worker processes are started anew after one of them
+            raised, died or hung. All environments then begin their next episodes.
 
     Raises:
         ValueError: an unknown mode, or no environment.
+        WorkerError: a worker process failed to begin.
     """
 
     def __init__(
@@ -54,6 +70,9 @@ class VectorDoor:
         task: str,
         mode: str = "sync",
         first_index: int = 0,
+        seed: int = 0,
+        timeout: float = 300.0,
+        restarts: int = 3,
     ) -> None:
         if mode not in MODES:
             raise ValueError(
@@ -61,22 +80,21 @@ class VectorDoor:
             )
         self.task = task
         self.num_envs = len(builders)
-        self._first_index = first_index
+        self._builders, self._first_index, self._seed = builders, first_index, seed
+        self._timeout, self._restarts = timeout or None, restarts
+        self._faults: deque[float] = deque()
         self._closed = False
         self._started = False
         self._steps = 0
+        self._episodes = np.zeros(self.num_envs, np.int64)
         self._envs: SyncVectorEnv | AsyncVectorEnv
         if mode == "sync":
             self._envs = SyncVectorEnv(builders, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         else:
-            methods = multiprocessing.get_all_start_methods()
-            self._envs = AsyncVectorEnv(
-                [_Quiet(builder) for builder in builders],
-                shared_memory=True,
-                copy=False,
-                context="forkserver" if "forkserver" in methods else "spawn",
-                autoreset_mode=AutoresetMode.NEXT_STEP,
-            )
+            try:
+                self._envs = _Workers(builders, self._timeout)
+            except _NotBuilt as error:
+                raise WorkerError(self._describe(error, None)) from error
         space = self._envs.single_observation_space
         if not isinstance(space, spaces.Dict):
             raise TypeError(
@@ -87,7 +105,6 @@ class VectorDoor:
         self._check = _action_check(self.action_space, self.num_envs)
         self._vectors = [name for name, leaf in space.spaces.items() if leaf.dtype != np.uint8]
         self._ended = np.zeros(self.num_envs, np.bool_)
-        self._episodes = np.zeros(self.num_envs, np.int64)
 
     @property
     def episodes(self) -> np.ndarray:
@@ -113,18 +130,14 @@ class VectorDoor:
                     f"first_episodes must hold {self.num_envs} numbers of at least 0, one for each "
                     f"environment, got {numbers}."
                 )
-            self._envs.set_attr("next_episode", numbers)
             self._episodes = np.array(numbers, np.int64)
         elif self._started:
             self._episodes += 1
-        observation, _ = self._reply(self._envs.reset)
-        self._started = True
-        self._steps = 0
-        zeros = np.zeros(self.num_envs, np.bool_)
-        self._ended = zeros
-        return self._rows(
-            observation, np.zeros(self.num_envs), zeros, zeros, np.ones(self.num_envs, np.bool_)
-        )
+        try:
+            observation = self._begin()
+        except FAULTS as error:
+            observation = self._restart(error, None)
+        return self._first_rows(observation)
 
     def step(self, actions: np.ndarray) -> Rows:
         """Step every environment, or reset it where the last row was `is_last`.
@@ -133,16 +146,29 @@ class VectorDoor:
             actions: `[N]` whole numbers (Discrete), `[N, k]` (MultiDiscrete) or `[N, ...]` floats in [-1, 1]
                 (Box). Entries of environments that are about to be reset are ignored, but must be in range.
 
+        Returns:
+            rows. Where worker processes had to be started anew, a warning says why, and all rows are
+            `is_first`, also of environments whose last row was not `is_last`: what they were doing is lost.
+
         Raises:
             ValueError: actions of another shape, kind or range; an observation or reward that is not finite.
                 The message names environment, step and key.
-            RuntimeError: not reset yet, closed, or a worker process died.
+            WorkerError: worker processes failed too often.
+            RuntimeError: not reset yet, or closed.
         """
         self._check_open()
         if not self._started:
             raise RuntimeError(f"{self.task}: call reset() before the first step().")
         actions = self._check(actions)
-        observation, reward, terminated, truncated, _ = self._reply(self._envs.step, actions)
+        try:
+            if isinstance(self._envs, _Workers):
+                self._envs.step_async(actions)
+                replies = self._envs.step_wait(self._timeout)
+            else:
+                replies = self._envs.step(actions)
+        except FAULTS as error:
+            return self._first_rows(self._restart(error, actions))
+        observation, reward, terminated, truncated, _ = replies
         self._steps += 1
         is_first = self._ended
         self._ended = terminated | truncated
@@ -154,16 +180,71 @@ class VectorDoor:
         if self._closed:
             return
         self._closed = True
-        if isinstance(self._envs, AsyncVectorEnv) and not _all_well(self._envs):
-            _abandon(self._envs)
-        else:
-            self._envs.close()
+        self._envs.close()
 
     def __enter__(self) -> VectorDoor:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _begin(self) -> dict[str, np.ndarray]:
+        """Begin the episodes `self._episodes`; return the observations."""
+        self._envs.set_attr("next_episode", self._episodes.tolist())
+        if isinstance(self._envs, _Workers):
+            self._envs.reset_async()
+            return self._envs.reset_wait(self._timeout)[0]
+        return self._envs.reset()[0]
+
+    def _first_rows(self, observation: dict[str, np.ndarray]) -> Rows:
+        self._started = True
+        self._steps = 0
+        zeros = np.zeros(self.num_envs, np.bool_)
+        self._ended = zeros
+        return self._rows(
+            observation, np.zeros(self.num_envs), zeros, zeros, np.ones(self.num_envs, np.bool_)
+        )
+
+    def _restart(self, error: Exception, actions: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Start all worker processes anew after a fault, and the next episodes in them.
+
+        Raises WorkerError where that is not allowed any more.
+        """
+        while True:
+            message = self._describe(error, actions)
+            self._envs.close(terminate=True)
+            self._episodes += 1
+            now = time.monotonic()
+            self._faults.append(now)
+            while self._faults[0] < now - WINDOW:
+                self._faults.popleft()
+            if len(self._faults) > self._restarts:
+                raise WorkerError(
+                    f"{message}\nThese were {len(self._faults)} faults in {WINDOW:g} s, {self._restarts} are "
+                    f"allowed (envs.restarts). Mode 'sync' shows where an environment fails."
+                ) from error
+            warnings.warn(f"{message}\nAll {self.num_envs} worker processes start anew.", stacklevel=3)
+            try:
+                self._envs = _Workers(self._builders, self._timeout)
+                return self._begin()
+            except FAULTS as another:
+                error, actions = another, None
+
+    def _describe(self, error: Exception, actions: np.ndarray | None) -> str:
+        """Say which environment failed how, and in what it was doing."""
+        if isinstance(error, _NotBuilt):
+            failed = error.failed
+        else:
+            assert isinstance(self._envs, _Workers)
+            failed = self._envs.diagnose(error)
+        lines = []
+        for row, what in failed.items():
+            did = "building, resetting" if actions is None else f"action {actions[row].tolist()}"
+            lines.append(
+                f"{self.task}: environment {self._first_index + row} {what} at step {self._steps} since the "
+                f"last reset() (episode {self._episodes[row]}, run seed {self._seed}, {did})."
+            )
+        return "\n".join(lines) or f"{self.task}: a worker process does not answer: {error!r}."
 
     def _rows(
         self,
@@ -198,24 +279,90 @@ class VectorDoor:
         if self._closed:
             raise RuntimeError(f"{self.task}: this vector of environments is closed; make a new one.")
 
-    def _reply(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call gymnasium's vector environment; name the environment whose process is gone."""
+
+class _Raised(Exception):  # noqa: N818
+    """An environment raised in its worker process."""
+
+    def __init__(self, index: int, trace: str) -> None:
+        super().__init__(trace)
+        self.index, self.trace = index, trace
+
+
+class _NotBuilt(Exception):  # noqa: N818
+    """Worker processes did not get as far as to answer; `failed` has what went wrong in each row."""
+
+    def __init__(self, failed: dict[int, str]) -> None:
+        super().__init__(failed)
+        self.failed = failed
+
+
+FAULTS = (_Raised, _NotBuilt, EOFError, ConnectionError, multiprocessing.TimeoutError)
+"""What a worker process that raised, died or hangs looks like from here."""
+
+
+class _Workers(AsyncVectorEnv):
+    """gymnasium's worker processes, with a traceback for what they raise, and an end that always comes."""
+
+    def __init__(self, builders: Sequence[Callable[[], gymnasium.Env]], timeout: float | None) -> None:
+        self._timeout = timeout
+        methods = multiprocessing.get_all_start_methods()
+        super().__init__(
+            [_Quiet(builder) for builder in builders],
+            shared_memory=True,
+            copy=False,
+            context="forkserver" if "forkserver" in methods else "spawn",
+            autoreset_mode=AutoresetMode.NEXT_STEP,
+        )
+
+    def diagnose(self, error: Exception) -> dict[int, str]:
+        """Return what went wrong in each row that failed."""
+        if isinstance(error, _Raised):
+            return {error.index: f"raised\n{error.trace.rstrip()}\n"}
+        if isinstance(error, multiprocessing.TimeoutError):
+            silent = [row for row, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)]
+            return dict.fromkeys(silent, f"gave no answer for {self._timeout:g} s (envs.timeout)")
+        dead = {}
+        for row, process in enumerate(self.processes):
+            process.join(timeout=1.0)
+            if not process.is_alive():
+                dead[row] = (
+                    f"lost its process with exit code {process.exitcode} (a negative one is the signal that "
+                    f"killed it; -9 is often a lack of memory)"
+                )
+        return dead
+
+    def close_extras(self, timeout: float | None = PATIENCE, terminate: bool = False) -> None:
+        """Let the environments close; end the processes of those that do not, or that owe an answer."""
+        answering = self._state.value == "default" and not terminate
+        for process, pipe in zip(self.processes, self.parent_pipes, strict=True):
+            if answering and process.is_alive():
+                with contextlib.suppress(OSError):  # it died meanwhile
+                    pipe.send(("close", None))
+        deadline = time.monotonic() + (PATIENCE if timeout is None else timeout) * answering
+        for process in self.processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        for pipe in self.parent_pipes:
+            pipe.close()
+
+    def _check_spaces(self) -> None:
+        """The end of gymnasium's constructor: its check waits for ever, so first a word that does not."""
         try:
-            return call(*arguments)
-        except (EOFError, ConnectionError) as error:
-            if not isinstance(self._envs, AsyncVectorEnv):
-                raise
-            dead = []
-            for number, process in enumerate(self._envs.processes):
-                process.join(timeout=1.0)
-                if not process.is_alive():
-                    dead.append(f"environment {self._first_index + number} (exit code {process.exitcode})")
-            raise RuntimeError(
-                f"{self.task}: the process of {', '.join(dead) or 'an environment'} ended at step "
-                f"{self._steps} since the last reset(). A negative exit code is the signal that killed it "
-                "(-9 is often a lack of memory). Use fewer environments, or mode 'sync' to see where it "
-                "fails."
-            ) from error
+            self.call_async("has_wrapper_attr", "reset")
+            self.call_wait(self._timeout)
+            super()._check_spaces()
+        except FAULTS as error:
+            failed = self.diagnose(error)
+            self.close(terminate=True)
+            raise _NotBuilt(failed) from error
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        """Raise the first failure with its traceback; gymnasium would raise the bare exception."""
+        if not all(successes):
+            index, _, _, trace = self.error_queue.get()
+            raise _Raised(index, trace)
 
 
 class _Quiet:
@@ -256,27 +403,3 @@ def _action_check(space: spaces.Space, num_envs: int) -> Callable[[np.ndarray], 
         return actions.astype(dtype, copy=False)
 
     return check
-
-
-def _all_well(envs: AsyncVectorEnv) -> bool:
-    """Whether every worker lives and none owes an answer, so that an orderly close cannot wait for ever."""
-    return (
-        envs._state.value == "default"
-        and all(pipe is not None and not pipe.closed for pipe in envs.parent_pipes)
-        and all(process.is_alive() for process in envs.processes)
-    )
-
-
-def _abandon(envs: AsyncVectorEnv) -> None:
-    """End worker processes without talking to them."""
-    for process in envs.processes:
-        process.terminate()
-    for process in envs.processes:
-        process.join(timeout=5.0)
-        if process.is_alive():
-            process.kill()
-            process.join()
-    for pipe in envs.parent_pipes:
-        if pipe is not None:
-            pipe.close()
-    envs.closed = True

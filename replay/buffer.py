@@ -162,6 +162,17 @@ class Replay:
             while self._queue[0][1] < self._added - self.length:  # evicted before it was served
                 self._queue.popleft()
 
+    def close_episodes(self, streams: np.ndarray) -> None:
+        """End the open episodes of streams [N] bool: their environments start anew.
+
+        The newest row becomes `is_last`, never `is_terminal`, and its action, whose outcome is unknown, zero.
+        """
+        slot = (self._added - 1) % self.length
+        opened = streams & ~self._ended
+        self._rings["is_last"][opened, slot] = True
+        self._rings["action"][opened, slot] = 0
+        self._ended = self._ended | opened
+
     def ready(self) -> bool:
         """Return whether a batch can be sampled."""
         return self._starts()[1] > 0 or (self._size >= self.batch_length and bool(self._edge_streams().size))

@@ -387,6 +387,31 @@ def test_pictures_and_kl_by_step(tmp_path: Path) -> None:
     assert {"kl_by_step/0001", "kl_by_step/0002"} <= lines[0].keys() and "kl_by_step/0003" not in lines[0]
 
 
+def test_environments_that_start_anew_end_their_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was going on is stored as cut off: last, not terminal, without an action; and it is logged."""
+    step, calls = Cues.step, []
+
+    def failing(self: Cues, action: np.ndarray) -> Rows:
+        calls.append(self.index[0])
+        if self.index[0] < EVALUATION_ENVS and len(calls) in (7, 13):
+            return self.reset()
+        return step(self, action)
+
+    monkeypatch.setattr(Cues, "step", failing)
+    house = House(configure(steps=80, prefill=1000), waits=lambda index: 3 + index)
+    result = house.train(tmp_path)
+    assert result["steps"] >= 80
+    rows = {key: np.asarray(value) for key, value in house.replay.state_dict().items()}
+    np.testing.assert_array_equal(rows["rows/is_first"][:, 1:], rows["rows/is_last"][:, :-1])
+    cut = rows["rows/is_last"] & ~rows["rows/is_terminal"]
+    assert cut.sum() >= 4 and set(np.flatnonzero(cut.any(0))) == {6, 12}
+    assert not rows["rows/action"][cut].any()
+    logged = [line["env/restarts"] for line in metrics_of(tmp_path) if "env/restarts" in line]
+    assert logged == [1, 2]
+
+
 @pytest.mark.parametrize("log_every", [25, 10**6])
 def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_had_again(
     log_every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

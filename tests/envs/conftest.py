@@ -9,6 +9,10 @@ import pytest
 MODULE = "outside_tasks"
 
 SOURCE = '''
+import os
+import time
+from pathlib import Path
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -17,14 +21,19 @@ from gymnasium import spaces
 class Scripted(gymnasium.Env):
     """Episodes of 2 to 5 steps, their length drawn from the seed; one set of buffers for all observations.
 
+    At step `crash_at` it raises, dies or hangs; once only where `once` names a file to remember that in.
+
     Observation: vector = [step in the episode, length, a random number of this episode]; image = the step.
     """
 
     metadata = {"render_modes": []}
 
-    def __init__(self, end="terminated", reward_shape="scalar", bad="", bad_at=2, crash_at=-1):
+    def __init__(
+        self, end="terminated", reward_shape="scalar", bad="", bad_at=2, crash_at=-1, crash="raise", once=""
+    ):
         self.end, self.reward_shape = end, reward_shape
         self.bad, self.bad_at, self.crash_at = bad, bad_at, crash_at
+        self.crash, self.once = crash, once
         self.observation_space = spaces.Dict(
             {
                 "image": spaces.Box(0, 255, (4, 6, 3), np.uint8),
@@ -44,7 +53,13 @@ class Scripted(gymnasium.Env):
     def step(self, action):
         assert self._t < self._length, "stepped after the end"
         self._t += 1
-        if self._t == self.crash_at:
+        if self._t == self.crash_at and not (self.once and Path(self.once).exists()):
+            if self.once:
+                Path(self.once).touch()
+            if self.crash == "die":
+                os._exit(7)
+            if self.crash == "hang":
+                time.sleep(1000)
             raise ZeroDivisionError("scripted")
         over = self._t == self._length
         observation, reward = self._observe(), 10.0 * self._t + int(action)
