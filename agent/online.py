@@ -68,17 +68,24 @@ class Training:
             "next": {},
             "evaluation": None,
             "restarts": 0,
+            "envs": [],
             "episodes": [-1] * self.envs.num_envs,
         }
+        self.episodes = EpisodeStatistics(self.envs.num_envs)
+        self.saved_acting: Rows = {}
         saved = checkpoint.load_newest(logdir)
         if saved is not None:
             self.loop |= saved.loop_state
             self.agent.load_state_dict(saved.agent_state)
             self.replay.load_state_dict(saved.replay_state)
+            self.saved_acting = {
+                key.removeprefix("acting/"): value
+                for key, value in (saved.replay_state or {}).items()
+                if key.startswith("acting/")
+            }
         self.logger = Logger(
             logdir, config["steps"], tensorboard=config["log"]["tensorboard"], resume_step=self.loop["step"]
         )
-        self.episodes = EpisodeStatistics(self.envs.num_envs)
         self.last_return: float | None = None
         self.stop = StopRequest()
         self.recorder = crash.FlightRecorder(self.agent, logdir)
@@ -123,13 +130,34 @@ class Training:
         temporary.replace(self.logdir / "result.json")
         return result
 
+    def _begin(self) -> tuple[Carry, Rows]:
+        """Carry and rows to act on first: of new episodes, or those that the run was saved with."""
+        carry = self.agent.initial(self.envs.num_envs)
+        if self.loop["envs"] and self.saved_acting:
+            rows, back = self.envs.restore(self.loop["envs"])
+        else:
+            rows = self.envs.reset(first_episodes=np.array(self.loop["episodes"]) + 1)
+            back = np.zeros(self.envs.num_envs, bool)
+        self.replay.close_episodes(~back)
+        if not back.any():
+            return carry, rows
+        # Of an environment that is not back the row is a first one: carry and statistics begin with it.
+        saved = {key: np.asarray(value) for key, value in self.saved_acting.items()}
+        rows = {
+            key: np.where(back.reshape(-1, *[1] * (value.ndim - 1)), saved[f"rows/{key}"], value)
+            for key, value in rows.items()
+        }
+        self.episodes.returns, self.episodes.lengths = saved["returns"], saved["lengths"]
+        state = {
+            key: torch.as_tensor(saved[f"state/{key}"]).to(leaf.device, leaf.dtype)
+            for key, leaf in carry.state.items()
+        }
+        return Carry(state, torch.as_tensor(saved["action"]).to(carry.action)), rows
+
     def _collect_and_learn(self) -> None:
         config, agent = self.config, self.agent
         tokens = config["batch_size"] * config["batch_length"]
-        random = np.random.default_rng(derive_seed(config["seed"], "prefill", self.step))
-        # Environments cannot be put back to where they were: a resumed run begins the next episodes.
-        rows = self.envs.reset(first_episodes=np.array(self.loop["episodes"]) + 1)
-        carry = agent.initial(self.envs.num_envs)
+        carry, rows = self.acting = self._begin()
         if self.step:
             self._report()  # an evaluation that a signal cut off
         began, described = time.monotonic(), False
@@ -138,6 +166,7 @@ class Training:
             before = _numpy(carry.state) if self.replay.wants_state() else None
             carry, action = agent.act(carry, rows)
             if not prefilled:
+                random = np.random.default_rng(derive_seed(config["seed"], "prefill", self.step))
                 action = np.stack([_random_action(self.envs.action_space, random) for _ in rows["reward"]])
                 carry = Carry(carry.state, agent.codec.encode(torch.as_tensor(action).to(agent.device)))
             # The call after an episode's end resets the environment and ignores the action: none was taken.
@@ -152,6 +181,7 @@ class Training:
                     self.step, {key: statistics[key] for key in ("episode/return", "episode/length")}
                 )
             ended, rows = rows["is_last"], self.envs.step(action)
+            self.acting = carry, rows
             lost = rows["is_first"] & ~ended
             if lost.any():  # the environments had to be started anew
                 self.replay.close_episodes(lost)
@@ -243,11 +273,17 @@ class Training:
     def _save(self) -> None:
         self.recorder.check()
         self.loop["episodes"] = self.envs.episodes.tolist()
+        self.loop["envs"] = self.envs.state()
+        carry, rows = self.acting
+        acting = {"action": carry.action.float().cpu().numpy()}
+        acting |= {"returns": self.episodes.returns, "lengths": self.episodes.lengths}
+        acting |= {f"state/{key}": leaf for key, leaf in _numpy(carry.state).items()}
+        acting |= {f"rows/{key}": value for key, value in rows.items()}
         checkpoint.save(
             self.logdir,
             self.step,
             self.agent.state_dict(),
-            self.replay.state_dict(),
+            self.replay.state_dict() | {f"acting/{key}": value for key, value in acting.items()},
             self.loop,
             self.config["checkpoint"]["keep"],
         )

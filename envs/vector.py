@@ -14,7 +14,8 @@ import signal
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -139,6 +140,49 @@ class VectorDoor:
             observation = self._restart(error, None)
         return self._first_rows(observation)
 
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` takes to bring the environments back to where they are, as JSON takes it.
+
+        Empty where a worker process does not answer: the next `step` meets that fault and says so.
+        """
+        try:
+            histories = self._envs.get_attr("history")
+        except FAULTS:
+            return []
+        return [
+            dict(history, ended=bool(ended)) for history, ended in zip(histories, self._ended, strict=True)
+        ]
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> tuple[Rows, np.ndarray]:
+        """Bring the environments back to where they were at `state`, by taking the same actions again.
+
+        Returns:
+            rows as `reset` does; and whether each environment is back, bool `[N]`: it has shown the same
+            observations and rewards. One that has not begins the episode after, and its row is the first of
+            that. For one that is back, the row that counts is the last one before `state` was read.
+        """
+        self._check_open()
+        if len(states) != self.num_envs:
+            raise ValueError(
+                f"states must hold {self.num_envs} entries, one an environment, got {len(states)}."
+            )
+        self._episodes = np.array([state["episode"] for state in states], np.int64)
+        actions = [state["actions"] for state in states]
+        try:
+            observation = self._begin(actions)
+            found = [history["checksum"] for history in self._envs.get_attr("history")]
+            back = np.array([state["checksum"] == now for state, now in zip(states, found, strict=True)])
+            if not back.all():
+                self._episodes += ~back
+                observation = self._begin(
+                    [taken if here else [] for taken, here in zip(actions, back, strict=True)]
+                )
+        except FAULTS as error:
+            return self._first_rows(self._restart(error, None)), np.zeros(self.num_envs, np.bool_)
+        rows = self._first_rows(observation)
+        self._ended = np.array([state["ended"] for state in states], np.bool_) & back
+        return rows, back
+
     def step(self, actions: np.ndarray) -> Rows:
         """Step every environment, or reset it where the last row was `is_last`.
 
@@ -188,9 +232,11 @@ class VectorDoor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self) -> dict[str, np.ndarray]:
-        """Begin the episodes `self._episodes`; return the observations."""
+    def _begin(self, actions: Sequence[Sequence[Any]] | None = None) -> dict[str, np.ndarray]:
+        """Begin the episodes `self._episodes`, with these actions of each; return the observations."""
         self._envs.set_attr("next_episode", self._episodes.tolist())
+        if actions is not None:
+            self._envs.set_attr("next_actions", list(actions))
         if isinstance(self._envs, _Workers):
             self._envs.reset_async()
             return self._envs.reset_wait(self._timeout)[0]

@@ -7,7 +7,8 @@ Time limits are gymnasium's own (`TimeLimit`, put there by `gymnasium.make`): th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -38,12 +39,29 @@ class SeedEpisodes(gymnasium.Wrapper):
 
     `next_episode` is the number of the episode that the next `reset` begins. An explicit `reset(seed=...)`
     takes the place of the derived seed for that one episode.
+
+    `next_actions` are taken at once by the next `reset`, which then returns what the last of them showed: an
+    environment that its seed and its actions determine is back where `history` was read. Where they end the
+    episode, the next step begins the following one and ignores its action.
     """
 
     def __init__(self, env: gymnasium.Env, seed: int, index: int) -> None:
         super().__init__(env)
         self._seed, self._index = seed, index
         self.next_episode = 0
+        self.next_actions: list[Any] = []
+        self._actions: list[np.ndarray] = []
+        self._checksum = 0
+        self._replayed_to_the_end = False
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """What brings the environment back to where it is, as JSON takes it.
+
+        Number of the `episode`, `actions` taken in it, `checksum` of all the observations and rewards.
+        """
+        actions = [action.tolist() for action in self._actions]
+        return {"episode": self.next_episode - 1, "actions": actions, "checksum": self._checksum}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -52,19 +70,40 @@ class SeedEpisodes(gymnasium.Wrapper):
         if seed is None:
             seed = episode_seed(self._seed, self._index, self.next_episode)
         self.next_episode += 1
+        actions, self.next_actions = self.next_actions, []
+        self._actions, self._checksum, self._replayed_to_the_end = [], 0, False
         try:
-            return self.env.reset(seed=seed, options=options)
+            observation, info = self.env.reset(seed=seed, options=options)
         except Exception as error:
             error.add_note(self._whereabouts(f"reset(seed={seed})"))
             raise
+        self._remember(observation, 0.0)
+        for action in actions:
+            observation, _, terminated, truncated, info = self.step(np.array(action, self.action_space.dtype))
+            if terminated or truncated:
+                self._replayed_to_the_end = True
+                break
+        return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step; an exception from the environment gets a note of where it happened."""
+        if self._replayed_to_the_end:
+            observation, info = self.reset()
+            return observation, 0.0, False, False, info
+        self._actions.append(np.array(action))
         try:
-            return self.env.step(action)
+            reply = self.env.step(action)
         except Exception as error:
             error.add_note(self._whereabouts(f"step({action!r})"))
             raise
+        self._remember(reply[0], float(reply[1]))
+        return reply
+
+    def _remember(self, observation: Any, reward: float) -> None:
+        leaves = observation.values() if isinstance(observation, Mapping) else [observation]
+        for leaf in leaves:
+            self._checksum = zlib.crc32(np.asarray(leaf).tobytes(), self._checksum)
+        self._checksum = zlib.crc32(np.float64(reward).tobytes(), self._checksum)
 
     def _whereabouts(self, call: str) -> str:
         return (

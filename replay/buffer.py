@@ -169,9 +169,10 @@ class Replay:
         """
         slot = (self._added - 1) % self.length
         opened = streams & ~self._ended
-        self._rings["is_last"][opened, slot] = True
-        self._rings["action"][opened, slot] = 0
-        self._ended = self._ended | opened
+        if opened.any():  # there are rows
+            self._rings["is_last"][opened, slot] = True
+            self._rings["action"][opened, slot] = 0
+            self._ended = self._ended | opened
 
     def ready(self) -> bool:
         """Return whether a batch can be sampled."""
@@ -291,12 +292,12 @@ class Replay:
         }
 
     def load_state_dict(self, state: Mapping[str, np.ndarray | int]) -> None:
-        """Replace the contents by those of `state_dict`, and close the episodes that were open.
+        """Replace the contents by those of `state_dict`; open episodes stay open, see `close_episodes`.
 
-        The environments start anew, so the newest row of each stream becomes `is_last` (never `is_terminal`)
-        and the next rows added must be `is_first`. A smaller capacity keeps the newest rows; with another
-        batch_length the online queue starts empty. The rows are numbered anew from 0, where a state has to be
-        kept: fewer than `state_every` of the oldest are left out for that.
+        With the same sizes, what is sampled from then on is what would have been. A smaller capacity keeps
+        the newest rows; with another batch_length the online queue starts empty. Where rows cannot keep their
+        numbers, they are counted from 0 again, where a state has to be kept: fewer than `state_every` of the
+        oldest are left out for that.
 
         Raises ValueError if the state is of another number of streams or `state_every`, or lacks an entry.
         """
@@ -338,28 +339,30 @@ class Replay:
         stored = saved["reward"].shape[1]
         kept, every = min(stored, self.length), max(self.state_every, 1)
         oldest = int(state["oldest"])
-        kept -= -(oldest + stored - kept) % every
+        first = 0 if kept < self.length else oldest + stored - kept  # number of the oldest row from now on
+        if not first:
+            kept -= -(oldest + stored - kept) % every
         source = (int(state["oldest_slot"]) + stored - kept + np.arange(kept)) % stored
+        slots = (first + np.arange(kept)) % self.length
         for key, ring in self._rings.items():
             for stream in range(self.streams):  # one at a time: the reordered copy stays small
-                ring[stream, :kept] = saved[key][stream, source]
-        self._added = kept
-        opened = ~self._rings["is_last"][:, kept - 1]
-        self._rings["is_last"][:, kept - 1] = True
-        self._rings["action"][opened, kept - 1] = 0  # nothing was taken at a last row
+                ring[stream, slots] = saved[key][stream, source]
+        self._added = first + kept
+        self._ended = self._rings["is_last"][:, slots[-1]].copy()
         self._resumed = True
         if self.online and int(state["batch_length"]) == self.batch_length:
             self._fresh = int(state["fresh"])
-            queue = np.asarray(state["queue"]) - np.array([0, stored - kept])
-            self._queue.extend((int(stream), int(start)) for stream, start in queue if start >= 0)
+            queue = np.asarray(state["queue"]) + np.array([0, first - (stored - kept)])
+            self._queue.extend((int(stream), int(start)) for stream, start in queue if start >= first)
         else:
-            self._fresh = kept % every  # online windows begin where a state is kept
-        skipped = (oldest + stored - kept) // every - -(-oldest // every)
+            self._fresh = self._added % every  # online windows begin where a state is kept
+        shift = oldest + stored - kept - first  # a multiple of `every` wherever rows have new numbers
         streams = np.arange(self.streams)
         for leaf, values in states.items():
-            for number in range(skipped, values.shape[1]):
-                row = np.full(self.streams, (number - skipped) * every)
-                self._put(streams, row, {leaf: values[:, number]})
+            for number in range(values.shape[1]):
+                row = (-(-oldest // every) + number) * every - shift
+                if row >= first:
+                    self._put(streams, np.full(self.streams, row), {leaf: values[:, number]})
 
     def _allocate(self, rows: Mapping[str, np.ndarray]) -> None:
         """Reserve a ring for every key of the first rows; the system commits the memory as it is written."""

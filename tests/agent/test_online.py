@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 
 import configs
+import envs
 from agent import checkpoint, crash
 from agent.agent import Agent, Carry, derive_seed, start_states
 from agent.crash import FlightRecorder
@@ -71,6 +72,10 @@ class Cues:
         self.t = np.where(over, 0, self.t + 1)
         self.episodes = self.episodes + over
         return self._rows(reward)
+
+    def state(self) -> list[dict[str, Any]]:
+        """Nothing: these cannot be brought back to where they were."""
+        return []
 
     def close(self) -> None:
         self.closed = True
@@ -252,10 +257,10 @@ def test_resuming(tmp_path: Path) -> None:
     assert training.step == before["steps"] and training.agent.updates == before["updates"]
     assert same(training.agent.state_dict(), agent_state)
     assert len(second.replay) == 3 * stored
+    after = training.run()
     rows = second.replay.state_dict()
     assert np.asarray(rows["rows/is_last"])[:, stored - 1].all()
     assert not np.asarray(rows["rows/is_terminal"])[open_at_the_end, stored - 1].any()
-    after = training.run()
     assert second.envs[0].begun == (episodes + 1).tolist(), "an episode was played again, or left out"
     assert after["steps"] == before["steps"] + second.envs[0].taken >= 160
     gained = after["updates"] - before["updates"]
@@ -303,6 +308,54 @@ def test_a_signal_leaves_all_that_the_run_needs(
     assert len(evaluated) == 2 and 50 <= evaluated[0] < 53 and evaluated[1] == result["steps"]
     if evaluating:
         assert saved.step in evaluated
+
+
+@pytest.mark.parametrize("backbone", configs.backbones())
+def test_stopping_and_going_on_changes_no_bit(
+    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the prefill, then with a replay that has dropped rows; each time in the middle of episodes."""
+    config = configure(backbone, steps=180, replay__capacity=75, eval__every=0)
+    house = House(config, waits=lambda index: 1)
+    monkeypatch.setattr(
+        house,
+        "make_envs",
+        lambda count, seed, first: envs.make_vector("memory_chain:n=5", count, seed, first_index=first),
+    )
+    house.train(tmp_path / "whole")
+    whole = checkpoint.load_newest(tmp_path / "whole")
+
+    act, calls = Agent.act, []
+
+    def spy(agent: Agent, carry: Carry, rows: Rows, **options: Any) -> tuple[Carry, np.ndarray]:
+        calls.append(None)
+        if len(calls) in (10, 45):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return act(agent, carry, rows, **options)
+
+    monkeypatch.setattr(Agent, "act", spy)
+    steps = []
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            house.train(tmp_path / "cut")
+        saved = checkpoint.load_newest(tmp_path / "cut")
+        steps.append(saved.step)
+        assert not saved.replay_state["acting/rows/is_last"].all(), "no episode was open"
+    assert steps[0] < 60 and 60 < steps[1] < 180 and saved.replay_state["oldest"] > 0
+    house.train(tmp_path / "cut")
+    cut = checkpoint.load_newest(tmp_path / "cut")
+    assert cut.step == whole.step and same(cut.agent_state, whole.agent_state)
+    assert cut.replay_state.keys() == whole.replay_state.keys()
+    for key, value in whole.replay_state.items():
+        np.testing.assert_array_equal(cut.replay_state[key], value, err_msg=key)
+    assert cut.loop_state["envs"] == whole.loop_state["envs"]
+    for key in ("returns", "return_mean"):
+        assert cut.loop_state["evaluation"][key] == whole.loop_state["evaluation"][key]
+    episodes = [
+        [line for line in metrics_of(tmp_path / name) if "episode/return" in line]
+        for name in ("cut", "whole")
+    ]
+    assert episodes[0] == episodes[1] and episodes[0]
 
 
 def test_a_time_limit_is_no_end(tmp_path: Path) -> None:

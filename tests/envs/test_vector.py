@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 import signal
 import time
@@ -121,6 +122,41 @@ def test_episodes_are_counted_and_can_be_gone_on_with(outside, mode):
         for wrong in ([1], [-1, 0]):
             with pytest.raises(ValueError, match="first_episodes must hold 2 numbers"):
                 door.reset(wrong)
+
+
+@both_modes
+def test_environments_come_back_to_where_they_were(outside, mode):
+    """By their own actions; one that shows something else on the way begins its next episode."""
+    task, actions = f"{outside}:Scripted-v0", np.random.default_rng(0).integers(0, 3, (60, 3))
+    with envs.make_vector(task, 3, seed=4, mode=mode) as door, envs.make_vector(task, 3, seed=4) as other:
+        door.reset()
+        seen = set()
+        for step, action in enumerate(actions):
+            rows = door.step(action)
+            states = json.loads(json.dumps(door.state()))
+            seen |= {(len(state["actions"]), state["ended"]) for state in states}
+            if step % 4:
+                continue
+            found, back = other.restore(states)
+            assert back.all() and found["is_first"].all()
+            for name in ("obs/image", "obs/vector"):
+                np.testing.assert_array_equal(found[name], rows[name])
+            np.testing.assert_array_equal(other.episodes, door.episodes)
+            if step == 40:
+                break
+        assert {(0, False), (2, False), (2, True)} <= seen
+        states[1]["checksum"] += 1
+        found, back = other.restore(states)
+        assert back.tolist() == [True, False, True]
+        assert other.episodes[1] == states[1]["episode"] + 1 and found["obs/vector"][1, 0] == 0
+        other.restore(states[:1] + door.state()[1:])
+        for action in actions[41:]:  # and from there on they are the same
+            expected, found = door.step(action), other.step(action)
+            for key, value in expected.items():
+                np.testing.assert_array_equal(found[key], value)
+            np.testing.assert_array_equal(other.episodes, door.episodes)
+        with pytest.raises(ValueError, match="states must hold 3 entries"):
+            other.restore(states[:2])
 
 
 @both_modes

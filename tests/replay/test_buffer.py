@@ -38,7 +38,7 @@ class Streams:
         return {key: value.copy() for key, value in rows.items()}
 
     def restart(self) -> None:
-        """Close the open episodes as loading a replay does: last, not terminal, no action taken."""
+        """Close the open episodes as `close_episodes` does: last, not terminal, no action taken."""
         newest = self.record[-1]
         newest["action"] = np.where(newest["is_last"], newest["action"], 0)
         newest["is_last"] = np.ones(self.streams, bool)
@@ -91,7 +91,9 @@ def test_random_lives(case: int) -> None:
             state = {key: np.array(value) for key, value in replay.state_dict().items()}
             replay = Replay(capacity, streams, **sizes)
             replay.load_state_dict(state)
-            source.restart()
+            if rng.random() < 0.5:
+                replay.close_episodes(np.ones(streams, bool))
+                source.restart()
             if replay.ready():
                 check_batch(replay.sample(), source, len(source.record) - len(replay) // streams)
 
@@ -234,6 +236,8 @@ def test_resume_goes_on_as_the_saved_one(rows: int) -> None:
         ours, theirs = saved.sample(), first.sample()
         second.sample()
         np.testing.assert_array_equal(ours["obs/id"], theirs["obs/id"])
+    for replay in (first, second):
+        replay.close_episodes(np.ones(2, bool))
     source.restart()
     for _ in range(40):
         new = source.rows()
@@ -246,14 +250,47 @@ def test_resume_goes_on_as_the_saved_one(rows: int) -> None:
                 np.testing.assert_array_equal(one[key], two[key])
 
 
-def test_resume_closes_open_episodes() -> None:
+@pytest.mark.parametrize("rows", [7, 31, 77])
+@pytest.mark.parametrize("state_every", [0, 3])
+def test_a_reload_changes_no_bit(rows: int, state_every: int) -> None:
+    """Not even in the middle of episodes, with rows dropped and states renewed."""
+    sizes = {"capacity": 60, "streams": 2, "batch_size": 4, "batch_length": 6, "seed": 9}
+    saved, source = Replay(**sizes, state_every=state_every), Streams(2, seed=3)
+    loaded = saved
+    for row in range(rows + 50):
+        if row == rows:
+            loaded = Replay(**sizes, state_every=state_every)
+            loaded.load_state_dict(through_a_file(saved))
+        new, state = source.rows(), source.state if saved.wants_state() else None
+        for replay in (saved, loaded)[: 1 + (row >= rows)]:
+            replay.add(new, state)
+        if row % 2 and saved.ready():
+            batch = saved.sample()
+            if row >= rows:
+                for key, value in loaded.sample().items():
+                    np.testing.assert_array_equal(value, batch[key], err_msg=key)
+            if state_every:
+                for replay in (saved, loaded)[: 1 + (row >= rows)]:
+                    replay.refresh(batch["window"], {"memory": batch["obs/id"][:, -1] + np.array([0, 1])})
+    expected, found = saved.state_dict(), loaded.state_dict()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+def test_episodes_that_are_cut_off_are_closed() -> None:
     """The newest rows become last but not terminal, and the next ones must start episodes."""
     source = Streams(2, seed=0, mean_episode=1e9)
     replay = Replay(60, 2, 4, 5, seed=0)
+    replay.close_episodes(np.ones(2, bool))
     for _ in range(8):
         replay.add(source.rows())
     state = through_a_file(replay)
     replay.load_state_dict(state)
+    assert not replay.state_dict()["rows/is_last"].any()
+    replay.close_episodes(np.array([True, False]))
+    np.testing.assert_array_equal(replay.state_dict()["rows/is_last"][:, -1], [True, False])
+    replay.close_episodes(np.ones(2, bool))
     assert state["rows/is_last"].sum() == 0
     assert replay.state_dict()["rows/is_last"][:, -1].all()
     assert not replay.state_dict()["rows/is_terminal"].any()
@@ -271,6 +308,7 @@ def test_resume_with_another_capacity_keeps_the_newest(before: int, after: int) 
     replay, source = filled(41, capacity=before, online=True)
     other = Replay(after, 2, 50, 5, seed=0)
     other.load_state_dict(replay.state_dict())
+    other.close_episodes(np.ones(2, bool))
     source.restart()
     assert len(other) == min(before, after)
     for _ in range(50):
