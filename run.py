@@ -5,7 +5,6 @@ extra, another run's folder) ends with a message on stderr and exit code 2 befor
 that need torch are imported by the command that uses them, so that help and messages come at once.
 """
 
-import argparse
 import ctypes
 import fcntl
 import json
@@ -13,14 +12,22 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import configs
+from configs.command_line import (
+    Parser,
+    add_common,
+    add_json,
+    add_options,
+    add_saved_run,
+    count,
+    mistakes_exit_2,
+)
 
 if TYPE_CHECKING:
     from envs import VectorDoor
@@ -54,8 +61,8 @@ def train(argv: Sequence[str]) -> None:
 
     The first SIGINT or SIGTERM finishes the step in progress, saves and exits with 130 or 143.
     """
-    with _mistakes_exit_2():
-        parser = _Parser(
+    with mistakes_exit_2():
+        parser = Parser(
             "train",
             "python run.py [train] [--backbone NAME] [--task TASK] [--logdir DIR] [--seed N] [--steps N]\n"
             "    [--configs NAME ...] [--device auto|cpu|cuda] [--json] [--key.path VALUE ...]",
@@ -63,8 +70,8 @@ def train(argv: Sequence[str]) -> None:
             epilog="Other commands: "
             + ", ".join(f"python run.py {name} --help" for name in COMMANDS if name != "train"),
         )
-        _add_common(parser)
-        _add_options(parser)
+        add_common(parser)
+        add_options(parser)
         args, overrides = parser.parse(argv)
         task, backbone = overrides.pop("task", None), overrides.pop("backbone", None)
         config = _configure(task, backbone, args.configs, overrides)
@@ -87,19 +94,17 @@ def train(argv: Sequence[str]) -> None:
 
 def evaluate(argv: Sequence[str]) -> None:
     """Evaluate the newest checkpoint of a run."""
-    with _mistakes_exit_2():
-        parser = _Parser(
+    with mistakes_exit_2():
+        parser = Parser(
             "eval",
             "python run.py eval --logdir DIR --episodes N [--seed N] [--device auto|cpu|cuda] [--json]",
             "Evaluate the newest checkpoint of a run with its saved configuration.",
         )
-        parser.add_argument("--logdir", required=True, type=Path, metavar="DIR", help="folder of the run")
+        add_saved_run(parser)
         parser.add_argument(
-            "--episodes", type=_count, default=10, metavar="N", help="whole episodes to play [10]"
+            "--episodes", type=count, default=10, metavar="N", help="whole episodes to play [10]"
         )
         parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [the run's]")
-        parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
-        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
         args, _ = parser.parse(argv)
         config = _saved_configuration(_existing_run(args.logdir), args.device)
 
@@ -113,15 +118,13 @@ def evaluate(argv: Sequence[str]) -> None:
 
 def reproduce(argv: Sequence[str]) -> None:
     """Play the updates again at which a run failed because a number was not finite."""
-    with _mistakes_exit_2():
-        parser = _Parser(
+    with mistakes_exit_2():
+        parser = Parser(
             "reproduce",
             "python run.py reproduce --logdir DIR [--device auto|cpu|cuda] [--json]",
             "Play the updates again at which a run failed because a loss or gradient was not finite.",
         )
-        parser.add_argument("--logdir", required=True, type=Path, metavar="DIR", help="folder of the run")
-        parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
-        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        add_saved_run(parser)
         args, _ = parser.parse(argv)
         if not (args.logdir / "crash").is_dir():
             raise ValueError(
@@ -145,8 +148,8 @@ def reproduce(argv: Sequence[str]) -> None:
 
 def compare(argv: Sequence[str]) -> None:
     """Train and evaluate several backbones with several seeds on one task, everything else equal."""
-    with _mistakes_exit_2():
-        parser = _Parser(
+    with mistakes_exit_2():
+        parser = Parser(
             "compare",
             "python run.py compare --task TASK --backbones NAME ... --seeds N --steps N --logdir DIR\n"
             "    [--jobs N] [--configs NAME ...] [--json] [--key.path VALUE ...]",
@@ -160,16 +163,14 @@ def compare(argv: Sequence[str]) -> None:
             metavar="NAME",
             help=f"of {', '.join(configs.backbones())}",
         )
-        parser.add_argument("--seeds", type=_count, default=3, metavar="N", help="seeds 0 to N-1 of each [3]")
-        parser.add_argument(
-            "--steps", type=_count, metavar="N", help="environment steps of each [the task's]"
-        )
+        parser.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 of each [3]")
+        parser.add_argument("--steps", type=count, metavar="N", help="environment steps of each [the task's]")
         parser.add_argument(
             "--logdir", required=True, type=Path, metavar="DIR", help="folder of all the runs"
         )
-        parser.add_argument("--jobs", type=_count, default=1, metavar="N", help="runs at the same time [1]")
-        _add_common(parser)
-        _add_options(parser, without=("task", "backbone", "seed", "steps", "logdir"))
+        parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at the same time [1]")
+        add_common(parser)
+        add_options(parser, without=("task", "backbone", "seed", "steps", "logdir"))
         args, overrides = parser.parse(argv)
         if len(set(args.backbones)) < len(args.backbones):
             raise ValueError(f"name each backbone once, got --backbones {' '.join(args.backbones)}.")
@@ -179,7 +180,7 @@ def compare(argv: Sequence[str]) -> None:
     from studies.compare import compare as run_all
 
     task, steps = resolved[0].task, resolved[0].steps
-    with _mistakes_exit_2():  # a folder that holds another comparison
+    with mistakes_exit_2():  # a folder that holds another comparison
         result = run_all(
             task, args.backbones, args.seeds, steps, args.logdir, args.jobs, args.configs, overrides
         )
@@ -189,8 +190,8 @@ def compare(argv: Sequence[str]) -> None:
 
 def collect(argv: Sequence[str]) -> None:
     """Play episodes with a fixed policy and keep them on disk."""
-    with _mistakes_exit_2():
-        parser = _Parser(
+    with mistakes_exit_2():
+        parser = Parser(
             "collect",
             "python run.py collect --policy scripted|random|LOGDIR --out DIR [--task TASK] [--episodes N]\n"
             "    [--seed N] [--jobs N] [--json]",
@@ -204,11 +205,11 @@ def collect(argv: Sequence[str]) -> None:
             metavar="NAME",
             help="scripted (the task's own), random, or the folder of a run",
         )
-        parser.add_argument("--episodes", type=_count, default=100, metavar="N", help="how many [100]")
+        parser.add_argument("--episodes", type=count, default=100, metavar="N", help="how many [100]")
         parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the episodes")
         parser.add_argument("--seed", type=int, default=0, metavar="N", help="of environments and policy [0]")
-        parser.add_argument("--jobs", type=_count, metavar="N", help="processes [the processor's cores]")
-        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        parser.add_argument("--jobs", type=count, metavar="N", help="processes [the processor's cores]")
+        add_json(parser)
         args, _ = parser.parse(argv)
         config = None
         if args.policy not in ("scripted", "random"):
@@ -226,7 +227,7 @@ def collect(argv: Sequence[str]) -> None:
 
     from studies.collect import fill, prepare
 
-    with _mistakes_exit_2():  # no script, a run of another kind of task, a folder that holds other episodes
+    with mistakes_exit_2():  # no script, a run of another kind of task, a folder that holds other episodes
         prepare(task, args.policy, args.out, args.seed, config)
     result = fill(task, args.policy, args.episodes, args.out, args.seed, args.jobs, config)
     if args.json:
@@ -238,8 +239,8 @@ def collect(argv: Sequence[str]) -> None:
 
 def plot(argv: Sequence[str]) -> None:
     """Draw the learning curves of finished or running runs."""
-    with _mistakes_exit_2():
-        parser = _Parser(
+    with mistakes_exit_2():
+        parser = Parser(
             "plot", "python run.py plot LOGDIR ... --out FILE.png", "Draw learning curves of runs."
         )
         parser.add_argument(
@@ -253,14 +254,14 @@ def plot(argv: Sequence[str]) -> None:
 
     from studies.plots import plot as draw
 
-    with _mistakes_exit_2():  # folders without a run, or with nothing to draw yet
+    with mistakes_exit_2():  # folders without a run, or with nothing to draw yet
         print(draw(args.logdirs, args.out))
 
 
 def bench(argv: Sequence[str]) -> None:
     """Measure time and memory of layers, world models, dreams, updates, acting or replay."""
-    with _mistakes_exit_2():
-        parser = _Parser(
+    with mistakes_exit_2():
+        parser = Parser(
             "bench",
             f"python run.py bench [--what {'|'.join(MEASURES)}] [--backbones NAME[:LAYER] ...]\n"
             "    [--lengths N ...] [--repeats N] [--configs NAME ...] [--json] [--key.path VALUE ...]",
@@ -276,15 +277,13 @@ def bench(argv: Sequence[str]) -> None:
         parser.add_argument(
             "--lengths",
             nargs="+",
-            type=_count,
+            type=count,
             metavar="N",
             help="steps a window, where there are windows [the preset's batch_length]",
         )
-        parser.add_argument(
-            "--repeats", type=_count, default=10, metavar="N", help="timed calls of each [10]"
-        )
-        _add_common(parser)
-        _add_options(parser, without=("backbone", "steps", "logdir", "batch_length"))
+        parser.add_argument("--repeats", type=count, default=10, metavar="N", help="timed calls of each [10]")
+        add_common(parser)
+        add_options(parser, without=("backbone", "steps", "logdir", "batch_length"))
         args, overrides = parser.parse(argv)
         if args.what not in MEASURES:
             hint = configs.did_you_mean(args.what, MEASURES)
@@ -304,7 +303,7 @@ def bench(argv: Sequence[str]) -> None:
 
     _prepare_torch(config)
     lengths = args.lengths or [config.batch_length]
-    with _mistakes_exit_2():  # a layer that is none, or a backbone without layers
+    with mistakes_exit_2():  # a layer that is none, or a backbone without layers
         result = measure(args.what, resolved, lengths, args.repeats, device)
     print(table(result))
     if args.json:
@@ -320,78 +319,6 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "plot": plot,
     "bench": bench,
 }
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest option, in place of a screenful of usage."""
-
-    def __init__(self, command: str, usage: str, description: str, epilog: str | None = None) -> None:
-        width = min(shutil.get_terminal_size((110, 24)).columns, 110)
-        super().__init__(
-            prog=f"run.py {command}",
-            usage=usage,
-            description=description,
-            epilog=epilog,
-            allow_abbrev=False,
-            formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=width),
-        )
-        self.option_keys: list[str] = []
-
-    def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-        """The command's own arguments, and the options given: dotted key -> text."""
-        args, unknown = self.parse_known_args(argv)
-        if unknown:
-            name = unknown[0].split("=")[0]
-            hint = configs.did_you_mean(name, self._option_string_actions)
-            self.error(
-                f"unknown option '{name}'.{hint}" if name.startswith("-") else f"unexpected word '{name}'."
-            )
-        given = vars(args)
-        return args, {key: given[key] for key in self.option_keys if key in given}
-
-    def error(self, message: str) -> NoReturn:
-        end = "" if message.endswith((".", "?")) else "."
-        self.exit(2, f"{self.prog}: {message}{end} All options: python {self.prog} --help\n")
-
-
-def _add_common(parser: _Parser) -> None:
-    sizes = ", ".join(configs.presets())
-    parser.add_argument(
-        "--configs",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help=f"presets merged from left to right, of {sizes} [cpu, or 12m where there is a CUDA GPU]",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-
-
-def _add_options(parser: _Parser, without: Sequence[str] = ()) -> None:
-    """One argument for each option of `defaults.yaml`, in its groups."""
-    headings = configs.headings()
-    groups: dict[str, Any] = {"": parser.add_argument_group("run")}
-    for key, default, meaning in configs.describe():
-        if key in without:
-            continue
-        top = key.split(".")[0] if "." in key else ""
-        if top not in groups:
-            groups[top] = parser.add_argument_group(top, headings[top].replace("%", "%%") or None)
-        metavar = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", tuple: "LIST"}.get(
-            type(default), "VALUE"
-        )
-        text = f"{meaning} [{configs.typed(default)}]".replace("%", "%%")
-        groups[top].add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS, metavar=metavar, help=text)
-        parser.option_keys.append(key)
-
-
-@contextmanager
-def _mistakes_exit_2() -> Iterator[None]:
-    """Around what checks the user's words: its ValueError is a message and exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
 
 
 def _configure(
@@ -460,7 +387,7 @@ def _alone_in(logdir: Path) -> Iterator[None]:
     logdir.mkdir(parents=True, exist_ok=True)
     path = logdir / ".lock"
     with path.open("a+", encoding="utf-8") as file:
-        with _mistakes_exit_2():
+        with mistakes_exit_2():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -574,21 +501,14 @@ def _recorded(task: str, backbone: str) -> list[str]:
             if name != backbone:
                 low, high = got["interval"]
                 seeds = got["seeds"] if isinstance(got["seeds"], int) else len(got["seeds"])
+                many = f"[{low:.3g}, {high:.3g}] over {seeds} seeds" if seeds > 1 else "of one seed"
                 lines.append(
-                    f"recorded with {name}: mean return {got['return_mean']:.3g} [{low:.3g}, {high:.3g}] "
-                    f"over {seeds} seeds of {got['steps']:,} steps (docs/results/{path.name})"
+                    f"recorded with {name}: mean return {got['return_mean']:.3g} {many} of "
+                    f"{got['steps']:,} steps (docs/results/{path.name})"
                 )
                 if "command" in record:
                     lines.append(f"  by: {record['command']}")
     return lines
-
-
-def _count(text: str) -> int:
-    """A positive whole number as typed: 3, 1e5, 1_000_000."""
-    number = float(text)
-    if number < 1 or number != int(number):
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
-    return int(number)
 
 
 if __name__ == "__main__":

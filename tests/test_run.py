@@ -323,7 +323,7 @@ class TestTrain:
         record = {
             "command": "python run.py compare",
             "task": "memory_chain:n=5",
-            "results": {"s4wm": got, "rssm": got | {"seeds": [0, 1, 2]}},
+            "results": {"s4wm": got, "rssm": got | {"seeds": [0, 1, 2]}, "gru": got | {"seeds": 1}},
         }
         Path("results/a.json").write_text(json.dumps(record))
         Path("results/b.json").write_text(json.dumps(record | {"task": "other"}))
@@ -334,6 +334,8 @@ class TestTrain:
             "after 1,000 environment steps, 20 updates, 4 s",
             "recorded with rssm: mean return 0.125 [0.1, 0.2] over 3 seeds of 100,000 steps "
             "(docs/results/a.json)",
+            "  by: python run.py compare",
+            "recorded with gru: mean return 0.125 of one seed of 100,000 steps (docs/results/a.json)",
             "  by: python run.py compare",
             "run folder: somewhere",
         ]

@@ -7,12 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldmodels.ssm.chunk import chunk_length, siso_window
-from worldmodels.ssm.hippo import TimeInvariant, hippo_normal, log_steps
-from worldmodels.ssm.keep import Keep
+from worldmodels.ssm.hippo import hippo_normal, log_steps
+from worldmodels.ssm.siso import SISO
 
 
-class S4(TimeInvariant):
+class S4(SISO):
     """D systems with A = Lambda - P P^*: y_t = 2 Re(C x_t) + D u_t by channel, in N/2 of N conjugate modes.
 
     Initialisation as published (theorem 1 and appendix): in the eigenbasis of HiPPO-LegS's normal part Lambda
@@ -45,25 +44,7 @@ class S4(TimeInvariant):
         self.log_dt = nn.Parameter(log_steps(width, dt_min, dt_max)[:, None])  # [D, 1]
         self.low_rank = nn.Parameter(low_rank)  # P
         self.b = nn.Parameter(math.sqrt(2) * low_rank)
-        self.c = nn.Parameter(torch.randn(width, state_size, 2) * math.sqrt(0.5))
-        self.d = nn.Parameter(torch.randn(width))
-
-    def initial(self, batch_size: int) -> Tensor:
-        """Zero state `[B, D, N/2, 2]` (real and imaginary part)."""
-        return self.d.new_zeros(batch_size, *self.state_shape)
-
-    def forward(
-        self, u: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """u `[B, T, D]`, state `[B, D, N/2, 2]`, is_first `[B, T]` -> y as u, last state, kept states."""
-        response = self.response(chunk_length(u.shape[1]))
-        y, last, kept = siso_window(response, u, state.flatten(-2), is_first, keep)
-        return y, last.unflatten(-1, (-1, 2)), None if kept is None else kept.unflatten(-1, (-1, 2))
-
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the same: u `[B, D]`, state `[B, D, N/2, 2]` -> y `[B, D]`, next state."""
-        x = self._advance(torch.view_as_complex(state.contiguous()), u[..., None])
-        return 2 * (torch.view_as_complex(self.c) * x).real.sum(-1) + self.d * u, torch.view_as_real(x)
+        self._make_readout()
 
     def response(self, length: int) -> DenseResponse:
         """What the layer, D included, does over a chunk of `length` steps, a power of 2."""

@@ -7,11 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldmodels.ssm.chunk import chunk_length, siso_window
 from worldmodels.ssm.hippo import (
     DISCRETISATIONS,
     INPUT_SCALES,
-    TimeInvariant,
     check_choice,
     discretise_diagonal,
     hippo_normal,
@@ -20,9 +18,10 @@ from worldmodels.ssm.hippo import (
 )
 from worldmodels.ssm.keep import Keep
 from worldmodels.ssm.scan import linear_recurrence
+from worldmodels.ssm.siso import SISO
 
 
-class S4D(TimeInvariant):
+class S4D(SISO):
     """D systems of one input, one output and N/2 complex modes: y_t = 2 Re(C x_t) + D u_t by channel.
 
     Initialisation as published (section 4): A from the normal part of HiPPO-LegS (`legs`) or
@@ -66,12 +65,7 @@ class S4D(TimeInvariant):
         self.log_decay = nn.Parameter(torch.full((width, state_size), math.log(0.5)))
         self.frequency = nn.Parameter(frequency.repeat(width, 1))  # [D, N/2]
         self.log_dt = nn.Parameter(log_steps(width, dt_min, dt_max)[:, None])  # [D, 1]
-        self.c = nn.Parameter(torch.randn(width, state_size, 2) * math.sqrt(0.5))
-        self.d = nn.Parameter(torch.randn(width))
-
-    def initial(self, batch_size: int) -> Tensor:
-        """Zero state `[B, D, N/2, 2]` (real and imaginary part)."""
-        return self.d.new_zeros(batch_size, *self.state_shape)
+        self._make_readout()
 
     def forward(
         self, u: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
@@ -84,15 +78,7 @@ class S4D(TimeInvariant):
             )
             states = torch.view_as_real(x)
             return self._output(x, u), states[:, -1], states
-        response = self.response(chunk_length(u.shape[1]))
-        y, last, kept = siso_window(response, u, state.flatten(-2), is_first, keep)
-        return y, last.unflatten(-1, (-1, 2)), None if kept is None else kept.unflatten(-1, (-1, 2))
-
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the same: u `[B, D]`, state `[B, D, N/2, 2]` -> y `[B, D]`, next state."""
-        decay, scale = self.discretise()
-        x = torch.addcmul(u[..., None] * scale, decay, torch.view_as_complex(state.contiguous()))
-        return self._output(x, u), torch.view_as_real(x)
+        return super().forward(u, state, is_first, keep)
 
     def response(self, length: int) -> DiagonalResponse:
         """What the layer, D included, does over a chunk of `length` steps."""
@@ -102,8 +88,9 @@ class S4D(TimeInvariant):
         dt, real = self.log_dt.exp(), -self.log_decay.exp()
         return discretise_diagonal(real, self.frequency, dt, self.discretisation, self.input_scale)
 
-    def _output(self, x: Tensor, u: Tensor) -> Tensor:
-        return 2 * (torch.view_as_complex(self.c) * x).real.sum(-1) + self.d * u
+    def _advance(self, x: Tensor, u: Tensor) -> Tensor:
+        decay, scale = self.discretise()
+        return torch.addcmul(u * scale, decay, x)
 
 
 class DiagonalResponse:
