@@ -31,7 +31,7 @@ from configs.command_line import (
 
 if TYPE_CHECKING:
     from envs import VectorDoor
-    from replay import Replay
+    from replay import Loader
 
 RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
@@ -454,20 +454,13 @@ def _env_maker(config: configs.Config) -> "Callable[[int, int, int], VectorDoor]
     return make_envs
 
 
-def _replay_maker(config: configs.Config) -> "Callable[[int], Replay]":
-    """`make_replay(streams)` for the agent, which knows nothing of replay/."""
+def _replay_maker(config: configs.Config) -> "Callable[..., Loader]":
+    """`make_replay(streams, folder, prepare)` for the agent, which knows nothing of replay/."""
     import replay
 
-    def make_replay(streams: int) -> "Replay":
-        return replay.Replay(
-            capacity=config.replay.capacity,
-            streams=streams,
-            batch_size=config.batch_size,
-            batch_length=config.batch_length,
-            seed=config.seed,
-            online=config.replay.online,
-            state_every=config.replay.state_every,
-        )
+    def make_replay(streams: int, folder: Path, prepare: "Callable[[Any], Any]") -> "Loader":
+        sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": config.seed}
+        return replay.Loader(replay.Replay(streams=streams, folder=folder, **sizes, **config.replay), prepare)
 
     return make_replay
 

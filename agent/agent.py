@@ -125,25 +125,33 @@ class Agent:
     def update(self, batch: Mapping[str, np.ndarray]) -> State:
         """One update of world model, actor and critic from a replay batch `[B, T, ...]`.
 
-        The window starts from the states `state/<leaf>` `[B, ...]` of the batch, or from the initial state.
-        Metrics are summed on the device; `metrics` gives their means, `check_finite` asks
-        whether all went well.
+        The window starts as `start` says. Metrics are summed on the device; `metrics` gives their means,
+        `check_finite` asks whether all went well.
 
         Returns:
-            the states at the windows' ends, leaves `[B, ...]`.
+            the states after step `end` `[B]` of the windows, or at their ends, leaves `[B, ...]`.
         """
         torch.manual_seed(derive_seed(self.seed, "update", self.updates))
         data = self._to_device(batch)
         data["action"] = self.codec.encode(data["action"])
         rows, steps = data["is_first"].shape
-        state = start_states(data) or self.backbone.initial(rows)
+        state = self.start(data)
         options = self.dream_options
         keep = choose_starts(options["starts"], options["count"], rows, steps, self.device)
+        dreams = keep.shape[1]
+        if "end" in data:
+            keep = torch.cat([keep, data["end"][:, None]], 1)
         with self._autocast():
             loss, rollout, model_metrics = self.model.loss(data, state, keep)
         norms = {"model": self.optimisers["model"].step(loss)}
 
-        starts = {key: leaf.detach() for key, leaf in merge_rows(rollout.kept).items()}
+        kept = {key: leaf.detach() for key, leaf in rollout.kept.items()}
+        last = {key: leaf.detach() for key, leaf in rollout.last.items()}
+        if "end" in data:
+            last = {key: leaf[:, dreams] for key, leaf in kept.items()}
+            kept = {key: leaf[:, :dreams] for key, leaf in kept.items()}
+            keep = keep[:, :dreams]
+        starts = merge_rows(kept)
         with torch.no_grad(), self._autocast():
             dream = imagine(
                 self.backbone,
@@ -167,7 +175,39 @@ class Agent:
         self.updates += 1
         gradients = {f"{name}_gradient_norm": norm for name, norm in norms.items()}
         self._accumulate({**model_metrics, **metrics, "model": loss.detach(), **gradients})
-        return {key: leaf.detach() for key, leaf in rollout.last.items()}
+        return last
+
+    @torch.no_grad()
+    def start(self, data: Mapping[str, Tensor]) -> State:
+        """The states before the windows of a replay batch on the device, leaves `[B, ...]`.
+
+        They are the batch's `state/<leaf>` `[B, ...]`, or the initial state. Where there are rows
+        `burn_in/<key>` `[B, n, ...]`, the model runs through the first `burn_in/length` `[B]` of them to get
+        there, without a loss.
+        """
+        given = {key.removeprefix("state/"): value for key, value in data.items() if key.startswith("state/")}
+        if "burn_in/length" not in data:
+            return given or self.backbone.initial(len(data["is_first"]))
+        rows = {
+            key.removeprefix("burn_in/"): value for key, value in data.items() if key.startswith("burn_in/")
+        }
+        length, action = rows["length"], self.codec.encode(rows["action"])
+        with self._autocast():
+            embed = self.model.encoder(observations(rows))
+            last = (length - 1).clamp(min=0)[:, None]
+            kept = self.backbone.observe(given, embed, action, rows["is_first"], last).kept
+        # Where there is nothing to run through, the given state is the one.
+        begun = {key: leaf[:, 0] for key, leaf in kept.items()}
+        return {
+            key: torch.where((length > 0).reshape(-1, *[1] * (leaf.dim() - 1)), begun[key], leaf)
+            for key, leaf in given.items()
+        }
+
+    def prepare(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Pin what replay has read, if a GPU is to fetch it while it computes; any thread may do this."""
+        if self.device.type != "cuda":
+            return dict(batch)
+        return {key: torch.as_tensor(value).pin_memory() for key, value in batch.items()}
 
     def _accumulate(self, metrics: Mapping[str, Tensor]) -> None:
         """Add up, and count of each metric the updates before the first one that was not finite."""
@@ -223,7 +263,7 @@ class Agent:
         data["action"] = self.codec.encode(data["action"])
         obs = observations(data)
         embed, action, is_first = self.model.encoder(obs), data["action"], data["is_first"]
-        start = start_states(data) or self.backbone.initial(len(is_first))
+        start = self.start(data)
         full = self.backbone.observe(start, embed, action, is_first)
         seen = self.backbone.observe(start, embed[:, :context], action[:, :context], is_first[:, :context])
         _, imagined = self.backbone.imagine(seen.last, action[:, context:], is_first[:, context:])
@@ -271,11 +311,6 @@ class Agent:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype != torch.float32)
-
-
-def start_states(batch: Mapping[str, Tensor]) -> State:
-    """The entries `state/<leaf>` of a batch, by leaf."""
-    return {key.removeprefix("state/"): value for key, value in batch.items() if key.startswith("state/")}
 
 
 def _precision(name: str) -> torch.dtype:

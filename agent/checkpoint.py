@@ -4,7 +4,7 @@
                                 replay.npz     plain arrays, read with allow_pickle=False
                                 loop.json      counters of the loop
                                 manifest.json  written last: format, versions, step, size and CRC-32 of each
-                                file
+                                file, and of each chunk of the replay in <logdir>/replay/
 
 A checkpoint is written under a dot name, which no loader looks at, and renamed when every byte is on disk.
 Checksums are verified before a file is parsed, because `torch.load` reads a flipped bit without a complaint.
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-FORMAT = 1
+FORMAT = 2
 AGENT, REPLAY, LOOP, MANIFEST = "agent.pt", "replay.npz", "loop.json", "manifest.json"
 _TEMPORARY = ".tmp-"
 
@@ -37,6 +37,7 @@ class Checkpoint(NamedTuple):
     agent_state: dict[str, Any]
     replay_state: dict[str, np.ndarray] | None
     loop_state: dict[str, Any]
+    chunks: dict[str, dict[str, int]]
 
 
 class DamagedError(Exception):
@@ -54,6 +55,7 @@ def save(
     replay_state: Mapping[str, np.ndarray | int] | None,
     loop_state: Mapping[str, Any],
     keep: int = 2,
+    chunks: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Path:
     """Write a checkpoint, prove it by reading it back, then remove all but the newest `keep`.
 
@@ -62,6 +64,7 @@ def save(
         agent_state: nested dicts and lists of tensors, numbers and strings. `replay_state`: plain arrays and
             integers, or None to save no replay. `loop_state`: what JSON can hold.
         keep: complete checkpoints left in the run folder, this one included.
+        chunks: `size` and `crc32` of each file on which the replay's state builds, by name; they are on disk.
 
     Checkpoints of later steps are removed too: they were skipped as damaged when this run resumed, or it
     would not be behind them.
@@ -92,6 +95,7 @@ def save(
             "torch": torch.__version__,
             "numpy": np.__version__,
             "files": files,
+            "chunks": {name: dict(found) for name, found in (chunks or {}).items()},
         }
         manifest["crc32"] = _manifest_checksum(manifest)
         _write(temporary / MANIFEST, _json_bytes(manifest, "manifest"))
@@ -117,7 +121,8 @@ def load_newest(
         with_replay: False leaves the replay on disk and unread, and returns None for it.
         report: receives one message for every checkpoint that was skipped, with the reason.
 
-    Returns: `(step, agent_state, replay_state, loop_state)`, tensors on the CPU.
+    Returns: `(step, agent_state, replay_state, loop_state, chunks)`, tensors on the CPU. Whether the chunks
+    are what they were is for the replay to say: it goes on without those that are not.
 
     Raises ValueError if a checkpoint is of another format than this code writes: it is not damaged, and must
     not be overwritten by a run that starts anew.
@@ -134,6 +139,15 @@ def load_newest(
     return None
 
 
+def chunks_needed(logdir: str | Path) -> set[str]:
+    """Return the names of the replay's chunks that any complete checkpoint of a run builds on."""
+    needed: set[str] = set()
+    for folder in _folders(Path(logdir) / "checkpoints"):
+        with contextlib.suppress(DamagedError):  # it will not be resumed from
+            needed |= _manifest(folder)["chunks"].keys()
+    return needed
+
+
 def _read(folder: Path, with_replay: bool) -> Checkpoint:
     """Return the contents of a checkpoint folder; raises DamagedError if they cannot be trusted."""
     manifest = _manifest(folder)
@@ -148,7 +162,7 @@ def _read(folder: Path, with_replay: bool) -> Checkpoint:
     if with_replay and REPLAY in files:
         with _verified(folder, REPLAY, files).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             replay_state = dict(arrays)
-    return Checkpoint(manifest["step"], agent_state, replay_state, loop_state)
+    return Checkpoint(manifest["step"], agent_state, replay_state, loop_state, manifest["chunks"])
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

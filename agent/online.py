@@ -24,7 +24,7 @@ EVALUATION_ENVS = 100_000
 def train(
     config: Mapping[str, Any],
     make_envs: Callable[[int, int, int], Any],
-    make_replay: Callable[[int], Any],
+    make_replay: Callable[..., Any],
     logdir: str | Path,
 ) -> dict[str, Any]:
     """Train until `config.steps` environment steps, from the newest checkpoint in `logdir` if there is one.
@@ -32,7 +32,7 @@ def train(
     Args:
         config: the merged configuration.
         make_envs: (count, seed, first index) -> vector of environments (`reset`, `step`, `close`, spaces).
-        make_replay: streams -> replay (`add`, `sample`, `ready`, `state_dict`, `load_state_dict`).
+        make_replay: (streams, folder of its chunks, what to do with rows that were read) -> `replay.Loader`.
         logdir: folder of the run, which exists.
 
     Returns:
@@ -52,7 +52,7 @@ class Training:
         self,
         config: Mapping[str, Any],
         make_envs: Callable[[int, int, int], Any],
-        make_replay: Callable[[int], Any],
+        make_replay: Callable[..., Any],
         logdir: Path,
     ) -> None:
         self.config, self.make_envs, self.logdir = config, make_envs, logdir
@@ -60,7 +60,8 @@ class Training:
         self.agent = Agent(
             self.envs.observation_space, self.envs.action_space, config, choose_device(config["device"])
         )
-        self.replay = make_replay(self.envs.num_envs)
+        self.loader = make_replay(self.envs.num_envs, logdir / "replay", self.agent.prepare)
+        self.replay = self.loader.replay
         self.loop: dict[str, Any] = {
             "step": 0,
             "seconds": 0.0,
@@ -73,11 +74,12 @@ class Training:
         }
         self.episodes = EpisodeStatistics(self.envs.num_envs)
         self.saved_acting: Rows = {}
+        self.lost: list[str] = []
         saved = checkpoint.load_newest(logdir)
         if saved is not None:
             self.loop |= saved.loop_state
             self.agent.load_state_dict(saved.agent_state)
-            self.replay.load_state_dict(saved.replay_state)
+            self.lost = self.loader.load_state_dict(saved.replay_state, saved.chunks)
             self.saved_acting = {
                 key.removeprefix("acting/"): value
                 for key, value in (saved.replay_state or {}).items()
@@ -101,6 +103,8 @@ class Training:
         self.logger.say(f"{config['task']} with {config['backbone']} on {agent.device}, {_counts(agent)}")
         if self.step:
             self.logger.say(f"going on from step {self.step:,} with {len(self.replay):,} steps of replay")
+        for problem in self.lost:
+            self.logger.say(f"lost steps of replay: {problem}; the run goes on without them")
         evaluated = self.loop["evaluation"] and self.loop["evaluation"]["step"]
         try:
             with self.stop:
@@ -117,6 +121,7 @@ class Training:
                     raise
         finally:
             self.envs.close()
+            self.replay.close()
             self.logger.close()
         result = {key: value for key, value in self.loop["evaluation"].items() if key != "step"}
         result |= {
@@ -173,7 +178,7 @@ class Training:
             action[rows["is_last"]] = 0
             self.replay.add({**rows, "action": action}, before)
             if not described:
-                self.logger.say(self.replay.describe())
+                self._describe_replay()
                 described = True
             for statistics in self.episodes.add(rows):
                 self.last_return = statistics["episode/return"]
@@ -192,15 +197,24 @@ class Training:
             if prefilled and self.replay.ready():
                 self.loop["credit"] += taken * config["train_ratio"] / tokens
             while self.loop["credit"] >= 1:
-                batch = self.replay.sample()
+                batch = self.loader.next()
                 last = self.recorder.update(batch)
                 if "window" in batch:
-                    self.replay.refresh(batch["window"], _numpy(last))
+                    self.replay.refresh(batch["window"], _numpy(last), self.agent.updates)
                 self.loop["credit"] -= 1
             self.loop["seconds"] += time.monotonic() - began
             self._report()
             self.stop.check()
             began = time.monotonic()
+
+    def _describe_replay(self) -> None:
+        self.logger.say(self.replay.describe())
+        orphaned = self.replay.store.orphaned
+        if orphaned:
+            self.logger.say(
+                f"{orphaned} chunks that no checkpoint knows are now in {self.logdir}/replay/orphaned"
+            )
+        self.logger.add(self.step, {"replay/orphaned": orphaned})
 
     def _report(self) -> None:
         """Whatever is due at this step."""
@@ -283,10 +297,12 @@ class Training:
             self.logdir,
             self.step,
             self.agent.state_dict(),
-            self.replay.state_dict() | {f"acting/{key}": value for key, value in acting.items()},
+            self.loader.state_dict() | {f"acting/{key}": value for key, value in acting.items()},
             self.loop,
             self.config["checkpoint"]["keep"],
+            self.replay.chunks(),
         )
+        self.replay.prune(checkpoint.chunks_needed(self.logdir))
 
 
 class EpisodeStatistics:

@@ -1,5 +1,6 @@
 """Replay: what the environments produced, stored once and sampled as sequences."""
 
 from replay.buffer import Replay
+from replay.loader import Loader
 
-__all__ = ["Replay"]
+__all__ = ["Loader", "Replay"]

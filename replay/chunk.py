@@ -1,15 +1,17 @@
-"""Chunks: episodes on disk, one immutable file each.
+"""Chunks: consecutive rows of one environment, one immutable file each.
 
-    <folder>/episode-00000012.npz
+    <folder>/episode-00000012.npz       one whole episode, compressed: what `run.py collect` writes
+    <folder>/chunk-0003-00000012.npz    rows of stream 3, uncompressed: what replay keeps on disk
 
-A chunk is a compressed .npz of one whole episode of T rows, in the keys and types of a replay row, leading
-axis T: `obs/<name>` [T,...] uint8 or float32, `action` [T,...] int64 or float32 (the action TAKEN at that
-row, zero in the last one), `reward` [T] float32, `is_first`, `is_last`, `is_terminal` [T] bool. It may hold
-`probe/<name>` [T,...] too: truths about the world that no agent is shown, for measuring what it knows. The
-same episode gives the same bytes.
+A chunk is an .npz of T rows in the keys and types of a replay row, leading axis T: `obs/<name>` [T,...] uint8
+or float32, `action` [T,...] int64 or float32 (the action TAKEN at that row, zero in an episode's last one),
+`reward` [T] float32, `is_first`, `is_last`, `is_terminal` [T] bool. An episode may hold `probe/<name>`
+[T,...] too: truths about the world that no agent is shown, for measuring what it knows. The same rows give
+the same bytes.
 
 A chunk is written under a dot name and renamed when every byte is on disk, so a file that is there is whole;
-zip's own checksums prove it when it is read.
+zip's own checksums prove it when it is read. From an uncompressed one any run of rows can be read on its own:
+`layout` says where they lie.
 """
 
 import io
@@ -19,12 +21,22 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from replay.buffer import REQUIRED
+FLAGS = ("is_first", "is_last", "is_terminal")
+REQUIRED = ("action", "reward", *FLAGS)
 
 _NAME = re.compile(r"episode-(\d{8,})\.npz")
+
+
+class Span(NamedTuple):
+    """Where an array lies in an uncompressed chunk: byte offset of its first row, type and shape of a row."""
+
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
 
 
 def path_of(folder: str | Path, episode: int) -> Path:
@@ -47,23 +59,85 @@ def write(path: str | Path, episode: Mapping[str, np.ndarray]) -> None:
     Raises ValueError if a key is missing, unknown or of another length, or the rows are not one episode;
     FileExistsError if the chunk is there: it never changes.
     """
+    _check(Path(path), episode)
+    write_rows(path, episode, compressed=True)
+
+
+def write_rows(path: str | Path, rows: Mapping[str, np.ndarray], compressed: bool = False) -> dict[str, int]:
+    """Write rows of one length, `rows` key -> [T,...]; return `size` and `crc32` of the file's bytes.
+
+    Raises FileExistsError if the chunk is there: it never changes; OSError with the path if the disk does
+    not take it. Nothing is left behind then.
+    """
     path = Path(path)
-    _check(path, episode)
     if path.exists():
         raise FileExistsError(f"{path} is there already, and a chunk never changes; remove it to replace it.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save = np.savez_compressed if compressed else np.savez
     try:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **{key: episode[key] for key in sorted(episode)})  # type: ignore[arg-type]
+            save(file, **{key: rows[key] for key in sorted(rows)})  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
+        written = fingerprint(temporary)
         os.replace(temporary, path)
+    except OSError as error:  # a full disk does not name itself
+        raise OSError(error.errno, f"writing a chunk failed ({error.strerror})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+    return written
+
+
+def fingerprint(path: Path) -> dict[str, int]:
+    """Return `size` and `crc32` of a file."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            size, checksum = size + len(block), zlib.crc32(block, checksum)
+    return {"size": size, "crc32": checksum}
+
+
+def layout(path: str | Path) -> dict[str, Span]:
+    """Return where each array of an uncompressed chunk lies; chunks of equal keys and shapes have equal ones.
+
+    Raises ValueError if the chunk is compressed.
+    """
+    spans = {}
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{path} is compressed: single rows cannot be read from it.")
+            file.seek(member.header_offset + 26)  # the lengths of name and extra field end the local header
+            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+            file.seek(name + extra, io.SEEK_CUR)
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            spans[member.filename.removesuffix(".npy")] = Span(file.tell(), dtype, shape[1:])
+    return spans
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that the names of new files in a folder are on disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Return the arrays of a chunk, all or only the named ones.
+    """Return the arrays of an episode's chunk, all or only the named ones.
+
+    Raises ValueError if the file is damaged or not an episode.
+    """
+    arrays = read_rows(path, keys)
+    if keys is None:
+        _check(Path(path), arrays)
+    return arrays
+
+
+def read_rows(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of a chunk, all or only the named ones, key -> [T,...].
 
     Raises ValueError if the file is damaged or not a chunk.
     """
@@ -79,8 +153,6 @@ def read(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, np.nd
             f"{path} is damaged or not a chunk ({error}): remove it, and the command that wrote it will make "
             "it again."
         ) from error
-    if keys is None:
-        _check(Path(path), arrays)
     return arrays
 
 

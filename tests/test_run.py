@@ -224,7 +224,9 @@ class TestRefusals:
 
 
 class TestTrain:
-    def test_hands_the_merged_configuration_and_builders_to_the_agent(self, calls: dict[str, Any]) -> None:
+    def test_hands_the_merged_configuration_and_builders_to_the_agent(
+        self, calls: dict[str, Any], tmp_path: Path
+    ) -> None:
         words = [
             "--backbone=rssm",
             "--task",
@@ -262,7 +264,8 @@ class TestTrain:
         envs = make_envs(2, 3, 10)
         assert envs.num_envs == 2
         envs.close()
-        assert len(make_replay(2)) == 0
+        loader = make_replay(2, tmp_path, dict)
+        assert len(loader.replay) == 0 and loader.replay.store.folder == tmp_path
 
     def test_defaults(self, calls: dict[str, Any]) -> None:
         assert run.main(["train", *CPU]) == 0

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 import configs
 from agent.agent import Agent, Carry, derive_seed
+from worldmodels.world_model import observations
 
 SPACE = spaces.Dict(
     {"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "vector": spaces.Box(-1, 1, (3,), np.float32)}
@@ -354,6 +355,62 @@ def test_windows_start_from_given_states(backbone: str) -> None:
     last = update(other, False)[1]
     assert {key: leaf.shape for key, leaf in last.items()} == shapes
     assert not any(leaf.requires_grad for leaf in last.values())
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_burn_in_ends_in_the_state_that_stepping_has(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each window's own number of rows is run through, none of them if there are none; resets count."""
+    agent = make(backbone)
+    batch, before = make_batch(agent, SPACE, steps=8), make_batch(agent, SPACE, steps=6, seed=1)
+    before["is_first"][2, 3] = True
+    length = np.array([0, 2, 5, 6])
+    noise = torch.rand(4, 6, *agent.backbone.latent_shape[:1])
+    random = {key: torch.randn_like(leaf) for key, leaf in agent.backbone.initial(4).items()}
+    rows = {key: before[key] for key in before if key.startswith("obs/") or key in ("action", "is_first")}
+    data = agent._to_device(
+        batch
+        | {f"burn_in/{key}": value for key, value in rows.items()}
+        | {f"state/{key}": leaf.numpy() for key, leaf in random.items()}
+        | {"burn_in/length": length}
+    )
+    observe = agent.backbone.observe
+    monkeypatch.setattr(agent.backbone, "observe", lambda *given: observe(*given, noise=noise))
+    found = agent.start(data)
+    seen = agent._to_device(rows)
+    embed, action = agent.model.encoder(observations(seen)), agent.codec.encode(seen["action"])
+    state = random
+    for t in range(7):
+        for key, leaf in state.items():
+            here = length == t
+            np.testing.assert_allclose(
+                found[key][here].numpy(), leaf[here].detach().numpy(), rtol=1e-4, atol=1e-5, err_msg=key
+            )
+        if t < 6:
+            state, _ = agent.backbone.observe_step(
+                state, embed[:, t], action[:, t], seen["is_first"][:, t], noise[:, t]
+            )
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_an_update_hands_back_the_state_that_is_asked_for(backbone: str) -> None:
+    """After step `end` of each window; the last step's is that of a batch which does not ask."""
+    batch = make_batch(agent := make(backbone), SPACE)
+    asked, unasked = make(backbone), make(backbone)
+    found = asked.update(batch | {"end": np.full(4, 7)})
+    for key, leaf in unasked.update(batch).items():
+        torch.testing.assert_close(found[key], leaf, rtol=1e-4, atol=1e-5)
+    batch["is_first"][:, 4] = True
+    other = {key: value.copy() for key, value in batch.items()}
+    for key, value in other.items():
+        if key.startswith("obs/"):
+            value[:, 6:] = 0
+    ends = np.array([3, 4, 5, 5])
+    states = [make(backbone).update(rows | {"end": ends}) for rows in (batch, other)]
+    for key, leaf in states[0].items():
+        torch.testing.assert_close(states[1][key], leaf, msg="a later step changed it")
+        assert leaf.shape == agent.backbone.initial(4)[key].shape
 
 
 def test_seeds_are_apart() -> None:

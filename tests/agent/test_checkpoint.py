@@ -42,7 +42,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     folder = save(tmp_path, 1200)
     assert folder == tmp_path / "checkpoints" / "000000001200"
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-    step, agent, replay, loop = checkpoint.load_newest(tmp_path)
+    step, agent, replay, loop, _ = checkpoint.load_newest(tmp_path)
     expected = states(1200)
     assert step == 1200 and loop == expected[2]
     assert torch.equal(agent["model"]["weight"], expected[0]["model"]["weight"])
@@ -180,7 +180,7 @@ def test_another_format_stops(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes()) | {"format": 99}
     manifest["crc32"] = checkpoint._manifest_checksum(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="has format 99, this version of the code reads format 1"):
+    with pytest.raises(ValueError, match="has format 99, this version of the code reads format 2"):
         checkpoint.load_newest(tmp_path)
 
 

@@ -16,7 +16,7 @@ from gymnasium import spaces
 import configs
 import envs
 from agent import checkpoint, crash
-from agent.agent import Agent, Carry, derive_seed, start_states
+from agent.agent import Agent, Carry, derive_seed
 from agent.crash import FlightRecorder
 from agent.online import (
     EVALUATION_ENVS,
@@ -30,7 +30,7 @@ from agent.online import (
     train,
 )
 from agent.stopping import SIGNALS, Stopped
-from replay import Replay
+from replay import Loader, Replay
 from worldmodels import State
 
 Rows = dict[str, np.ndarray]
@@ -108,17 +108,17 @@ class House:
         self.envs.append(Cues([self.waits(index) for index in range(count)], self.limited, first))
         return self.envs[-1]
 
-    def make_replay(self, streams: int) -> Replay:
+    def make_replay(self, streams: int, folder: Path, prepare: Callable[[Rows], Any]) -> Loader:
         config = self.config
         self.replay = Replay(
-            config.replay.capacity,
-            streams,
-            config.batch_size,
-            config.batch_length,
-            config.seed,
-            state_every=config.replay.state_every,
+            streams=streams,
+            batch_size=config.batch_size,
+            batch_length=config.batch_length,
+            seed=config.seed,
+            folder=folder,
+            **config.replay,
         )
-        return self.replay
+        return Loader(self.replay, prepare)
 
     def train(self, logdir: Path) -> dict[str, Any]:
         logdir.mkdir(exist_ok=True)
@@ -310,12 +310,18 @@ def test_a_signal_leaves_all_that_the_run_needs(
         assert saved.step in evaluated
 
 
+BURN_IN = {"replay__initial_state": "burn_in", "replay__burn_in": 6, "replay__max_age": 5}
+CONSECUTIVE = {"replay__consecutive": True, "replay__online": False}
+
+
 @pytest.mark.parametrize("backbone", configs.backbones())
+@pytest.mark.parametrize("options", [{}, BURN_IN, CONSECUTIVE], ids=["stored", "burn_in", "consecutive"])
 def test_stopping_and_going_on_changes_no_bit(
-    backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: str, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the prefill, then with a replay that has dropped rows; each time in the middle of episodes."""
-    config = configure(backbone, steps=180, replay__capacity=75, eval__every=0)
+    """In the prefill, then with a replay that is on disk and has dropped rows; always in open episodes."""
+    options = options | {"replay__chunk": 4, "replay__memory_gb": 2e-6}
+    config = configure(backbone, steps=180, replay__capacity=75, eval__every=0, **options)
     house = House(config, waits=lambda index: 1)
     monkeypatch.setattr(
         house,
@@ -348,6 +354,8 @@ def test_stopping_and_going_on_changes_no_bit(
     assert cut.replay_state.keys() == whole.replay_state.keys()
     for key, value in whole.replay_state.items():
         np.testing.assert_array_equal(cut.replay_state[key], value, err_msg=key)
+    assert cut.chunks == whole.chunks and len(whole.chunks) >= 15
+    assert {path.name for path in (tmp_path / "cut" / "replay").glob("*.npz")} >= cut.chunks.keys()
     assert cut.loop_state["envs"] == whole.loop_state["envs"]
     for key in ("returns", "return_mean"):
         assert cut.loop_state["evaluation"][key] == whole.loop_state["evaluation"][key]
@@ -401,11 +409,11 @@ def test_windows_start_from_the_states_of_acting(
     )
     assert house.train(tmp_path / "run")["updates"] == 0
     batch = house.replay.sample()
-    found = start_states({key: torch.as_tensor(value) for key, value in batch.items()})
+    found = {key.removeprefix("state/"): value for key, value in batch.items() if key.startswith("state/")}
     for window, (stream, row) in enumerate(batch["window"]):
         for key, leaf in found.items():
-            assert torch.equal(leaf[window], states[row][key][stream])
-    assert any(leaf.abs().sum() > 0 for leaf in found.values())
+            np.testing.assert_array_equal(leaf[window], states[row][key][stream])
+    assert any(np.abs(leaf).sum() > 0 for leaf in found.values())
 
 
 def test_training_renews_the_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,11 +421,11 @@ def test_training_renews_the_states(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     renewed: dict[tuple[int, int], np.ndarray] = {}
     refresh = Replay.refresh
 
-    def spy(replay: Replay, window: np.ndarray, state: Rows) -> None:
+    def spy(replay: Replay, window: np.ndarray, state: Rows, update: int) -> None:
         for (stream, row), memory in zip(window, state["memory"], strict=True):
             if row + replay.batch_length < len(replay) // replay.streams:  # else acting comes there once more
                 renewed[int(stream), int(row) + replay.batch_length] = memory
-        refresh(replay, window, state)
+        refresh(replay, window, state, update)
 
     monkeypatch.setattr(Replay, "refresh", spy)
     house = House(configure(steps=300), lambda index: index + 20)
@@ -472,15 +480,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_had_again(
     """Also where nothing is logged. Closed and saved is what was; the same update fails again, alone."""
     config = configure(train_ratio=16.0, log__every=log_every, checkpoint__every=70)
     house = House(config, waits=lambda index: 1)
-    sample = Replay.sample
+    take, batches = Loader.next, []
 
-    def spoilt(self: Replay) -> Rows:
-        batch = sample(self)
-        if self._samples > 19:
-            batch["reward"][0, 0] = np.nan
-        return batch
+    def spoilt(self: Loader) -> Rows:
+        batches.append(take(self))
+        if len(batches) > 19:
+            batches[-1]["reward"][0, 0] = np.nan
+        return batches[-1]
 
-    monkeypatch.setattr(Replay, "sample", spoilt)
+    monkeypatch.setattr(Loader, "next", spoilt)
     with pytest.raises(FloatingPointError, match="train/reward is not finite .* since update 20") as caught:
         house.train(tmp_path)
     assert f"run.py reproduce --logdir {tmp_path}" in caught.value.__notes__[0]

@@ -1,71 +1,18 @@
 """The replay gives back what was stored: whole windows, shifted actions, honest seams, nothing missing."""
 
-import io
 import itertools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from replay import Replay
-
-
-class Streams:
-    """Random episodes whose every row carries its own identity, and a record of all rows ever produced."""
-
-    def __init__(self, streams: int, seed: int, mean_episode: float = 6.0) -> None:
-        self.streams, self.mean = streams, mean_episode
-        self.rng = np.random.default_rng(seed)
-        self.record: list[dict[str, np.ndarray]] = []
-        self.opening = np.ones(streams, bool)
-
-    def rows(self) -> dict[str, np.ndarray]:
-        """Return the next row of every stream and remember it; `obs/id` is (stream, number of the row)."""
-        n, number = self.streams, len(self.record)
-        first = self.opening.copy()
-        last = (self.rng.random(n) < 1 / self.mean) & ~first
-        rows = {
-            "obs/id": np.stack([np.arange(n), np.full(n, number)], 1).astype(np.float32),
-            "obs/image": self.rng.integers(0, 256, (n, 3, 2, 1), np.uint8),
-            "action": np.where(last, 0, self.rng.integers(1, 1000, n)),
-            "reward": self.rng.normal(size=n).astype(np.float32) * ~first,
-            "is_first": first,
-            "is_last": last,
-            "is_terminal": last & (self.rng.random(n) < 0.5),
-        }
-        self.opening = last
-        self.record.append(rows)
-        self.state = {"memory": rows["obs/id"].copy()}  # the state before a row says which row that is
-        return {key: value.copy() for key, value in rows.items()}
-
-    def restart(self) -> None:
-        """Close the open episodes as `close_episodes` does: last, not terminal, no action taken."""
-        newest = self.record[-1]
-        newest["action"] = np.where(newest["is_last"], newest["action"], 0)
-        newest["is_last"] = np.ones(self.streams, bool)
-        self.opening = np.ones(self.streams, bool)
-
-
-def check_batch(batch: dict[str, np.ndarray], source: Streams, oldest: int) -> None:
-    """Assert that every window [T] of the batch [B,T] is a run of recorded rows of one stream."""
-    stream, number = batch["obs/id"][..., 0].astype(int), batch["obs/id"][..., 1].astype(int)
-    assert (stream == stream[:, :1]).all(), "a window crosses streams"
-    assert (np.diff(number, axis=1) == 1).all(), "a window skips or repeats rows"
-    assert number.min() >= oldest and number.max() < len(source.record), "a row that is not stored any more"
-    record = {key: np.stack([row[key] for row in source.record]) for key in source.record[0]}
-    for key in record.keys() - {"action"}:
-        np.testing.assert_array_equal(batch[key], record[key][number, stream], err_msg=key)
-    first = batch["is_first"]
-    assert (first | (number > oldest)).all(), "the incoming action of a row was evicted"
-    taken = record["action"][number - 1, stream]
-    np.testing.assert_array_equal(batch["action"], np.where(first, 0, taken))
-    ended, opened = batch["is_last"][:, :-1], batch["is_first"][:, 1:]
-    np.testing.assert_array_equal(ended, opened)
-    if "window" in batch:
-        np.testing.assert_array_equal(batch["state/memory"], batch["obs/id"][:, 0])
+from tests.replay.streams import ROW_BYTES, Streams, check_batch, through_a_file
 
 
 @pytest.mark.parametrize("case", range(40))
-def test_random_lives(case: int) -> None:
+def test_random_lives(case: int, tmp_path: Path) -> None:
     """Whatever the sizes, samples are stored rows, windows stay in a stream, and the capacity holds."""
     rng = np.random.default_rng(case)
     streams, length = int(rng.integers(1, 5)), int(rng.integers(1, 9))
@@ -73,24 +20,29 @@ def test_random_lives(case: int) -> None:
     online = bool(rng.integers(2))
     sizes = {"batch_size": int(rng.integers(1, 7)), "batch_length": length, "seed": case, "online": online}
     divisors = [every for every in range(1, length + 1) if length % every == 0]
-    sizes["state_every"] = int(rng.choice([0, *divisors]))
-    capacity += streams * sizes["state_every"]
+    every = int(rng.choice([0, *divisors]))
+    if every:
+        sizes |= {"initial_state": "stored", "state_every": every}
+    capacity += streams * every
+    if rng.random() < 0.6:  # on disk, with as little in memory as there can be
+        sizes |= {"folder": tmp_path, "chunk": int(rng.integers(1, 12))}
+        sizes["memory_gb"] = 2 * streams * sizes["chunk"] * ROW_BYTES / 2**30
     replay, source = Replay(capacity, streams, **sizes), Streams(streams, case)
     for _ in range(int(rng.integers(1, 150))):
         replay.add(source.rows(), source.state if replay.wants_state() else None)
         assert len(replay) <= capacity
-        # Loading leaves out rows before the first kept state.
-        missing = streams * min(len(source.record), capacity // streams) - len(replay)
-        assert 0 <= missing <= streams * max(sizes["state_every"] - 1, 0)
+        assert len(replay) == streams * min(len(source.record), capacity // streams)
         if replay.ready() and rng.random() < 0.4:
             batch = replay.sample()
             check_batch(batch, source, len(source.record) - len(replay) // streams)
-            if sizes["state_every"]:
+            if every:
                 replay.refresh(batch["window"], {"memory": batch["obs/id"][:, -1] + np.array([0, 1])})
         if rng.random() < 0.03:
-            state = {key: np.array(value) for key, value in replay.state_dict().items()}
+            state = through_a_file(replay)
+            chunks = replay.chunks()
+            replay.prune(set(chunks))
             replay = Replay(capacity, streams, **sizes)
-            replay.load_state_dict(state)
+            assert replay.load_state_dict(state, chunks) == []
             if rng.random() < 0.5:
                 replay.close_episodes(np.ones(streams, bool))
                 source.restart()
@@ -110,14 +62,9 @@ def filled(rows: int, capacity: int = 60, streams: int = 2, **sizes: int | bool)
 @pytest.mark.parametrize("rows", [17, 30, 75])
 def test_uniform_over_every_valid_window(rows: int) -> None:
     """Each window whose incoming action is known is drawn, and about equally often."""
-    replay, source = filled(rows, batch_size=100)
+    replay, _ = filled(rows, batch_size=100)
     oldest = max(0, rows - 30)
-    valid = {
-        (stream, start)
-        for stream in range(2)
-        for start in range(oldest, rows - 4)
-        if start > oldest or source.record[start]["is_first"][stream]
-    }
+    valid = {(stream, start) for stream in range(2) for start in range(oldest + bool(oldest), rows - 4)}
     counts = dict.fromkeys(valid, 0)
     for _ in range(200):
         for stream, start in replay.sample()["obs/id"][:, 0].astype(int):
@@ -126,19 +73,6 @@ def test_uniform_over_every_valid_window(rows: int) -> None:
     chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
     freedom = len(valid) - 1
     assert chi_square < freedom + 5 * np.sqrt(2 * freedom)
-
-
-def test_oldest_row_starts_a_window_only_if_it_starts_an_episode() -> None:
-    """When the ring is full, the oldest row's incoming action is gone unless there never was one."""
-    seen = set()
-    for rows in range(31, 60):
-        replay, source = filled(rows, batch_size=200)
-        starts = replay.sample()["obs/id"][:, 0].astype(int)
-        for stream in range(2):
-            edge = bool(source.record[rows - 30]["is_first"][stream])
-            assert ((starts == [stream, rows - 30]).all(1).any()) == edge
-            seen.add(edge)
-    assert seen == {False, True}
 
 
 def test_ready_needs_a_whole_window() -> None:
@@ -167,13 +101,10 @@ def test_online_windows_are_served_once_and_first() -> None:
 
 def test_online_queue_drops_evicted_windows() -> None:
     """Windows that were evicted before a batch was asked for are dropped, and the queue stays small."""
-    replay, source = filled(500, online=True, batch_size=20)
-    assert len(replay._queue) <= 2 * (30 // 5)
+    replay, _ = filled(500, online=True, batch_size=20)
+    assert len(replay.sampler.queue) <= 2 * (30 // 5)
     starts = replay.sample()["obs/id"][:, 0].astype(int)
-    queued = [(s, t) for t in (475, 480, 485, 490, 495) for s in range(2)]
-    fresh = [tuple(start) for start in starts if start[1] % 5 == 0][:10]
-    edge = [(s, 470) for s in range(2) if source.record[470]["is_first"][s]]
-    assert fresh == (edge + queued)[:10]
+    assert starts[:10].tolist() == [[s, t] for t in (475, 480, 485, 490, 495) for s in range(2)]
 
 
 def test_terminal_observation_and_time_limit_are_stored() -> None:
@@ -190,11 +121,9 @@ def test_images_stay_bytes_and_memory_is_reported() -> None:
     replay, _ = filled(10)
     assert replay.sample()["obs/image"].dtype == np.uint8
     step = 2 * 4 + 3 * 2 * 1 + 8 + 4 + 3
-    assert replay.bytes_per_step == step
-    assert replay.nbytes == 20 * step
-    assert replay.nbytes_at_capacity == 60 * step
+    assert replay.bytes_per_step == step == ROW_BYTES
     assert replay.describe() == (
-        "replay: 60 steps (2 streams x 30), 29 B a step, 1.7 KiB in memory when full, 580 B now"
+        "replay: 60 steps (2 streams x 30), 29 B a step, when full 1.7 KiB in memory; 20 steps now"
     )
 
 
@@ -209,14 +138,6 @@ def test_actions_of_every_format_are_shifted() -> None:
         sampled = replay.sample()["action"]
         assert sampled.dtype == action.dtype
         np.testing.assert_array_equal(sampled, np.stack([action * 0, action, action * 2], 1))
-
-
-def through_a_file(replay: Replay) -> dict[str, np.ndarray]:
-    """Return the replay's state after a way through an .npz file."""
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **replay.state_dict())
-    file.seek(0)
-    return dict(np.load(file, allow_pickle=False))
 
 
 @pytest.mark.parametrize("rows", [3, 12, 47])
@@ -251,15 +172,15 @@ def test_resume_goes_on_as_the_saved_one(rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [7, 31, 77])
-@pytest.mark.parametrize("state_every", [0, 3])
-def test_a_reload_changes_no_bit(rows: int, state_every: int) -> None:
+@pytest.mark.parametrize("stored", [{}, {"initial_state": "stored", "state_every": 3}])
+def test_a_reload_changes_no_bit(rows: int, stored: dict[str, Any]) -> None:
     """Not even in the middle of episodes, with rows dropped and states renewed."""
     sizes = {"capacity": 60, "streams": 2, "batch_size": 4, "batch_length": 6, "seed": 9}
-    saved, source = Replay(**sizes, state_every=state_every), Streams(2, seed=3)
+    saved, source = Replay(**sizes, **stored), Streams(2, seed=3)
     loaded = saved
     for row in range(rows + 50):
         if row == rows:
-            loaded = Replay(**sizes, state_every=state_every)
+            loaded = Replay(**sizes, **stored)
             loaded.load_state_dict(through_a_file(saved))
         new, state = source.rows(), source.state if saved.wants_state() else None
         for replay in (saved, loaded)[: 1 + (row >= rows)]:
@@ -269,7 +190,7 @@ def test_a_reload_changes_no_bit(rows: int, state_every: int) -> None:
             if row >= rows:
                 for key, value in loaded.sample().items():
                     np.testing.assert_array_equal(value, batch[key], err_msg=key)
-            if state_every:
+            if stored:
                 for replay in (saved, loaded)[: 1 + (row >= rows)]:
                     replay.refresh(batch["window"], {"memory": batch["obs/id"][:, -1] + np.array([0, 1])})
     expected, found = saved.state_dict(), loaded.state_dict()
@@ -286,6 +207,7 @@ def test_episodes_that_are_cut_off_are_closed() -> None:
     for _ in range(8):
         replay.add(source.rows())
     state = through_a_file(replay)
+    replay = Replay(60, 2, 4, 5, seed=0)
     replay.load_state_dict(state)
     assert not replay.state_dict()["rows/is_last"].any()
     replay.close_episodes(np.array([True, False]))
@@ -321,19 +243,19 @@ def test_another_batch_length_starts_the_online_queue_anew() -> None:
     replay, _ = filled(10, online=True)
     other = Replay(60, 2, 4, 7, seed=0)
     other.load_state_dict(replay.state_dict())
-    assert not other._queue
+    assert not other.sampler.queue
     assert other.sample()["reward"].shape == (4, 7)
 
 
 def test_a_window_starts_from_the_newest_state_at_its_first_row() -> None:
     """First the state that acting had; then the one that training found, where a window ended there."""
-    replay, source = Replay(60, 2, 100, 6, seed=0, state_every=3), Streams(2, seed=1)
+    replay, source = Replay(60, 2, 100, 6, seed=0, initial_state="stored", state_every=3), Streams(2, seed=1)
     assert replay.bytes_per_step == 0
     for row in range(80):
         rows = source.rows()
         assert replay.wants_state() == (row % 3 == 0)
         replay.add(rows, source.state if row % 3 == 0 else None)
-    assert replay.bytes_per_step == 2 * 4 + 6 + 8 + 4 + 3 + 2 * 4 // 3
+    assert replay.bytes_per_step == ROW_BYTES
     batch = replay.sample()
     starts = {int(row) for row in batch["window"][:, 1]}
     assert starts <= set(range(51, 75, 3)) and len(starts) == 8
@@ -347,23 +269,27 @@ def test_a_window_starts_from_the_newest_state_at_its_first_row() -> None:
 
 def test_a_state_that_belongs_to_a_row_is_asked_for() -> None:
     """It is an error to leave it out, and nothing is stored; a window has to end where one is kept."""
-    replay, source = Replay(60, 2, 4, 6, seed=0, state_every=3), Streams(2, seed=1)
+    replay, source = Replay(60, 2, 4, 6, seed=0, initial_state="stored", state_every=3), Streams(2, seed=1)
     with pytest.raises(ValueError, match="row 0 of the replay needs the recurrent state"):
         replay.add(source.rows())
     assert len(replay) == 0
-    with pytest.raises(ValueError, match="state_every must be 0 or divide batch_length 6, .* got 4"):
-        Replay(60, 2, 4, 6, seed=0, state_every=4)
+    with pytest.raises(ValueError, match="state_every must divide batch_length 6, .* got 4"):
+        Replay(60, 2, 4, 6, seed=0, initial_state="stored", state_every=4)
 
 
 def test_loading_the_wrong_thing_says_so() -> None:
     """A state of other streams, or of something else, is refused with the reason."""
     replay, _ = filled(10)
-    with pytest.raises(ValueError, match="a state every 0 rows, this one every 5"):
-        Replay(60, 2, 4, 5, seed=0, state_every=5).load_state_dict(replay.state_dict())
-    with pytest.raises(ValueError, match="has 2 streams, this one 3"):
+    with pytest.raises(ValueError, match="has initial_state zero, this one stored"):
+        Replay(60, 2, 4, 5, seed=0, initial_state="stored", state_every=5).load_state_dict(
+            replay.state_dict()
+        )
+    with pytest.raises(ValueError, match="has streams 2, this one 3"):
         Replay(60, 3, 4, 5, seed=0).load_state_dict(replay.state_dict())
     with pytest.raises(ValueError, match=r"lacks .*'samples'"):
-        replay.load_state_dict({"streams": 2})
+        Replay(60, 2, 4, 5, seed=0).load_state_dict({"streams": 2})
+    with pytest.raises(RuntimeError, match="into a new replay only"):
+        replay.load_state_dict(replay.state_dict())
 
 
 def test_impossible_sizes_are_refused() -> None:

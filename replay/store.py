@@ -1,0 +1,321 @@
+"""Rows by number: the newest of every stream in memory, all that count in immutable chunks on disk.
+
+Row n of all streams is added at once and has slot n % memory_rows in the rings. When a stream's chunk_rows
+rows are complete, and one more has come (the newest row may still change), a background thread writes them as
+a chunk. A row leaves the rings when a newer one needs its slot, and is read from its chunk from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from replay import chunk
+
+Rows = dict[str, np.ndarray]
+Fingerprints = dict[str, dict[str, int]]
+Read = Callable[..., Rows]
+T = TypeVar("T")
+
+_NAME = re.compile(r"chunk-(\d{4,})-(\d{8,})\.npz")
+
+
+class _Job(NamedTuple):
+    """Work in the background that reads the rings from row `lowest` on."""
+
+    lowest: int
+    future: Future[Any]
+
+
+class Store:
+    """The newest `limit` rows of `streams` environments that are stepped together.
+
+    Arguments:
+        folder: where chunks are written; None keeps all rows in memory.
+        chunk_rows: rows of a stream in a chunk.
+        memory: bytes that rows may take in memory; with a folder, at least two chunks of every stream.
+    """
+
+    def __init__(
+        self,
+        streams: int,
+        limit: int,
+        folder: Path | None = None,
+        chunk_rows: int = 1024,
+        memory: int = 4 << 30,
+    ) -> None:
+        self.streams, self.limit, self.folder = streams, limit, folder
+        self.chunk_rows, self.memory = chunk_rows, memory
+        self.added = 0  # rows ever added to each stream
+        self.begin = 0  # number of the first row there is
+        self.memory_rows = limit  # rows of each stream that the rings hold
+        self.holes: set[tuple[int, int]] = set()  # (stream, number) of chunks that were damaged
+        self.orphaned = 0  # chunks that no checkpoint knew
+        self.rings: Rows = {}  # key -> [streams, memory_rows, ...]
+        self._flat: Rows = {}  # the same memory as [streams * memory_rows, ...]
+        self._chunks: Fingerprints = {}
+        self._layout: dict[str, chunk.Span] = {}
+        self._jobs: list[_Job] = []
+        self._writer = ThreadPoolExecutor(1, "replay-writer")
+        self._reader = ThreadPoolExecutor(1, "replay-reader")
+
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest row that counts."""
+        return max(self.begin, self.added - self.limit)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of one stream; 0 until the first rows were added."""
+        return sum(ring[0, 0].nbytes for ring in self.rings.values())
+
+    def allocate(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Reserve the rings for rows like these, [streams,...]; the system commits memory as it is written.
+
+        Raises ValueError if the memory does not hold two chunks of every stream.
+        """
+        if self.folder is not None:
+            size = sum(value[0].nbytes for value in rows.values()) * self.streams * self.chunk_rows
+            fitting = self.memory // size
+            if fitting < 2:
+                raise ValueError(
+                    f"replay.memory_gb is {self.memory / 2**30:.3g}, but {2 * size / 2**30:.3g} are needed: "
+                    f"two chunks of {self.chunk_rows} rows of {self.streams} streams stay in memory. Allow "
+                    "more, or make replay.chunk smaller."
+                )
+            needed = -(-self.limit // self.chunk_rows) + 1  # one is being filled while the others count
+            self.memory_rows = max(2, min(needed, fitting)) * self.chunk_rows
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for key, value in rows.items():
+            ring = np.zeros((self.streams, self.memory_rows, *value.shape[1:]), value.dtype)
+            self.rings[key] = ring
+            self._flat[key] = ring.reshape(self.streams * self.memory_rows, *value.shape[1:])
+
+    def append(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Add one row [streams,...] of every stream; raises what a job in the background raised."""
+        if not self.rings:
+            self.allocate(rows)
+            self._put_away(0)
+        self.settle(self.added - self.memory_rows)
+        slot = self.added % self.memory_rows
+        for key, ring in self.rings.items():
+            ring[:, slot] = rows[key]
+        self.added += 1
+        number, beyond = divmod(self.added - 1, self.chunk_rows)
+        if self.folder is not None and number and not beyond:
+            self._submit(self._writer, (number - 1) * self.chunk_rows, self._write, number - 1)
+
+    def change_newest(self, key: str, streams: np.ndarray, value: Any) -> None:
+        """Set an entry of the newest row of streams [N] bool."""
+        self.settle(self.added)
+        self.rings[key][streams, (self.added - 1) % self.memory_rows] = value
+
+    def newest(self, key: str) -> np.ndarray:
+        """Return an entry of the newest row, [streams,...]."""
+        return self.rings[key][:, (self.added - 1) % self.memory_rows].copy()
+
+    def settle(self, row: int) -> None:
+        """Wait for the jobs that read the rings at `row` or before it; raises what a finished job raised."""
+        if self._jobs:
+            for job in self._jobs:
+                if job.lowest <= row or job.future.done():
+                    job.future.result()
+            self._jobs = [job for job in self._jobs if not job.future.done()]
+
+    def read(self, stream: np.ndarray, first: np.ndarray, count: int, keys: Iterable[str] = ()) -> Rows:
+        """Return `count` rows from numbers `first` [B] on of streams [B], as key -> [B,count,...].
+
+        `action` is that of one row earlier: the action that led into a row. What is no row (before row 0, in
+        a damaged chunk) has arbitrary contents. Raises OSError with the path if a chunk cannot be read.
+        """
+        return self._read(stream, first, count, tuple(keys) or tuple(self.rings), self._floor())
+
+    def read_later(self, first: np.ndarray, end: np.ndarray, task: Callable[[Read], T]) -> Future[T]:
+        """Run `task(read)` in the background, `read` like `Store.read`.
+
+        It may read rows from `first` [B] to before `end` [B]: they stay what they are until it is done.
+        """
+        floor = self._floor()
+
+        def read(stream: np.ndarray, first: np.ndarray, count: int, keys: Iterable[str] = ()) -> Rows:
+            return self._read(stream, first, count, tuple(keys) or tuple(self.rings), floor)
+
+        in_memory = first[end > floor] - 1
+        lowest = max(floor, int(in_memory.min())) if in_memory.size else self.added
+        return self._submit(self._reader, lowest, task, read)
+
+    def damaged(self, stream: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
+        """Return [B] bool: whether any of `count` rows from `first` [B] - 1 on lies in a damaged chunk."""
+        found = np.zeros(len(stream), bool)
+        for index, (s, f) in enumerate(zip(stream.tolist(), first.tolist(), strict=True)):
+            touched = range(max(0, f - 1) // self.chunk_rows, (f + count - 1) // self.chunk_rows + 1)
+            found[index] = any((s, number) in self.holes for number in touched)
+        return found
+
+    def flush(self) -> Fingerprints:
+        """Wait for the background; return the fingerprints of chunks with rows that count, by name."""
+        self.settle(self.added)
+        return {name: found for name, found in self._chunks.items() if _identity(name)[1] >= self._needed()}
+
+    def prune(self, keep: Iterable[str]) -> None:
+        """Remove the chunks without a row that counts, but for those named in `keep`."""
+        self.settle(self.added)
+        unnamed = self._chunks.keys() - set(keep)
+        for name in [name for name in unnamed if _identity(name)[1] < self._needed()]:
+            self._path(name).unlink(missing_ok=True)
+            del self._chunks[name]
+
+    def tail(self) -> tuple[int, Rows]:
+        """Return the number of the first row that counts and is in no chunk, and the rows from there on.
+
+        Rows are key -> [streams, rows, ...]: copies.
+        """
+        first = self.oldest
+        if self.folder is not None:
+            first = max(first, (self.added - 1) // self.chunk_rows * self.chunk_rows)
+        slots = np.arange(first, self.added) % self.memory_rows
+        return first, {key: ring[:, slots] for key, ring in self.rings.items()}
+
+    def load(self, begin: int, first: int, tail: Rows, chunks: Fingerprints) -> list[str]:
+        """Take over rows: from `begin` on those of the chunks that `flush` named, from `first` on the tail's.
+
+        Returns a message for each chunk that is missing or not what was written: its rows are lost, and the
+        store goes on without them. Chunks of later rows are put away.
+        """
+        self.allocate({key: value[:, 0] for key, value in tail.items()})
+        self.begin, self.added = begin, first + tail["reward"].shape[1]
+        floor = self._floor()
+        self._chunks = dict(chunks)
+        problems = []
+        with ThreadPoolExecutor() as pool:
+            for name, problem in zip(chunks, pool.map(self._verify, chunks), strict=True):
+                if problem:
+                    problems.append(f"{self._path(name)}: {problem}")
+                    self.holes.add(_identity(name))
+                    del self._chunks[name]
+        for name in self._chunks:
+            stream, number = _identity(name)
+            origin = number * self.chunk_rows
+            rows = np.arange(max(origin, floor), origin + self.chunk_rows)
+            if rows.size:
+                for key, value in chunk.read_rows(self._path(name)).items():
+                    self.rings[key][stream, rows % self.memory_rows] = value[rows - origin]
+        rows = np.arange(max(first, floor), self.added)
+        for key, value in tail.items():
+            self.rings[key][:, rows % self.memory_rows] = value[:, rows - first]
+        if self.folder is not None:
+            self._put_away((self.added - 1) // self.chunk_rows)
+        return problems
+
+    def close(self) -> None:
+        """End the background threads after what they are doing."""
+        self._writer.shutdown()
+        self._reader.shutdown()
+
+    def _floor(self) -> int:
+        """Number of the oldest row in the rings."""
+        return max(0, self.added - self.memory_rows)
+
+    def _needed(self) -> int:
+        """Number of the oldest chunk that counts: the one with the action that led into the oldest row."""
+        return max(0, self.oldest - 1) // self.chunk_rows
+
+    def _path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / name
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, lowest: int, task: Callable[..., T], *arguments: Any
+    ) -> Future[T]:
+        future = pool.submit(task, *arguments)
+        self._jobs.append(_Job(lowest, future))
+        return future
+
+    def _write(self, number: int) -> None:
+        """Write chunk `number` of every stream."""
+        begin = number * self.chunk_rows % self.memory_rows
+        for stream in range(self.streams):
+            name = f"chunk-{stream:04d}-{number:08d}.npz"
+            rows = {key: ring[stream, begin : begin + self.chunk_rows] for key, ring in self.rings.items()}
+            self._chunks[name] = chunk.write_rows(self._path(name), rows)
+        assert self.folder is not None
+        chunk.sync_folder(self.folder)
+
+    def _verify(self, name: str) -> str:
+        """Return what is wrong with a chunk, or nothing."""
+        path = self._path(name)
+        if not path.is_file():
+            return "is missing"
+        return "" if chunk.fingerprint(path) == self._chunks[name] else "is not what was written"
+
+    def _put_away(self, number: int) -> None:
+        """Move damaged chunks, and those from `number` on that are not ours, to `orphaned/`.
+
+        Half-written ones are removed.
+        """
+        if self.folder is None:
+            return
+        for path in self.folder.glob(".chunk-*"):
+            path.unlink()
+        stray = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
+        stray = [
+            path
+            for path in stray
+            if path.name not in self._chunks
+            and (_identity(path.name)[1] >= number or _identity(path.name) in self.holes)
+        ]
+        for path in stray:
+            (self.folder / "orphaned").mkdir(exist_ok=True)
+            os.replace(path, self.folder / "orphaned" / path.name)
+        self.orphaned = len(stray)
+
+    def _read(
+        self, stream: np.ndarray, first: np.ndarray, count: int, keys: tuple[str, ...], floor: int
+    ) -> Rows:
+        number = first[:, None] + np.arange(count)
+        base = stream[:, None] * self.memory_rows
+        index, before = base + number % self.memory_rows, base + (number - 1) % self.memory_rows
+        batch = {key: self._flat[key].take(before if key == "action" else index, axis=0) for key in keys}
+        for window in np.flatnonzero(np.maximum(first - 1, 0) < floor):
+            rows = {key: array[window] for key, array in batch.items()}
+            self._read_disk(rows, int(stream[window]), int(first[window]), count, floor)
+        return batch
+
+    def _read_disk(self, window: Rows, stream: int, first: int, count: int, floor: int) -> None:
+        """Fill the rows before `floor` of one window, key -> [count,...], from their chunks."""
+        size = self.chunk_rows
+        for number in range(max(0, first - 1) // size, (min(first + count, floor) - 1) // size + 1):
+            if (stream, number) in self.holes:
+                continue
+            path = self._path(f"chunk-{stream:04d}-{number:08d}.npz")
+            self._layout = self._layout or chunk.layout(path)
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                for key, rows in window.items():
+                    origin = first - (key == "action")
+                    begin = max(origin, number * size)
+                    end = min(origin + count, (number + 1) * size)
+                    if begin >= end:
+                        continue
+                    target = rows[begin - origin : end - origin].reshape(-1).view(np.uint8)
+                    offset = self._layout[key].offset + (begin - number * size) * (
+                        target.nbytes // (end - begin)
+                    )
+                    if os.preadv(handle, [target.data], offset) != target.nbytes:
+                        raise OSError(f"{path} ended before row {end} of stream {stream}: it was cut short")
+            finally:
+                os.close(handle)
+
+
+def _identity(name: str) -> tuple[int, int]:
+    """Return stream and number of a chunk by its name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"{name!r} is no name of a replay chunk, which looks like chunk-0000-00000000.npz.")
+    return int(match[1]), int(match[2])
