@@ -146,13 +146,14 @@ class Training:
         self.replay.close_episodes(~back)
         if not back.any():
             return carry, rows
-        # Of an environment that is not back the row is a first one: carry and statistics begin with it.
+        # Of an environment that is not back the row is a first one: the carry begins with it.
         saved = {key: np.asarray(value) for key, value in self.saved_acting.items()}
         rows = {
             key: np.where(back.reshape(-1, *[1] * (value.ndim - 1)), saved[f"rows/{key}"], value)
             for key, value in rows.items()
         }
-        self.episodes.returns, self.episodes.lengths = saved["returns"], saved["lengths"]
+        self.episodes.returns = np.where(back, saved["returns"], 0)
+        self.episodes.lengths = np.where(back, saved["lengths"], 0)
         state = {
             key: torch.as_tensor(saved[f"state/{key}"]).to(leaf.device, leaf.dtype)
             for key, leaf in carry.state.items()
@@ -180,11 +181,6 @@ class Training:
             if not described:
                 self._describe_replay()
                 described = True
-            for statistics in self.episodes.add(rows):
-                self.last_return = statistics["episode/return"]
-                self.logger.add(
-                    self.step, {key: statistics[key] for key in ("episode/return", "episode/length")}
-                )
             ended, rows = rows["is_last"], self.envs.step(action)
             self.acting = carry, rows
             lost = rows["is_first"] & ~ended
@@ -194,6 +190,12 @@ class Training:
                 self.logger.add(self.step, {"env/restarts": self.loop["restarts"]})
             taken = int((~rows["is_first"]).sum())
             self.loop["step"] += taken
+            # Before a checkpoint of this step can be written: what is logged later would be logged again.
+            for statistics in self.episodes.add(rows):
+                self.last_return = statistics["episode/return"]
+                self.logger.add(
+                    self.step, {key: statistics[key] for key in ("episode/return", "episode/length")}
+                )
             if prefilled and self.replay.ready():
                 self.loop["credit"] += taken * config["train_ratio"] / tokens
             while self.loop["credit"] >= 1:

@@ -187,6 +187,7 @@ REFUSED = [
 
 
 class TestRefusals:
+    @pytest.mark.faults("configuration mistake")
     @pytest.mark.parametrize("case", REFUSED, ids=lambda case: " ".join(case[0]))
     def test_exit_2_and_nothing_on_disk(
         self, case: tuple[Any, ...], calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
@@ -196,6 +197,7 @@ class TestRefusals:
         refuses(argv, capsys, *parts)
         assert calls == {}
 
+    @pytest.mark.faults("configuration mistake")
     def test_as_a_process(self) -> None:
         done = subprocess.run(
             [sys.executable, str(ROOT / "run.py"), "--backbone", "s4mw", "--logdir", "x"],
@@ -295,6 +297,7 @@ class TestTrain:
         run.main([*CPU, "--threads", "3", "--logdir", "b"])
         assert set_to == [3]
 
+    @pytest.mark.faults("resumed with another configuration or format")
     def test_goes_on_with_the_same_run_only(
         self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -99,6 +99,7 @@ def damaged(tmp_path: Path) -> tuple[Path, list[str]]:
     return save(tmp_path, 2), []
 
 
+@pytest.mark.faults("checkpoint file cut or missing")
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("cut", ["empty", "one byte", "half", "all but one byte", "absent"])
 def test_a_cut_file_is_skipped(tmp_path: Path, name: str, cut: str) -> None:
@@ -116,6 +117,7 @@ def test_a_cut_file_is_skipped(tmp_path: Path, name: str, cut: str) -> None:
     assert len(messages) == 1 and str(folder) in messages[0] and name in messages[0]
 
 
+@pytest.mark.faults("one bit flipped in a checkpoint file")
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_is_skipped(tmp_path: Path, name: str) -> None:
     """One wrong bit anywhere is found before the file is parsed."""
@@ -141,6 +143,7 @@ def _same_json(one: bytes, other: bytes) -> bool:
         return False
 
 
+@pytest.mark.faults("stray, half-written or renamed files")
 def test_an_interrupted_save_is_not_looked_at(tmp_path: Path) -> None:
     """A temporary folder is neither loaded nor in the way, and the next save removes it."""
     save(tmp_path, 1)
@@ -155,6 +158,7 @@ def test_an_interrupted_save_is_not_looked_at(tmp_path: Path) -> None:
     assert names(tmp_path) == ["000000000001", "000000000002", "notes.txt"]
 
 
+@pytest.mark.faults("checkpoint file cut or missing")
 def test_nothing_valid_is_told(tmp_path: Path) -> None:
     """If every checkpoint is damaged the caller starts fresh, but not in silence."""
     messages: list[str] = []
@@ -164,6 +168,7 @@ def test_nothing_valid_is_told(tmp_path: Path) -> None:
     assert "none of the 1 checkpoints" in messages[1]
 
 
+@pytest.mark.faults("checkpoint file cut or missing")
 def test_damaged_later_checkpoints_do_not_push_out_good_ones(tmp_path: Path) -> None:
     """After resuming behind a damaged checkpoint, pruning counts only what can be loaded."""
     for step in (10, 20, 30):
@@ -174,6 +179,7 @@ def test_damaged_later_checkpoints_do_not_push_out_good_ones(tmp_path: Path) -> 
     assert names(tmp_path) == ["000000000010", "000000000025"]
 
 
+@pytest.mark.faults("resumed with another configuration or format")
 def test_another_format_stops(tmp_path: Path) -> None:
     """An intact checkpoint of another format is no reason to start anew and overwrite it."""
     folder = save(tmp_path, 1)
@@ -184,6 +190,7 @@ def test_another_format_stops(tmp_path: Path) -> None:
         checkpoint.load_newest(tmp_path)
 
 
+@pytest.mark.faults("stray, half-written or renamed files")
 def test_a_renamed_folder_is_skipped(tmp_path: Path) -> None:
     """The step in the manifest must be the one in the name."""
     folder, messages = damaged(tmp_path)
@@ -192,6 +199,7 @@ def test_a_renamed_folder_is_skipped(tmp_path: Path) -> None:
     assert "is of step 2" in messages[0]
 
 
+@pytest.mark.faults("code or a foreign path in a file that is loaded")
 @pytest.mark.parametrize("listed", ["../../secret", "extra.bin"])
 def test_a_manifest_cannot_point_elsewhere(tmp_path: Path, listed: str) -> None:
     """Only the files of a checkpoint are ever opened."""
@@ -204,6 +212,7 @@ def test_a_manifest_cannot_point_elsewhere(tmp_path: Path, listed: str) -> None:
     assert listed in messages[0]
 
 
+@pytest.mark.faults("code or a foreign path in a file that is loaded")
 def test_code_in_a_state_is_refused(tmp_path: Path) -> None:
     """What needs code to be loaded is refused when it is saved, and the earlier checkpoint stays."""
     save(tmp_path, 1)
@@ -217,6 +226,7 @@ def test_code_in_a_state_is_refused(tmp_path: Path) -> None:
     assert names(tmp_path) == ["000000000001"]
 
 
+@pytest.mark.faults("parameters, loss or gradient not finite")
 def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     """A broken state never becomes the newest checkpoint; the error names the tensor."""
     agent, replay, loop = states(2)
@@ -225,6 +235,7 @@ def test_parameters_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         checkpoint.save(tmp_path, 2, agent, replay, loop)
 
 
+@pytest.mark.faults("disk full")
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     """Running out of space raises an OSError with the path, and the run can resume from what was there."""
     save(tmp_path, 1)

@@ -139,6 +139,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert "400/1.00k" in shown
 
 
+@pytest.mark.faults("disk full")
 def test_a_full_disk_is_an_error_with_the_path(tmp_path: Path) -> None:
     """The first line that does not reach the disk raises, in the thread that wrote it."""
     code = (

@@ -24,6 +24,7 @@ def collect(door, steps, action=0):
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+@pytest.mark.faults("environment refuses a step after its end")
 @both_modes
 @pytest.mark.parametrize("end", ["terminated", "truncated", "both"])
 def test_rows_tell_the_whole_episode(outside, mode, end):
@@ -173,6 +174,7 @@ def test_a_registered_limit_and_a_box_of_any_shape(outside, mode):
             assert not rows["is_terminal"].any()
 
 
+@pytest.mark.faults("wrong key, shape, dtype, range or number shown")
 @both_modes
 @pytest.mark.parametrize(("bad", "key"), [("reward", "reward"), ("observation", "obs/vector")])
 def test_what_is_not_finite_names_environment_step_and_key(outside, mode, bad, key):
@@ -183,6 +185,7 @@ def test_what_is_not_finite_names_environment_step_and_key(outside, mode, bad, k
             door.step(np.zeros(2, np.int64))
 
 
+@pytest.mark.faults("action of a wrong shape, dtype or range")
 @pytest.mark.parametrize(
     ("task", "actions", "says"),
     [
@@ -221,6 +224,7 @@ def test_close_twice_and_use_after(outside, mode):
             call()
 
 
+@pytest.mark.faults("environment raises")
 def test_an_exception_in_the_environment_comes_through(outside):
     door = envs.make_vector(f"{outside}:Scripted-v0:crash_at=2", 2, seed=0)
     door.reset()
@@ -237,6 +241,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.faults("worker process raises, dies or hangs")
 @pytest.mark.parametrize("crash", FAULTS)
 def test_workers_that_fail_start_anew_and_then_no_more(outside, tmp_path, crash):
     """Once: a warning with the cause, next episodes, all goes on. Again, past what is allowed: an error."""
@@ -268,6 +273,7 @@ def test_workers_that_fail_start_anew_and_then_no_more(outside, tmp_path, crash)
     assert not any(process.is_alive() for process in old)
 
 
+@pytest.mark.faults("worker process raises, dies or hangs")
 def test_a_killed_worker_is_named_and_nothing_is_left_behind(outside):
     door = envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode="async", first_index=3, restarts=0)
     door.reset()

@@ -140,6 +140,7 @@ def test_names_that_meet_and_empty_spaces_are_refused():
         FlatObservation(Fixed(spaces.Dict({})))
 
 
+@pytest.mark.faults("wrong key, shape, dtype, range or number shown")
 @pytest.mark.parametrize(
     ("space", "value", "says"),
     [
@@ -177,6 +178,7 @@ def test_rewards_and_flags_become_plain(reward):
     assert info == {"step": True}
 
 
+@pytest.mark.faults("wrong key, shape, dtype, range or number shown")
 def test_a_vector_reward_is_refused():
     with pytest.raises(ValueError, match="reward must be one number"):
         FlatObservation(Fixed(reward=np.zeros(2))).step(0)
@@ -202,6 +204,7 @@ def test_each_reset_has_its_own_seed():
     assert inner.seeds[-1] == inner.seeds[1]
 
 
+@pytest.mark.faults("environment raises")
 def test_exceptions_tell_where():
     class Broken(Fixed):
         def step(self, action):

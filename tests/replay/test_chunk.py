@@ -65,6 +65,7 @@ def test_a_chunk_never_changes(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.faults("disk full")
 def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -93,6 +94,7 @@ def test_what_is_not_an_episode_is_refused(tmp_path, change, said):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.faults("chunk of the replay damaged")
 def test_damage_is_found(tmp_path):
     path = chunk.path_of(tmp_path, 0)
     chunk.write(path, episode(30))

@@ -1,0 +1,144 @@
+"""Environments that raise, lie, die or hang under a run; what they leave when the run itself is killed."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.processes import (
+    ENDLESS,
+    RUN,
+    WORDS,
+    Start,
+    finish,
+    logged_steps,
+    metrics,
+    newest_step,
+    resumed_step,
+    wait_for,
+)
+from tests.faults.table import Tally
+
+TASK = "tests.faults.faulty:Faulty-v0:fault="
+ASYNC = ["--envs.mode", "async", "--envs.timeout", "10"]
+WRONG = {
+    "missing": r"'vector' is missing",
+    "shape": r"'vector'.*expected shape \(2,\), got shape \(7,\)",
+    "dtype": r"'image'.*expected uint8",
+    "bounds": r"'place'.*from \[0\] to \[5\], got 6",
+    "nan": r"environment 0 returned obs/vector = .*not finite.*at step \d+ ",
+    "reward": r"environment 0 returned reward = nan, .*at step \d+ ",
+}
+
+
+def words(logdir: Path, task: str, *more: str) -> list[str]:
+    """A run of 200 steps; later words override earlier ones of the same option."""
+    return [RUN, *WORDS, "--task", task, "--steps", "200", "--logdir", str(logdir), *more]
+
+
+@pytest.mark.faults("environment raises", full=True)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_raises_in_init(mode: str, tmp_path: Path, start: Start) -> None:
+    code, said = finish(start(*words(tmp_path / "run", f"{TASK}init", "--envs.mode", mode)))
+    assert code == 1 and "ZeroDivisionError: scripted in __init__" in said
+    assert not (tmp_path / "run").exists(), "something was created"
+
+
+@pytest.mark.faults("environment raises", full=True)
+@pytest.mark.parametrize("where", ["reset", "step"])
+def test_raises_later(where: str, tmp_path: Path, start: Start, tally: Tally) -> None:
+    """In this process it ends the run, which can go on from its checkpoint; in others they start anew."""
+    for mode in ("sync", "async"):
+        tally.attempt()
+        logdir, once = tmp_path / mode, tmp_path / f"{mode}.once"
+        given = words(logdir, f"{TASK}{where},once={once}", "--envs.mode", mode, "--checkpoint.every", "40")
+        code, said = finish(start(*given))
+        assert f"ZeroDivisionError: scripted in {where}" in said
+        if mode == "async":
+            assert code == 0 and re.search(r"environment \d raised", said), said
+            assert [line["env/restarts"] for line in metrics(logdir) if "env/restarts" in line] == [1]
+            tally.survive(lost=0)
+            continue
+        assert code == 1, said
+        reached, saved = logged_steps(logdir), newest_step(logdir)
+        assert saved >= 80
+        code, said = finish(start(*given))
+        assert code == 0 and resumed_step(said) == saved, said
+        tally.survive(lost=reached - saved)
+
+
+@pytest.mark.faults("wrong key, shape, dtype, range or number shown", full=True)
+@pytest.mark.parametrize("fault", WRONG)
+def test_what_does_not_fit_ends_the_run_by_name(fault: str, tmp_path: Path, start: Start) -> None:
+    code, said = finish(start(*words(tmp_path / "run", f"{TASK}{fault}", "--checkpoint.every", "40")))
+    assert code == 1 and re.search(WRONG[fault], said, re.DOTALL), said
+    assert newest_step(tmp_path / "run") >= 80
+
+
+def family(pid: int) -> dict[int, int]:
+    """Processes of the session that `pid` leads, as pid -> parent's pid."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+        if int(session) == pid and state != "Z":
+            found[int(stat.parent.name)] = int(parent)
+    return found
+
+
+def workers(pid: int) -> list[int]:
+    """Worker processes of a run: children of its fork server."""
+    members = family(pid)
+    servers = {child for child, parent in members.items() if parent == pid}
+    return sorted(child for child, parent in members.items() if parent in servers)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.faults("worker process raises, dies or hangs", full=True)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_hangs(number: signal.Signals, tmp_path: Path, start: Start) -> None:
+    """The others go on in new processes; nothing is left when the run is stopped."""
+    process = start(
+        *words(tmp_path / "run", "memory_chain:n=3", *ASYNC, "--steps", str(ENDLESS)), start_new_session=True
+    )
+    wait_for(lambda: logged_steps(tmp_path / "run") > 50, process)
+    before = workers(process.pid)
+    assert len(before) == 2
+    os.kill(before[1], number)
+    wait_for(lambda: any("env/restarts" in line for line in metrics(tmp_path / "run")), process)
+    reached = logged_steps(tmp_path / "run")
+    wait_for(lambda: logged_steps(tmp_path / "run") > reached + 50, process)
+    assert len(workers(process.pid)) == 2 and not set(before) & set(workers(process.pid))
+    process.terminate()
+    code, said = finish(process)
+    assert code == 143, said
+    what = "lost its process with exit code -9" if number == signal.SIGKILL else "gave no answer for 10 s"
+    assert f"memory_chain:n=3: environment 1 {what}" in said
+    gone(process.pid)
+
+
+@pytest.mark.faults("kill -9 of a run with worker processes", full=True)
+def test_a_killed_run_leaves_no_process(tmp_path: Path, start: Start) -> None:
+    process = start(
+        *words(tmp_path / "run", "memory_chain:n=3", *ASYNC, "--steps", str(ENDLESS)), start_new_session=True
+    )
+    wait_for(lambda: logged_steps(tmp_path / "run") > 20, process)
+    assert len(workers(process.pid)) == 2
+    process.kill()
+    gone(process.pid)
+
+
+def gone(pid: int) -> None:
+    """Every process of the session ends by itself."""
+    deadline = time.monotonic() + 20
+    while family(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = family(pid)
+    for member in left:
+        os.kill(member, signal.SIGKILL)
+    assert not left

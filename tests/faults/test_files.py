@@ -1,0 +1,203 @@
+"""Files that are cut, changed, strange or hostile, runs that do not fit: what a new process does then."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agent import checkpoint
+from tests.faults.processes import RUN, WORDS, Start, checkpoints, finish, launch, resumed_step
+from tests.faults.table import Tally
+
+SAVING = [*WORDS, "--checkpoint.every", "40"]
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "one byte": lambda content: content[:1],
+    "half": lambda content: content[: len(content) // 2],
+    "all but one byte": lambda content: content[:-1],
+    "one bit": lambda content: _flip(content, len(content) // 2),
+}
+
+
+def _mark(damage: str) -> pytest.MarkDecorator:
+    flipped = damage == "one bit"
+    fault = "one bit flipped in a checkpoint file" if flipped else "checkpoint file cut or missing"
+    return pytest.mark.faults(fault, full=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 120 steps, with checkpoints of steps 80 and 120."""
+    logdir = tmp_path_factory.mktemp("finished")
+    code, said = finish(launch(RUN, *SAVING, "--steps", "120", "--logdir", str(logdir)))
+    assert code == 0, said
+    assert [int(folder.name) for folder in checkpoints(logdir)] == [80, 120]
+    return logdir
+
+
+@pytest.fixture
+def logdir(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def go_on(start: Start, logdir: Path, *more: str) -> tuple[int, str]:
+    """The same command for 20 steps more."""
+    return finish(start(RUN, *SAVING, "--steps", "140", "--logdir", str(logdir), *more))
+
+
+def _flip(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("damage", [pytest.param(name, marks=_mark(name)) for name in [*DAMAGES, "absent"]])
+def test_a_damaged_checkpoint_is_passed_over(
+    damage: str, finished: Path, tmp_path: Path, start: Start, tally: Tally
+) -> None:
+    for name in sorted(path.name for path in checkpoints(finished)[-1].iterdir()):
+        tally.attempt()
+        logdir = Path(shutil.copytree(finished, tmp_path / name))
+        path = checkpoints(logdir)[-1] / name
+        if damage == "absent":
+            path.unlink()
+        else:
+            path.write_bytes(DAMAGES[damage](path.read_bytes()))
+        code, said = go_on(start, logdir)
+        assert code == 0 and f"skipped checkpoint {path.parent}: " in said and name in said, said
+        assert resumed_step(said) == 80
+        tally.survive(lost=40)
+
+
+@pytest.mark.faults("stray, half-written or renamed files", full=True)
+def test_stray_files_are_no_matter(logdir: Path, start: Start) -> None:
+    saved = logdir / "checkpoints"
+    for stray in (
+        saved / "notes.txt",
+        saved / "140",
+        logdir / "replay" / "notes.txt",
+        logdir / ".config.yaml.tmp",
+    ):
+        stray.parent.mkdir(exist_ok=True)
+        stray.write_bytes(b"half")
+    shutil.copytree(saved / "000000000120", saved / ".tmp-000000000160")
+    (saved / ".tmp-000000000160" / "manifest.json").unlink()
+    (saved / "000000000160").mkdir()
+    with (logdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 121, "episode/ret')
+    code, said = go_on(start, logdir)
+    assert code == 0 and resumed_step(said) == 120, said
+    assert f"skipped checkpoint {saved / '000000000160'}: manifest.json is missing" in said
+    assert (saved / "notes.txt").read_bytes() == b"half", "a file of the user was removed"
+    for line in (logdir / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+def forge(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file of a checkpoint, with the right checksums."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    (folder / name).write_bytes(content)
+    manifest["files"][name] = {"size": len(content), "crc32": zlib.crc32(content)}
+    sign(folder, manifest)
+
+
+def sign(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest with its checksum."""
+    manifest["crc32"] = checkpoint._manifest_checksum(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.faults("code or a foreign path in a file that is loaded", full=True)
+@pytest.mark.parametrize("where", ["agent.pt", "agent.pt as a plain pickle", "npz", "config.yaml"])
+def test_code_is_not_run(where: str, logdir: Path, tmp_path: Path, start: Start) -> None:
+    """Though the checksums are right: an older checkpoint is taken, or the run is refused."""
+    mark, newest = tmp_path / "executed", checkpoints(logdir)[-1]
+    path = tmp_path / "payload"
+    if where == "npz":
+        np.savez(path.with_suffix(".npz"), **{"rows/action": np.array([Payload(mark)], object)})
+        target = sorted(newest.glob("*.npz"))[0]
+        forge(newest, target.name, path.with_suffix(".npz").read_bytes())
+    elif where == "config.yaml":
+        text = (logdir / "config.yaml").read_text()
+        (logdir / "config.yaml").write_text(
+            re.sub(
+                r"^seed: .*$", f"seed: !!python/object/apply:os.mkdir ['{mark}']", text, flags=re.MULTILINE
+            )
+        )
+    else:
+        if where == "agent.pt":
+            torch.save({"model": Payload(mark)}, path)
+        else:
+            path.write_bytes(pickle.dumps(Payload(mark)))
+        forge(newest, "agent.pt", path.read_bytes())
+    code, said = go_on(start, logdir)
+    assert not mark.exists(), "the payload was executed"
+    assert (code == 0 and resumed_step(said) == 80) if where.startswith("agent") else code in (1, 2), said
+
+
+@pytest.mark.faults("code or a foreign path in a file that is loaded", full=True)
+@pytest.mark.parametrize("listed", ["../000000000080/agent.pt", "/etc/hostname"])
+def test_a_path_is_not_followed(listed: str, logdir: Path, start: Start) -> None:
+    newest = checkpoints(logdir)[-1]
+    manifest = json.loads((newest / "manifest.json").read_bytes())
+    content = (newest / listed).read_bytes()
+    manifest["files"][listed] = {"size": len(content), "crc32": zlib.crc32(content)}
+    sign(newest, manifest)
+    code, said = go_on(start, logdir)
+    assert code == 0 and resumed_step(said) == 80, said
+    assert f"skipped checkpoint {newest}: " in said and listed in said
+
+
+@pytest.mark.faults("resumed with another configuration or format", full=True)
+def test_what_does_not_fit_is_refused(logdir: Path, start: Start, tally: Tally) -> None:
+    """With the list of differences, and the folder as it was."""
+
+    def contents() -> dict[str, bytes]:
+        return {
+            str(path): path.read_bytes()
+            for path in logdir.rglob("*")
+            if path.is_file() and path.name != ".lock"
+        }
+
+    before = contents()
+    for more, *listed in (
+        (["--s4wm.width", "8"], "s4wm.width: saved 16, now 8"),
+        (["--backbone", "rssm"], "backbone: saved s4wm, now rssm"),
+        (
+            ["--task", "tmaze", "--seed", "1"],
+            "task: saved memory_chain:n=3, now tmaze",
+            "seed: saved 0, now 1",
+        ),
+    ):
+        tally.attempt()
+        code, said = go_on(start, logdir, *more)
+        assert code == 2 and all(f"  {line}" in said for line in listed), said
+        assert contents() == before
+        tally.survive()
+    tally.attempt()
+    for folder in checkpoints(logdir):
+        sign(folder, json.loads((folder / "manifest.json").read_bytes()) | {"format": 0})
+    before = contents()
+    code, said = go_on(start, logdir)
+    assert code not in (0, None) and "has format 0, this version of the code reads format" in said, said
+    assert contents() == before
+    tally.survive()
