@@ -166,7 +166,7 @@ class Training:
         carry, rows = self.acting = self._begin()
         if self.step:
             self._report()  # an evaluation that a signal cut off
-        began, described = time.monotonic(), False
+        began, described, restarted = time.monotonic(), False, 0
         while self.step < config["steps"]:
             prefilled = self.step >= config["prefill"]
             before = _numpy(carry.state) if self.replay.wants_state() else None
@@ -186,7 +186,9 @@ class Training:
             lost = rows["is_first"] & ~ended
             if lost.any():  # the environments had to be started anew
                 self.replay.close_episodes(lost)
-                self.loop["restarts"] += 1
+            if self.envs.restarted > restarted:  # which rows do not tell where every episode had just ended
+                self.loop["restarts"] += self.envs.restarted - restarted
+                restarted = self.envs.restarted
                 self.logger.add(self.step, {"env/restarts": self.loop["restarts"]})
             taken = int((~rows["is_first"]).sum())
             self.loop["step"] += taken

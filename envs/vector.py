@@ -47,6 +47,7 @@ class VectorDoor:
         num_envs: N.
         observation_space: of one environment, a flat `spaces.Dict` of Box.
         action_space: of one environment: Discrete, MultiDiscrete or Box in [-1, 1].
+        restarted: how often all worker processes had to be started anew.
 
     Args:
         builders: one function for each environment; picklable for 'async'. See `envs.make_vector`.
@@ -84,6 +85,7 @@ class VectorDoor:
         self._builders, self._first_index, self._seed = builders, first_index, seed
         self._timeout, self._restarts = timeout or None, restarts
         self._faults: deque[float] = deque()
+        self.restarted = 0
         self._closed = False
         self._started = False
         self._steps = 0
@@ -269,6 +271,7 @@ class VectorDoor:
                     f"{message}\nThese were {len(self._faults)} faults in {WINDOW:g} s, {self._restarts} are "
                     f"allowed (envs.restarts). Mode 'sync' shows where an environment fails."
                 ) from error
+            self.restarted += 1
             warnings.warn(f"{message}\nAll {self.num_envs} worker processes start anew.", stacklevel=3)
             try:
                 self._envs = _Workers(self._builders, self._timeout)

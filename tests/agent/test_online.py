@@ -56,7 +56,7 @@ class Cues:
         self.num_envs = len(waits)
         self.index = first + np.arange(self.num_envs)
         self.episodes = np.full(self.num_envs, -1)
-        self.taken, self.closed = 0, False
+        self.taken, self.restarted, self.closed = 0, 0, False
         self.begun: list[int] | None = None
 
     def reset(self, first_episodes: np.ndarray | None = None) -> Rows:
@@ -471,6 +471,7 @@ def test_environments_that_start_anew_end_their_episodes(
     def failing(self: Cues, action: np.ndarray) -> Rows:
         calls.append(self.index[0])
         if self.index[0] < EVALUATION_ENVS and len(calls) in (7, 13):
+            self.restarted += 1
             return self.reset()
         return step(self, action)
 

@@ -256,7 +256,7 @@ def test_workers_that_fail_start_anew_and_then_no_more(outside, tmp_path, crash)
         rows = door.step(zero)
     assert not any(process.is_alive() for process in old)
     assert rows["is_first"].all() and not rows["is_last"].any() and rows["reward"] == 0
-    assert door.episodes.tolist() == [1]
+    assert door.episodes.tolist() == [1] and door.restarted == 1
     assert rows["obs/vector"][0, 2] != first[0, 2], "the episode of before was begun again"
     for step in (1, 2):
         assert door.step(zero)["obs/vector"][0, 0] == step
