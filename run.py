@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
-MEASURES = ("layers", "world_model", "imagination", "update", "acting", "replay")
+MEASURES = ("layers", "world_model", "imagination", "update", "acting", "replay", "overhead")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -259,7 +259,7 @@ def plot(argv: Sequence[str]) -> None:
 
 
 def bench(argv: Sequence[str]) -> None:
-    """Measure time and memory of layers, world models, dreams, updates, acting or replay."""
+    """Measure time and memory of layers, world models, dreams, updates, acting, replay, or run overhead."""
     with mistakes_exit_2():
         parser = Parser(
             "bench",
@@ -281,7 +281,13 @@ def bench(argv: Sequence[str]) -> None:
             metavar="N",
             help="steps a window, where there are windows [the preset's batch_length]",
         )
-        parser.add_argument("--repeats", type=count, default=10, metavar="N", help="timed calls of each [10]")
+        parser.add_argument(
+            "--repeats",
+            type=count,
+            default=10,
+            metavar="N",
+            help="timed calls of each; overhead: updates [10]",
+        )
         add_common(parser)
         add_options(parser, without=("backbone", "steps", "logdir", "batch_length"))
         args, overrides = parser.parse(argv)
@@ -300,12 +306,19 @@ def bench(argv: Sequence[str]) -> None:
 
     from studies.bench import bench as measure
     from studies.bench import table
+    from studies.overhead import overhead
+    from studies.overhead import table as table_of_overhead
 
     _prepare_torch(config)
-    lengths = args.lengths or [config.batch_length]
-    with mistakes_exit_2():  # a layer that is none, or a backbone without layers
-        result = measure(args.what, resolved, lengths, args.repeats, device)
-    print(table(result))
+    if args.what == "overhead":
+        makers = {name: (_env_maker(each), _replay_maker(each)) for name, each in resolved.items()}
+        result = overhead(resolved, makers, args.repeats, device)
+        print(table_of_overhead(result))
+    else:
+        lengths = args.lengths or [config.batch_length]
+        with mistakes_exit_2():  # a layer that is none, or a backbone without layers
+            result = measure(args.what, resolved, lengths, args.repeats, device)
+        print(table(result))
     if args.json:
         print(json.dumps(result))
 
@@ -384,9 +397,16 @@ def _alone_in(logdir: Path) -> Iterator[None]:
     The system frees the lock when the process ends, however it ends. The file stays: removing it would let
     two processes hold locks on two files of one name.
     """
-    logdir.mkdir(parents=True, exist_ok=True)
     path = logdir / ".lock"
-    with path.open("a+", encoding="utf-8") as file:
+    with mistakes_exit_2():
+        try:
+            logdir.mkdir(parents=True, exist_ok=True)
+            lock = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(
+                f"{logdir} cannot be written ({error.strerror}: {error.filename}); give another --logdir."
+            ) from error
+    with lock as file:
         with mistakes_exit_2():
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

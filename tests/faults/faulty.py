@@ -14,8 +14,8 @@ class Faulty(gymnasium.Env):
     """Episodes of five steps; rewards are the actions.
 
     Args:
-        fault: `init`, `reset` or `step` raises there; `missing`, `shape`, `dtype`, `bounds`, `nan` spoils an
-            observation, `reward` a reward; '' is a good environment.
+        fault: `init`, `reset` or `step` raises there; `missing`, `shape`, `dtype`, `bounds`, `number` spoils
+            an observation, `reward` a reward; '' is a good environment.
         at: the step since it was built from which on it has the fault.
         once: a file that remembers the fault, so that it happens no more.
         width: of the vector it shows.
@@ -66,7 +66,7 @@ class Faulty(gymnasium.Env):
             shown["image"] = shown["image"] / 255
         if self._due("bounds"):
             shown["place"] = EPISODE + 1
-        if self._due("nan"):
+        if self._due("number"):
             shown["vector"][0] = np.nan
         return shown
 

@@ -10,12 +10,12 @@ from tests.faults.processes import RUN, WORDS, Start, finish, newest_step, resum
 from tests.faults.table import Tally
 
 TASK = ["--task", "tests.faults.faulty:Faulty-v0:width=128", "--train_ratio", "0.1"]
-# what grows -> what to log and save, the bytes a file may have, the file that gets more
+# what grows -> what to log and save, the bytes a file may have, what the error names
 FULL = {
     "checkpoint": (["--checkpoint.every", "60"], 100_000, "agent.pt"),
     "replay": (["--checkpoint.every", "1000"], 400_000, "replay"),
     "metrics": (["--log.every", "2"], 10_000, "metrics.jsonl"),
-    "pictures": (["--log.tensorboard", "True", "--log.pictures", "20"], 40_000, "events"),
+    "pictures": (["--log.tensorboard", "True", "--log.pictures", "20"], 40_000, "writing the log"),
 }
 
 

@@ -29,7 +29,7 @@ WRONG = {
     "shape": r"'vector'.*expected shape \(2,\), got shape \(7,\)",
     "dtype": r"'image'.*expected uint8",
     "bounds": r"'place'.*from \[0\] to \[5\], got 6",
-    "nan": r"environment 0 returned obs/vector = .*not finite.*at step \d+ ",
+    "number": r"environment 0 returned obs/vector = .*not finite.*at step \d+ ",
     "reward": r"environment 0 returned reward = nan, .*at step \d+ ",
 }
 

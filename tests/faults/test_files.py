@@ -181,10 +181,10 @@ def test_what_does_not_fit_is_refused(logdir: Path, start: Start, tally: Tally) 
     before = contents()
     for more, *listed in (
         (["--s4wm.width", "8"], "s4wm.width: saved 16, now 8"),
-        (["--backbone", "rssm"], "backbone: saved s4wm, now rssm"),
+        (["--backbone", "rssm"], "backbone: saved 's4wm', now 'rssm'"),
         (
             ["--task", "tmaze", "--seed", "1"],
-            "task: saved memory_chain:n=3, now tmaze",
+            "task: saved 'memory_chain:n=3', now 'tmaze'",
             "seed: saved 0, now 1",
         ),
     ):
