@@ -77,6 +77,7 @@ def train(argv: Sequence[str]) -> None:
         config = _configure(task, backbone, args.configs, overrides)
         logdir = Path(config.logdir or _default_logdir(config))
         _refuse_another_run(config, logdir)
+        _replay_maker(config)(config.envs.count, None, dict)  # sizes that do not go together
 
     from agent import online
 
@@ -478,7 +479,7 @@ def _replay_maker(config: configs.Config) -> "Callable[..., Loader]":
     """`make_replay(streams, folder, prepare)` for the agent, which knows nothing of replay/."""
     import replay
 
-    def make_replay(streams: int, folder: Path, prepare: "Callable[[Any], Any]") -> "Loader":
+    def make_replay(streams: int, folder: Path | None, prepare: "Callable[[Any], Any]") -> "Loader":
         sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": config.seed}
         return replay.Loader(replay.Replay(streams=streams, folder=folder, **sizes, **config.replay), prepare)
 
