@@ -164,12 +164,18 @@ class Store:
         return {name: found for name, found in self._chunks.items() if _identity(name)[1] >= self._needed()}
 
     def prune(self, keep: Iterable[str]) -> None:
-        """Remove the chunks without a row that counts, but for those named in `keep`."""
+        """Remove the chunks without a row that counts, but for those named in `keep`.
+
+        Those that were taken over from another process go too, also where only older checkpoints named them.
+        """
         self.settle(self.added)
-        unnamed = self._chunks.keys() - set(keep)
-        for name in [name for name in unnamed if _identity(name)[1] < self._needed()]:
-            self._path(name).unlink(missing_ok=True)
-            del self._chunks[name]
+        if self.folder is None or not self.folder.is_dir():
+            return
+        there = {path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name)}
+        for name in there - set(keep):
+            if _identity(name)[1] < self._needed():
+                self._path(name).unlink()
+                self._chunks.pop(name, None)
 
     def tail(self) -> tuple[int, Rows]:
         """Return the number of the first row that counts and is in no chunk, and the rows from there on.

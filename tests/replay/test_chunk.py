@@ -94,7 +94,7 @@ def test_what_is_not_an_episode_is_refused(tmp_path, change, said):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.faults("chunk of the replay damaged")
+@pytest.mark.faults("chunk of the replay damaged or missing")
 def test_damage_is_found(tmp_path):
     path = chunk.path_of(tmp_path, 0)
     chunk.write(path, episode(30))

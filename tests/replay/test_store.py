@@ -87,6 +87,7 @@ def test_a_reload_takes_the_chunks_over(tmp_path: Path) -> None:
         check_batch(again.sample(), source, 0)
 
 
+@pytest.mark.faults("stray, half-written or renamed files")
 def test_what_is_left_of_another_run_is_put_away(tmp_path: Path) -> None:
     """A run that starts anew in a folder with chunks does not mix them with its own."""
     filled(tmp_path, 40)[0].chunks()
@@ -96,6 +97,7 @@ def test_what_is_left_of_another_run_is_put_away(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "orphaned").iterdir()) == found
 
 
+@pytest.mark.faults("chunk of the replay damaged or missing")
 @pytest.mark.parametrize("harm", ["missing", "flipped", "cut"])
 @pytest.mark.parametrize("number", [2, 11])  # on disk only, and in memory
 def test_a_damaged_chunk_costs_its_own_rows(tmp_path: Path, harm: str, number: int) -> None:
@@ -129,6 +131,7 @@ def test_a_damaged_chunk_costs_its_own_rows(tmp_path: Path, harm: str, number: i
         check_batch(again.sample(), source, 0)
 
 
+@pytest.mark.faults("chunk of the replay damaged or missing")
 def test_a_replay_of_damaged_chunks_only_says_so(tmp_path: Path) -> None:
     """There is nothing to sample, and no endless search."""
     replay, _ = filled(tmp_path, 17)
@@ -157,6 +160,20 @@ def test_eviction_leaves_the_chunks_that_are_named(tmp_path: Path) -> None:
         check_batch(replay.sample(), source, 70)
 
 
+def test_eviction_removes_what_another_process_left(tmp_path: Path) -> None:
+    """A checkpoint before the one that was loaded may have named chunks which this one does not know."""
+    replay, source = filled(tmp_path, 40, capacity=60)
+    for _ in range(60):
+        replay.add(source.rows())
+    state, chunks = through_a_file(replay), replay.chunks()
+    assert chunks.keys() < set(names(tmp_path))
+    again = Replay(**SIZES | {"capacity": 60}, folder=tmp_path)
+    assert again.load_state_dict(state, chunks) == []
+    again.prune(set())
+    assert names(tmp_path) == sorted(chunks)
+
+
+@pytest.mark.faults("disk full")
 def test_a_full_disk_is_named_and_stays_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the writing thread met is raised by the next calls, with path and errno; no half file is left."""
     replay, source = filled(tmp_path, 8)
@@ -175,6 +192,7 @@ def test_a_full_disk_is_named_and_stays_an_error(tmp_path: Path, monkeypatch: py
         replay.state_dict()
 
 
+@pytest.mark.faults("chunk of the replay damaged or missing")
 def test_a_chunk_cut_while_running_is_named(tmp_path: Path) -> None:
     """A read that comes back short is an error, not zeros."""
     replay, _ = filled(tmp_path, 100)
