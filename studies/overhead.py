@@ -11,7 +11,7 @@ import torch
 
 from agent.online import Training
 
-REPLAY = ("wants_state", "add", "ready", "sample", "refresh")
+REPLAY = ("wants_state", "add", "ready", "next", "refresh")
 CHECKPOINTS = 5
 
 Config = Mapping[str, Any]
@@ -19,10 +19,11 @@ Makers = tuple[Callable[[int, int, int], Any], Callable[[int], Any]]
 
 
 class Clock:
-    """Sums up the wall-clock time of methods of objects, in the thread that calls them."""
+    """Keeps the wall-clock time of calls of methods; what one of them calls itself is counted with it."""
 
     def __init__(self) -> None:
         self.calls: dict[str, list[float]] = {}
+        self._inside = False
 
     def watch(self, subject: Any, name: str) -> None:
         """Time every call of a method of `subject` from now on."""
@@ -30,11 +31,14 @@ class Clock:
         calls = self.calls.setdefault(name, [])
 
         def timed(*positional: Any, **named: Any) -> Any:
-            began = time.perf_counter()
+            if self._inside:
+                return method(*positional, **named)
+            self._inside, began = True, time.perf_counter()
             try:
                 return method(*positional, **named)
             finally:
                 calls.append(time.perf_counter() - began)
+                self._inside = False
 
         setattr(subject, name, timed)
 
@@ -56,9 +60,10 @@ def overhead(
 
     Returns: `what`, `device`, `threads`, `torch` and `rows`, one a configuration: `name`, `updates`, `steps`
         (environment steps meanwhile), `steps_per_second` (of the loop, without checkpoints), `stored` (steps
-        in the replay at the end), `share` (of the loop's time in the replay's methods, by name and as
-        `replay`, their sum), `checkpoint` (median seconds to save one), `checkpoint_worst`, `bytes_per_step`
-        (of replay on disk at the end, by stored step), `bytes_agent` (of the rest of one checkpoint).
+        in the replay at the end), `share` (of the loop's time that it spends in the replay's methods, by name
+        and as `replay`, their sum; what threads do meanwhile is not in it), `checkpoint` (median seconds to
+        save one), `checkpoint_worst`, `bytes_per_step` (of replay on disk at the end, by stored step),
+        `bytes_agent` (of the rest of one checkpoint).
     """
     rows = []
     for name, config in configurations.items():
@@ -77,14 +82,14 @@ def table(result: Mapping[str, Any]) -> str:
     """The rows of `overhead` for people."""
     lines = [
         f"overhead on {result['device']}, {result['threads']} threads, torch {result['torch']}",
-        f"{'':22} {'updates':>7} {'steps/s':>8} {'stored':>9} {'replay':>7} {'add':>6} {'sample':>6} "
+        f"{'':22} {'updates':>7} {'steps/s':>8} {'stored':>9} {'replay':>7} {'add':>6} {'next':>6} "
         f"{'refresh':>7} {'checkpoint':>10} {'worst':>8} {'bytes a step':>12} {'agent':>8}",
     ]
     for row in result["rows"]:
         share = row["share"]
         lines.append(
             f"{row['name']:22} {row['updates']:>7} {row['steps_per_second']:>8.1f} {row['stored']:>9,} "
-            f"{share['replay']:>7.2%} {share['add']:>6.2%} {share['sample']:>6.2%} {share['refresh']:>7.2%} "
+            f"{share['replay']:>7.2%} {share['add']:>6.2%} {share['next']:>6.2%} {share['refresh']:>7.2%} "
             f"{1e3 * row['checkpoint']:>7.0f} ms {1e3 * row['checkpoint_worst']:>5.0f} ms "
             f"{row['bytes_per_step']:>12,.1f} {row['bytes_agent'] / 1e6:>5.1f} MB"
         )
@@ -113,7 +118,7 @@ def _train(
     training = Training({**config, **changed}, make_envs, make_replay, logdir)
     clock, first = Clock(), dict[str, float]()
     for name in REPLAY:
-        clock.watch(training.replay, name)
+        clock.watch(training.loader if name == "next" else training.replay, name)
     clock.watch(training, "_save")
     update = training.recorder.update
 

@@ -277,6 +277,7 @@ def test_resuming(tmp_path: Path) -> None:
     assert len(third.envs) == 1
 
 
+@pytest.mark.faults("one signal")
 @pytest.mark.faults("one signal, a second run in the folder")
 @pytest.mark.parametrize(("evaluating", "call"), [(False, 10), (True, 3), (True, 8)])
 def test_a_signal_leaves_all_that_the_run_needs(
@@ -316,7 +317,11 @@ WINDOWS: dict[str, dict[str, Any]] = {
     "burn_in": {"replay__initial_state": "burn_in", "replay__burn_in": 6, "replay__max_age": 5},
     "consecutive": {"replay__consecutive": True, "replay__online": False},
 }
-RESUMED = {f"{backbone}-{name}": (backbone, options) for backbone in ("s4wm", "rssm") for name, options in WINDOWS.items()}
+RESUMED = {
+    f"{backbone}-{name}": (backbone, options)
+    for backbone in ("s4wm", "rssm")
+    for name, options in WINDOWS.items()
+}
 RESUMED |= {
     f"s4wm-{layer}-{view}": ("s4wm", {"s4wm__layer": layer, "s4wm__policy_input": view})
     for layer in LAYERS
@@ -332,9 +337,7 @@ def test_stopping_and_going_on_changes_no_bit(
     """In the prefill, then with a replay that is on disk and has dropped rows; always in open episodes."""
     backbone, options = RESUMED[name]
     options = options | {"replay__chunk": 4, "replay__memory_gb": 2e-6}
-    config = configure(
-        backbone, steps=130, train_ratio=3.0, replay__capacity=75, eval__every=0, **options
-    )
+    config = configure(backbone, steps=130, train_ratio=3.0, replay__capacity=75, eval__every=0, **options)
     house = House(config, waits=lambda index: 1)
     monkeypatch.setattr(
         house,

@@ -23,6 +23,8 @@ WORDS = ["--task", "memory_chain:n=3", "--configs", "debug", "--device", "cpu", 
 WORDS += ["--batch_length", "8", "--replay.state_every", "4", "--train_ratio", "2"]
 WORDS += ["--eval.every", "0", "--checkpoint.every", "0", "--log.every", "8", "--log.pictures", "0"]
 WORDS += ["--log.tensorboard", "False"]
+ON_DISK = ["--replay.capacity", "300", "--replay.chunk", "8", "--replay.memory_gb", "2e-6"]
+"""A replay that drops steps, and that has to read from its chunks."""
 
 Start = Callable[..., subprocess.Popen]
 
@@ -84,6 +86,11 @@ def resumed_step(said: str) -> int:
     return int(found[1].replace(",", "")) if found else 0
 
 
+def chunks(logdir: Path) -> list[Path]:
+    """Chunks of the replay, oldest first in each environment."""
+    return sorted((logdir / "replay").glob("chunk-*.npz"))
+
+
 def assert_same_end(logdir: Path, other: Path) -> None:
     """Two runs ended alike, bit for bit: agent, counters, replay, episodes; times and places may differ."""
     one, two = (_outcome(folder) for folder in (logdir, other))
@@ -99,6 +106,7 @@ def assert_same_end(logdir: Path, other: Path) -> None:
 
 def _outcome(logdir: Path) -> dict[str, Any]:
     newest = checkpoints(logdir)[-1]
+    manifest = json.loads((newest / "manifest.json").read_text())
     loop = json.loads((newest / "loop.json").read_text())
     result = json.loads((logdir / "result.json").read_text())
     for timed in (loop, result):
@@ -107,6 +115,7 @@ def _outcome(logdir: Path) -> dict[str, Any]:
     lines = [line for line in metrics(logdir) if any(key.startswith(("episode/", "eval/")) for key in line)]
     untimed = [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
     found = {"step": int(newest.name), "loop": loop, "result": result, "episodes": untimed}
+    found |= {"chunks": manifest["chunks"], "files": [path.name for path in chunks(logdir)]}
     agent = torch.load(newest / "agent.pt", map_location="cpu", weights_only=True)
     found |= {f"agent{key}": leaf for key, leaf in _flat(agent).items()}
     for path in newest.glob("*.npz"):

@@ -10,6 +10,7 @@ import pytest
 from tests.faults.processes import (
     ENDLESS,
     ENVS,
+    ON_DISK,
     RUN,
     WORDS,
     Start,
@@ -22,7 +23,7 @@ from tests.faults.processes import (
 from tests.faults.table import Tally
 
 EVERY = 40
-SAVING = [*WORDS, "--checkpoint.every", str(EVERY)]
+SAVING = [*WORDS, *ON_DISK, "--checkpoint.every", str(EVERY)]
 
 
 def kill_and_compare(kills: int, tmp_path: Path, start: Start, tally: Tally) -> None:
@@ -94,7 +95,9 @@ def test_death_between_any_two_operations_on_files(tmp_path: Path, start: Start,
     for operation in ("open", "fsync"):
         assert f"{operation} checkpoints/.tmp-N/manifest.json" in met
     assert "fsync checkpoints\n" in met and "replace checkpoints/N\n" in met, "not atomic"
-    assert "os.rmdir checkpoints/.tmp-pruned-N" in met, "nothing was pruned"
+    assert "replace replay/chunk-N-N.npz\n" in met and "replace replay/orphaned/chunk-N-N.npz\n" in met
+    for pruned in ("os.rmdir checkpoints/.tmp-pruned-N\n", "os.remove replay/chunk-N-N.npz\n"):
+        assert pruned in met, "nothing was pruned"
     code, said = finish(start(RUN, *words[:-1], str(tmp_path / "whole")))
     assert code == 0, said
     assert_same_end(logdir, tmp_path / "whole")

@@ -9,11 +9,18 @@ import pytest
 from tests.faults.processes import RUN, WORDS, Start, finish, newest_step, resumed_step
 from tests.faults.table import Tally
 
-TASK = ["--task", "tests.faults.faulty:Faulty-v0:width=128", "--train_ratio", "0.1"]
+TASK = [
+    "--task",
+    "tests.faults.faulty:Faulty-v0:width=128",
+    "--train_ratio",
+    "0.1",
+    "--replay.capacity",
+    "10000",
+]
 # what grows -> what to log and save, the bytes a file may have, what the error names
 FULL = {
     "checkpoint": (["--checkpoint.every", "60"], 100_000, "agent.pt"),
-    "replay": (["--checkpoint.every", "1000"], 400_000, "replay"),
+    "replay": (["--checkpoint.every", "1000"], 450_000, "chunk-0000-00000000.npz"),
     "metrics": (["--log.every", "2"], 10_000, "metrics.jsonl"),
     "pictures": (["--log.tensorboard", "True", "--log.pictures", "20"], 40_000, "writing the log"),
 }

@@ -15,10 +15,20 @@ import pytest
 import torch
 
 from agent import checkpoint
-from tests.faults.processes import RUN, WORDS, Start, checkpoints, finish, launch, resumed_step
+from tests.faults.processes import (
+    ON_DISK,
+    RUN,
+    WORDS,
+    Start,
+    checkpoints,
+    chunks,
+    finish,
+    launch,
+    resumed_step,
+)
 from tests.faults.table import Tally
 
-SAVING = [*WORDS, "--checkpoint.every", "40"]
+SAVING = [*WORDS, *ON_DISK, "--checkpoint.every", "40"]
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
     "one byte": lambda content: content[:1],
@@ -78,10 +88,36 @@ def test_a_damaged_checkpoint_is_passed_over(
         tally.survive(lost=40)
 
 
+@pytest.mark.timeout(600)
+@pytest.mark.faults("chunk of the replay damaged or missing", full=True)
+def test_a_damaged_chunk_costs_its_own_rows_only(
+    finished: Path, tmp_path: Path, start: Start, tally: Tally
+) -> None:
+    """The run goes on from the newest checkpoint; the chunk is named, and put away."""
+    for damage in [*DAMAGES, "absent"]:
+        tally.attempt()
+        logdir = Path(shutil.copytree(finished, tmp_path / damage))
+        path = chunks(logdir)[3]
+        if damage == "absent":
+            path.unlink()
+        else:
+            path.write_bytes(DAMAGES[damage](path.read_bytes()))
+        code, said = go_on(start, logdir)
+        assert code == 0 and resumed_step(said) == 120, said
+        assert f"lost steps of replay: {path}: " in said and said.count("lost steps") == 1
+        assert (logdir / "replay" / "orphaned" / path.name).exists() == (damage != "absent")
+        assert not path.exists()
+        tally.survive(lost=0)
+
+
 @pytest.mark.faults("stray, half-written or renamed files", full=True)
 def test_stray_files_are_no_matter(logdir: Path, start: Start) -> None:
     saved = logdir / "checkpoints"
+    half = logdir / "replay" / ".chunk-0000-00000009.npz.1"
+    newer = chunks(logdir)[0].with_name("chunk-0000-00000099.npz")
     for stray in (
+        half,
+        newer,
         saved / "notes.txt",
         saved / "140",
         logdir / "replay" / "notes.txt",
@@ -97,7 +133,9 @@ def test_stray_files_are_no_matter(logdir: Path, start: Start) -> None:
     code, said = go_on(start, logdir)
     assert code == 0 and resumed_step(said) == 120, said
     assert f"skipped checkpoint {saved / '000000000160'}: manifest.json is missing" in said
-    assert (saved / "notes.txt").read_bytes() == b"half", "a file of the user was removed"
+    for folder in (saved, logdir / "replay"):
+        assert (folder / "notes.txt").read_bytes() == b"half", "a file of the user was removed"
+    assert not half.exists() and not newer.exists() and (newer.parent / "orphaned" / newer.name).exists()
     for line in (logdir / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
 
@@ -112,11 +150,11 @@ class Payload:
         return os.mkdir, (str(self.mark),)
 
 
-def forge(folder: Path, name: str, content: bytes) -> None:
-    """Replace a file of a checkpoint, with the right checksums."""
+def forge(folder: Path, path: Path, content: bytes, what: str = "files") -> None:
+    """Replace a file of a checkpoint, or a chunk, with the right checksums."""
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    (folder / name).write_bytes(content)
-    manifest["files"][name] = {"size": len(content), "crc32": zlib.crc32(content)}
+    path.write_bytes(content)
+    manifest[what][path.name] = {"size": len(content), "crc32": zlib.crc32(content)}
     sign(folder, manifest)
 
 
@@ -127,15 +165,20 @@ def sign(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 @pytest.mark.faults("code or a foreign path in a file that is loaded", full=True)
-@pytest.mark.parametrize("where", ["agent.pt", "agent.pt as a plain pickle", "npz", "config.yaml"])
+@pytest.mark.parametrize(
+    "where", ["agent.pt", "agent.pt as a plain pickle", "replay.npz", "chunk", "config.yaml"]
+)
 def test_code_is_not_run(where: str, logdir: Path, tmp_path: Path, start: Start) -> None:
     """Though the checksums are right: an older checkpoint is taken, or the run is refused."""
     mark, newest = tmp_path / "executed", checkpoints(logdir)[-1]
     path = tmp_path / "payload"
-    if where == "npz":
-        np.savez(path.with_suffix(".npz"), **{"rows/action": np.array([Payload(mark)], object)})
-        target = sorted(newest.glob("*.npz"))[0]
-        forge(newest, target.name, path.with_suffix(".npz").read_bytes())
+    if where in ("replay.npz", "chunk"):
+        np.savez(path.with_suffix(".npz"), action=np.array([Payload(mark)], object))
+        content = path.with_suffix(".npz").read_bytes()
+        if where == "replay.npz":
+            forge(newest, newest / where, content)
+        else:
+            forge(newest, chunks(logdir)[-1], content, "chunks")
     elif where == "config.yaml":
         text = (logdir / "config.yaml").read_text()
         (logdir / "config.yaml").write_text(
@@ -148,7 +191,7 @@ def test_code_is_not_run(where: str, logdir: Path, tmp_path: Path, start: Start)
             torch.save({"model": Payload(mark)}, path)
         else:
             path.write_bytes(pickle.dumps(Payload(mark)))
-        forge(newest, "agent.pt", path.read_bytes())
+        forge(newest, newest / "agent.pt", path.read_bytes())
     code, said = go_on(start, logdir)
     assert not mark.exists(), "the payload was executed"
     assert (code == 0 and resumed_step(said) == 80) if where.startswith("agent") else code in (1, 2), said
@@ -165,6 +208,20 @@ def test_a_path_is_not_followed(listed: str, logdir: Path, start: Start) -> None
     code, said = go_on(start, logdir)
     assert code == 0 and resumed_step(said) == 80, said
     assert f"skipped checkpoint {newest}: " in said and listed in said
+
+
+@pytest.mark.faults("code or a foreign path in a file that is loaded", full=True)
+def test_a_chunk_elsewhere_is_not_touched(logdir: Path, tmp_path: Path, start: Start) -> None:
+    newest, secret = checkpoints(logdir)[-1], tmp_path / "chunk-0000-00000000.npz"
+    shutil.copy(chunks(logdir)[0], secret)
+    content = secret.read_bytes()
+    manifest = json.loads((newest / "manifest.json").read_bytes())
+    manifest["chunks"][f"../../{secret.name}"] = {"size": len(content), "crc32": 0}
+    sign(newest, manifest)
+    code, said = go_on(start, logdir)
+    assert f"../../{secret.name}" in said
+    assert (code, resumed_step(said)) in ((0, 80), (1, 0)), said
+    assert secret.read_bytes() == content
 
 
 @pytest.mark.faults("resumed with another configuration or format", full=True)

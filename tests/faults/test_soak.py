@@ -16,6 +16,7 @@ GROWTH = 8 << 20
 def test_nothing_grows_once_the_replay_is_full(tmp_path: Path, start: Start) -> None:
     """From a quarter of the run on, with evaluations, checkpoints and pictures on the way."""
     words = [*WORDS, "--envs.count", "16", "--train_ratio", "0.25", "--replay.capacity", "10000"]
+    words += ["--replay.chunk", "64", "--replay.memory_gb", "1e-4"]
     words += ["--log.every", "1000", "--eval.every", "10000", "--checkpoint.every", "10000"]
     words += ["--log.tensorboard", "True", "--log.pictures", "10000"]
     process = start(RUN, *words, "--steps", str(STEPS), "--logdir", str(tmp_path))

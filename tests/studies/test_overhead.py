@@ -16,6 +16,7 @@ def test_calls_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
             return number + 1
 
         def sample(self) -> None:
+            self.add(1)
             raise ValueError("empty")
 
     times = iter([1.0, 3.0, 10.0, 10.5, 20.0, 24.0])
@@ -46,7 +47,7 @@ def test_a_small_run(
         assert row["updates"] >= 3 and row["steps"] >= 2 * 2 * 16 / 8  # between three updates
         share = row["share"]
         assert share["replay"] == pytest.approx(sum(share[name] for name in overhead.REPLAY))
-        assert 0 < share["sample"] < share["replay"] < 1 and share["add"] > 0 and share["refresh"] > 0
+        assert 0 < share["next"] < share["replay"] < 1 and share["add"] > 0 and share["refresh"] > 0
         assert 0 < row["checkpoint"] <= row["checkpoint_worst"] and row["steps_per_second"] > 0
         assert row["stored"] > row["steps"] and row["bytes_agent"] > 0
         assert 10 < row["bytes_per_step"] < math.inf
