@@ -20,7 +20,7 @@ TASK = [
 # what grows -> what to log and save, the bytes a file may have, what the error names
 FULL = {
     "checkpoint": (["--checkpoint.every", "60"], 100_000, "agent.pt"),
-    "replay": (["--checkpoint.every", "1000"], 450_000, "chunk-0000-00000000.npz"),
+    "replay": (["--checkpoint.every", "0"], 450_000, "chunk-0000-00000000.npz"),
     "metrics": (["--log.every", "2"], 10_000, "metrics.jsonl"),
     "pictures": (["--log.tensorboard", "True", "--log.pictures", "20"], 40_000, "writing the log"),
 }
