@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
-MEASURES = ("layers", "world_model", "imagination", "update", "acting", "replay", "overhead")
+MEASURES = ("layers", "world_model", "imagination", "update", "acting", "replay", "overhead", "states")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -260,7 +260,7 @@ def plot(argv: Sequence[str]) -> None:
 
 
 def bench(argv: Sequence[str]) -> None:
-    """Measure time and memory of layers, world models, dreams, updates, acting, replay, or run overhead."""
+    """Measure layers, world models, dreams, updates, acting, replay, a run's overhead or start states."""
     with mistakes_exit_2():
         parser = Parser(
             "bench",
@@ -287,10 +287,10 @@ def bench(argv: Sequence[str]) -> None:
             type=count,
             default=10,
             metavar="N",
-            help="timed calls of each; overhead: updates [10]",
+            help="timed calls of each; overhead: updates; states: batches [10]",
         )
         add_common(parser)
-        add_options(parser, without=("backbone", "steps", "logdir", "batch_length"))
+        add_options(parser, without=("backbone", "logdir", "batch_length"))
         args, overrides = parser.parse(argv)
         if args.what not in MEASURES:
             hint = configs.did_you_mean(args.what, MEASURES)
@@ -305,21 +305,32 @@ def bench(argv: Sequence[str]) -> None:
         config = resolved[names[0]]
         device = "cuda" if _check_device(config) else "cpu"
 
-    from studies.bench import bench as measure
-    from studies.bench import table
-    from studies.overhead import overhead
-    from studies.overhead import table as table_of_overhead
-
     _prepare_torch(config)
+    lengths = args.lengths or [config.batch_length]
     if args.what == "overhead":
+        from studies.overhead import overhead, table
+
         makers = {name: (_env_maker(each), _replay_maker(each)) for name, each in resolved.items()}
         result = overhead(resolved, makers, args.repeats, device)
-        print(table_of_overhead(result))
+    elif args.what == "states":
+        from studies.states import MODES, states, table
+
+        modes = {
+            f"{name} {mode}": configs.override(
+                each, {"replay.initial_state": mode, "batch_length": lengths[0]}
+            )
+            for name, each in resolved.items()
+            for mode in MODES
+        }
+        makers = {name: (_env_maker(each), _replay_maker(each)) for name, each in modes.items()}
+        result = states(modes, makers, args.repeats)
     else:
-        lengths = args.lengths or [config.batch_length]
+        from studies.bench import bench as measure
+        from studies.bench import table
+
         with mistakes_exit_2():  # a layer that is none, or a backbone without layers
             result = measure(args.what, resolved, lengths, args.repeats, device)
-        print(table(result))
+    print(table(result))
     if args.json:
         print(json.dumps(result))
 

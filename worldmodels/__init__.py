@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from worldmodels.base import Backbone, Rollout, State
 from worldmodels.rssm import RSSM
 from worldmodels.s4wm import S4WM
+from worldmodels.tssm import TSSM
 from worldmodels.world_model import WorldModel
 
-BACKBONES: dict[str, type[Backbone]] = {"s4wm": S4WM, "rssm": RSSM}
+BACKBONES: dict[str, type[Backbone]] = {"s4wm": S4WM, "rssm": RSSM, "tssm": TSSM}
 """A backbone is one class here and one block of the same name in `configs/defaults.yaml`."""
 
 

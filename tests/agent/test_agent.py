@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 import configs
 from agent.agent import Agent, Carry, derive_seed
+from worldmodels import BACKBONES, State
 from worldmodels.world_model import observations
 
 SPACE = spaces.Dict(
@@ -21,7 +22,6 @@ ACTIONS = {
     "multi": spaces.MultiDiscrete([3, 2]),
     "box": spaces.Box(-1, 1, (2,)),
 }
-BACKBONES = configs.backbones()
 
 
 def make(
@@ -63,6 +63,16 @@ def make_batch(
     batch["is_terminal"] = batch["is_last"] & (random.random((rows, steps)) < 0.5)
     batch["reward"] = random.normal(size=(rows, steps)).astype(np.float32)
     return batch
+
+
+@torch.no_grad()
+def some_state(agent: Agent) -> State:
+    """A state that four rows may be in: what two random steps leave."""
+    state, backbone = agent.backbone.initial(4), agent.backbone
+    for _ in range(2):
+        embed, action = torch.randn(4, agent.model.encoder.output_size), torch.randn(4, agent.codec.size)
+        state, _ = backbone.observe_step(state, embed, action, torch.zeros(4, dtype=torch.bool))
+    return state
 
 
 def flat(tree: Any, path: str = "") -> dict[str, Any]:
@@ -347,10 +357,9 @@ def test_windows_start_from_given_states(backbone: str) -> None:
         last = agent.update(batch | {f"state/{key}": value for key, value in state.items()})
         return agent.metrics(), last
 
-    random = np.random.default_rng(0)
-    shapes = {key: leaf.shape for key, leaf in make(backbone, VECTOR).backbone.initial(4).items()}
+    other = {key: leaf.numpy() for key, leaf in some_state(make(backbone, VECTOR)).items()}
+    shapes = {key: leaf.shape for key, leaf in other.items()}
     zero = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
-    other = {key: random.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
     assert update(zero, False)[0] == update({}, False)[0] != update(other, False)[0]
     assert update(other, True)[0] == update({}, True)[0]
     last = update(other, False)[1]
@@ -368,7 +377,7 @@ def test_a_burn_in_ends_in_the_state_that_stepping_has(
     before["is_first"][2, 3] = True
     length = np.array([0, 2, 5, 6])
     noise = torch.rand(4, 6, *agent.backbone.latent_shape[:1])
-    random = {key: torch.randn_like(leaf) for key, leaf in agent.backbone.initial(4).items()}
+    random = some_state(agent)
     rows = {key: before[key] for key in before if key.startswith("obs/") or key in ("action", "is_first")}
     data = agent._to_device(
         batch

@@ -6,7 +6,7 @@ from torch import Tensor
 
 import configs
 from agent.imagination import STARTS, choose_starts, imagine
-from worldmodels import Backbone, State, make_backbone
+from worldmodels import BACKBONES, Backbone, State, make_backbone
 
 CPU = torch.device("cpu")
 
@@ -47,7 +47,7 @@ def test_the_model_sees_actions_as_the_environment_does() -> None:
     assert dream.features.flatten().tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", configs.backbones())
+@pytest.mark.parametrize("name", BACKBONES)
 def test_shapes_and_no_gradient(name: str) -> None:
     config = configs.load(backbone=name, presets=["debug"])
     backbone = make_backbone(config.kind, config[config.kind], embed_size=3, action_size=2)

@@ -15,6 +15,8 @@ from worldmodels.ssm import LAYERS
 CASES = {
     "rssm": Case("rssm"),
     "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
+    "tssm": Case("tssm"),
+    "tssm-longer": Case("tssm", {"tssm.memory": 40, "tssm.layers": 3}),
     "s4wm-s5": Case("s4wm", {"s4wm.layer": "s5"}),
     "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
     "s4wm-s4d-output": Case("s4wm", {"s4wm.layer": "s4d", "s4wm.policy_input": "output"}),

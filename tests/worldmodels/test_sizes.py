@@ -17,7 +17,7 @@ def parameters(preset: str, backbone: str, layer: str) -> int:
 
 @pytest.mark.parametrize("preset", [name for name in configs.presets() if name != "debug"])
 def test_backbones_of_a_preset_have_about_as_many_parameters(preset: str) -> None:
-    """Within 10 % of S4WM with S5: the RSSM, and S4WM with every other layer."""
+    """Within 10 % of S4WM with S5: the RSSM, TSSM-XL, and S4WM with every other layer."""
     sizes = {layer: parameters(preset, "s4wm", layer) for layer in LAYERS}
-    sizes["rssm"] = parameters(preset, "rssm", "s5")
+    sizes |= {name: parameters(preset, name, "s5") for name in ("rssm", "tssm")}
     assert {name: size for name, size in sizes.items() if abs(size / sizes["s5"] - 1) > 0.1} == {}

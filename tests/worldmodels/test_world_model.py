@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 import configs
-from worldmodels import WorldModel, make_backbone
+from worldmodels import BACKBONES, WorldModel, make_backbone
 from worldmodels.base import Rollout
 from worldmodels.heads import symlog
 from worldmodels.world_model import Decoder, Encoder, Recall, is_image, mean_where
@@ -110,7 +110,7 @@ def test_steps_are_encoded_alike_one_by_one(space: spaces.Dict) -> None:
         torch.testing.assert_close(single, encoder(obs)[:, t])
 
 
-@pytest.mark.parametrize("backbone", configs.backbones())
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_losses_by_name(space: spaces.Dict, backbone: str) -> None:
     model, batch = make_model(space, backbone), make_batch(space)
     keep = torch.tensor([[0, 4], [1, 2], [7, 7]])
@@ -245,7 +245,7 @@ def test_under_autocast_losses_are_float32(space: spaces.Dict) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backbone", configs.backbones())
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_losses_on_a_gpu(backbone: str) -> None:
     """The same embedding, and every loss and gradient finite."""
     space = spaces.Dict(SPACES["mix"])
