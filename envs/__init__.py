@@ -43,6 +43,15 @@ _OWN: dict[str, tuple[str, str]] = {
     "multi_doors_keys": ("MultiDoorsKeys-v0", "envs.multi_doors_keys:MultiDoorsKeys"),
 }
 
+# Tasks of packages that come without usable ids: gymnasium id -> (constructor, its arguments).
+_PACKAGED: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        f"MemoryMaze-{size}-v0": ("envs.memory_maze:MemoryMaze", {"name": size})
+        for size in ("9x9", "11x11", "13x13", "15x15")
+    },
+    "DMControl-v0": ("envs.dmc:build", {}),
+}
+
 # Short name -> gymnasium id.
 TASKS: dict[str, str] = {name: env_id for name, (env_id, _) in _OWN.items()} | {
     name: masked_id(source) for name, (source, _) in MASKED.items()
@@ -64,6 +73,8 @@ def _register() -> None:
 
     for env_id, where in _OWN.values():
         ours(env_id, where, order_enforce=False)  # they refuse a step without a reset themselves
+    for env_id, (where, arguments) in _PACKAGED.items():
+        ours(env_id, where, kwargs=arguments, order_enforce=False)
     for source, keep in MASKED.values():
         limit = gymnasium.registry[source].max_episode_steps
         ours(masked_id(source), functools.partial(make_masked, source, keep), max_episode_steps=limit)

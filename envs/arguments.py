@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from gymnasium import spaces
+
 Value = bool | int | float | str
 
 _WORDS: dict[str, bool] = {"true": True, "false": False}
@@ -88,3 +90,17 @@ def check_whole(owner: str, name: str, value: object, low: int, high: int | None
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{owner}: argument {name!r} must be a whole number {bounds}, got {value!r}.")
     return value  # type: ignore[return-value]
+
+
+def check_action(owner: str, space: spaces.Space, action: object) -> None:
+    """Refuse an action that is not in a space of numbered actions.
+
+    Raises:
+        ValueError: it is not; the message names the environment and what there is.
+    """
+    assert isinstance(space, spaces.Discrete)
+    if not space.contains(action):
+        last = space.start + space.n - 1
+        raise ValueError(
+            f"{owner}: an action must be a whole number from {space.start} to {last}, got {action!r}."
+        )

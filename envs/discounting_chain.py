@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.arguments import check_action
+
 DELAYS = (1, 3, 10, 30, 100)
 LENGTH = 100
 BONUS = 0.1
@@ -69,9 +71,15 @@ class DiscountingChain(gymnasium.Env[np.ndarray, np.int64]):
         return self._observe(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Choose the chain at t = 0; pay when its delay is reached."""
+        """Choose the chain at t = 0; pay when its delay is reached.
+
+        Raises:
+            RuntimeError: the episode is over, or has not begun.
+            ValueError: there is no such action.
+        """
         if self._t >= LENGTH:
             raise RuntimeError("DiscountingChain: the episode is over, or has not begun; call reset() first.")
+        check_action("DiscountingChain", self.action_space, action)
         if self._t == 0:
             self._chain = int(action)
         self._t += 1

@@ -1,4 +1,7 @@
-"""dm-control's suite, from vectors or pixels, as `dmc:walker_walk`, `dmc:walker_walk:observation=pixels`."""
+"""dm-control's suite, from vectors or pixels, as `dmc:walker_walk`, `dmc:walker_walk:observation=pixels`.
+
+With gymnasium: `gymnasium.make("DMControl-v0", name="walker_walk")`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import extras, gl
-from envs.arguments import Value, check_whole
+from envs.arguments import Value, check_whole, did_you_mean
 
 OBSERVATIONS = ("vectors", "masked", "pixels")
 
@@ -23,6 +26,7 @@ _PARTS: dict[tuple[str, str], tuple[slice, ...]] = {
     ("dog", "inertial_sensors"): (slice(0, 3),),  # accelerometer
     ("dog", "ball_state"): (slice(0, 3),),
 }
+_RENDERED = 240  # pixels of `render()`, height and width
 _CAMERAS = {"quadruped": 2}  # its camera 0 does not follow it
 
 
@@ -61,18 +65,24 @@ def arguments(_name: str) -> list[str]:
 
 
 def build(
-    name: str,
+    name: str = "",
     repeat: Value = 2,
     observation: Value = "vectors",
     size: Value | None = None,
     fast: Value | None = None,
+    render_mode: str | None = None,
 ) -> gymnasium.Env:
-    """Build a task of the suite; see `DMControl`.
+    """Build a task of the suite, one of `names()`; see `DMControl`.
 
     Raises:
-        ValueError: an argument is out of range, or `size` or `fast` is given without pixels.
+        ValueError: there is no such task, an argument is out of range, or `size` or `fast` is given without
+            pixels.
         ImportError: there are to be pixels, and nothing to draw them with; the message says what to install.
     """
+    tasks = _tasks()
+    if name not in tasks:
+        near = did_you_mean(name, tasks) or f" There are: {', '.join(sorted(tasks))}."
+        raise ValueError(f"DMControl: argument 'name' must be a task of the suite, got {name!r}.{near}")
     if observation not in OBSERVATIONS:
         raise ValueError(
             f"dmc:{name}: argument 'observation' must be {', '.join(OBSERVATIONS[:-1])} or "
@@ -85,11 +95,12 @@ def build(
     if fast not in (None, True, False):
         raise ValueError(f"dmc:{name}: argument 'fast' must be true or false, got {fast!r}.")
     return DMControl(
-        *_tasks()[name],
+        *tasks[name],
         repeat=check_whole(f"dmc:{name}", "repeat", repeat, 1),
         observation=str(observation),
         size=check_whole(f"dmc:{name}", "size", 64 if size is None else size, 8, 480),
         fast=bool(fast),
+        render_mode=render_mode,
     )
 
 
@@ -114,9 +125,11 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
         size: height and width of the picture, 8 to 480.
         fast: draw without shadows, reflections and multisampling: several times faster in software, but not
             quite the pictures that published results are about.
+        render_mode: None or 'rgb_array': the picture that is observed with 'pixels', else 240 x 240 from the
+            same camera.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium declares it so)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium declares it so)
 
     def __init__(
         self,
@@ -126,13 +139,16 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
         observation: str = "vectors",
         size: int = 64,
         fast: bool = False,
+        render_mode: str | None = None,
     ) -> None:
         self._env = _suite().load(domain, task, task_kwargs={"random": 0})
         self._repeat = repeat
         self._over = True  # step() asks for a reset
-        self._camera = None
-        if observation == "pixels":
-            self._camera = gl.camera(self._env.physics, _CAMERAS.get(domain, 0), size, fast)
+        self.render_mode = render_mode
+        self.metadata = self.metadata | {"render_fps": round(1 / (repeat * self._env.control_timestep()))}
+        self._pixels, self._fast = observation == "pixels", fast
+        self._number, self._size = _CAMERAS.get(domain, 0), size if self._pixels else _RENDERED
+        self._camera: Any = None  # made when something is to be drawn
         self._kept: dict[str, np.ndarray] = {}  # key -> indices into the flattened quantity
         for key, spec in self._env.observation_spec().items():
             every = np.arange(int(np.prod(spec.shape)))
@@ -140,14 +156,14 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
             if len(kept):
                 self._kept[key] = kept
         self.observation_space: spaces.Space
-        if self._camera is not None:
+        if self._pixels:
             self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
         else:
             self.observation_space = spaces.Dict(
                 {key: spaces.Box(-np.inf, np.inf, kept.shape, np.float64) for key, kept in self._kept.items()}
             )
         action = self._env.action_spec()
-        self.action_space = spaces.Box(
+        self.action_space: spaces.Box = spaces.Box(
             np.broadcast_to(action.minimum, action.shape).astype(np.float32),
             np.broadcast_to(action.maximum, action.shape).astype(np.float32),
             dtype=np.float32,
@@ -168,9 +184,13 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
 
         Raises:
             RuntimeError: the episode is over, or has not begun.
+            ValueError: the action has another shape, is out of bounds, or is no number.
         """
         if self._over:
             raise RuntimeError("DMControl: the episode is over, or has not begun; call reset() first.")
+        action, space = np.asarray(action), self.action_space
+        if action.shape != space.shape or not ((space.low <= action) & (action <= space.high)).all():
+            raise ValueError(f"DMControl: an action must be in {space}, got {action!r}.")
         reward = 0.0
         for _ in range(self._repeat):
             moment = self._env.step(action)
@@ -183,9 +203,23 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
         return self._observe(moment.observation), reward, terminated, truncated, {}
 
     def _observe(self, observation: dict[str, Any]) -> Any:
-        if self._camera is not None:
-            return self._camera.render().copy()  # it draws into one buffer
+        if self._pixels:
+            return self._draw()
         return {key: np.ravel(observation[key])[kept] for key, kept in self._kept.items()}
+
+    def _draw(self) -> np.ndarray:
+        if self._camera is None:
+            gl.require("A picture of a dm-control task")
+            self._camera = gl.camera(self._env.physics, self._number, self._size, self._fast)
+        return self._camera.render().copy()  # it draws into one buffer
+
+    def render(self) -> np.ndarray | None:
+        """Draw the scene, uint8 `[height, width, 3]`; None without a render mode.
+
+        Raises:
+            ImportError: nothing can draw here; the message says what to install.
+        """
+        return None if self.render_mode is None else self._draw()
 
     def close(self) -> None:
         """Free the simulator."""

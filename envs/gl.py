@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
+
 from envs import extras
 
 BACKENDS = ("egl", "osmesa", "glfw")
@@ -77,11 +79,60 @@ def camera(physics: Any, camera_id: int | str, size: int, fast: bool) -> Any:
         size: height and width of the picture.
         fast: draw without shadows, reflections and multisampling.
     """
+    physics.model.vis.global_.offwidth = physics.model.vis.global_.offheight = size  # no more to be cleared
     if fast:
-        physics.model.vis.quality.offsamples = 0  # read when the first camera is made
+        physics.model.vis.quality.offsamples = 0  # these are read when the first camera is made
     engine = extras.load("dm_control.mujoco", "of 3D worlds", "dmc", "dm_control mujoco")
     made = engine.Camera(physics, size, size, camera_id)
     if fast:
         flags = extras.load("mujoco", "of 3D worlds", "dmc", "mujoco").mjtRndFlag
         made.scene.flags[[int(flags.mjRND_SHADOW), int(flags.mjRND_REFLECTION)]] = 0
     return made
+
+
+class Canvas:
+    """A GL context, and the view of a model that is drawn in it.
+
+    It is dm-control's, which remembers what context is current: another one, made current behind its back,
+    would get the pictures of dm-control's environments in this process, and they that one's.
+
+    Args:
+        size: height and width of the picture.
+        needs: tasks, extra and packages, as for `extras.load`.
+    """
+
+    def __init__(self, size: int, needs: tuple[str, str, str]) -> None:
+        self._mujoco = extras.load("mujoco", *needs)
+        self._wrapper = extras.load("dm_control.mujoco.wrapper", *needs)
+        self._gl = extras.load("dm_control._render", *needs).Renderer(size, size)
+        self._rect = self._mujoco.MjrRect(0, 0, size, size)
+        self._pixels = np.empty((size, size, 3), np.uint8)
+
+    def model(self, xml: str, files: dict[str, bytes] | None = None) -> Any:
+        """Compile a model, a dm-control `MjModel`; `files` are name -> contents."""
+        return self._wrapper.MjModel.from_xml_string(xml, files)
+
+    def upload(self, model: Any) -> Any:
+        """Give GL what a model draws with; return a dm-control `MjrContext`, to be freed by its `free()`.
+
+        GL's own context ends with the last of them.
+        """
+        model.vis.global_.offwidth, model.vis.global_.offheight = self._rect.width, self._rect.height
+        return self._wrapper.MjrContext(model, self._gl)
+
+    def look(self, model: Any, camera: int) -> None:
+        """Choose the camera, a number, of a dm-control `MjModel`."""
+        self._model, self._scene = model.ptr, self._wrapper.MjvScene(model)
+        self._options, self._perturb = self._wrapper.MjvOption(), self._wrapper.MjvPerturb()
+        self._camera = self._wrapper.MjvCamera()
+        self._camera.type, self._camera.fixedcamid = self._mujoco.mjtCamera.mjCAMERA_FIXED, camera
+
+    def picture(self, data: Any, context: Any) -> np.ndarray:
+        """Return what the camera sees, uint8 `[size, size, 3]`; `data` is MuJoCo's, `context` of `upload`."""
+        everything = self._mujoco.mjtCatBit.mjCAT_ALL
+        view = (self._options, self._perturb, self._camera, everything, self._scene.ptr)
+        self._mujoco.mjv_updateScene(self._model, data, *view)
+        with self._gl.make_current() as gl:
+            gl.call(self._mujoco.mjr_render, self._rect, self._scene.ptr, context.ptr)
+            gl.call(self._mujoco.mjr_readPixels, self._pixels, None, self._rect, context.ptr)
+        return self._pixels[::-1].copy()  # GL counts rows from below

@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import extras
-from envs.arguments import check_whole
+from envs.arguments import check_action, check_whole
 
 COLOURS = ("green", "blue", "purple", "yellow")
 # What a cell can hold; the coloured ones are followed by the other three colours.
@@ -123,11 +123,7 @@ class GridWorld(gymnasium.Env[np.ndarray, np.int64]):
             raise RuntimeError(
                 f"{type(self).__name__}: the episode is over, or has not begun; call reset() first."
             )
-        if not self.action_space.contains(action):
-            raise ValueError(
-                f"{type(self).__name__}: an action must be a whole number from 0 to "
-                f"{self.action_space.n - 1}, got {action!r}."  # type: ignore[attr-defined]
-            )
+        check_action(type(self).__name__, self.action_space, action)
         self._t += 1
         if action == LEFT:
             self.heading = (self.heading - 1) % 4

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_whole
+from envs.arguments import check_action, check_whole
 
 
 class MemoryChain(gymnasium.Env[np.ndarray, np.int64]):
@@ -65,9 +65,15 @@ class MemoryChain(gymnasium.Env[np.ndarray, np.int64]):
         return self._observe(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Show the observation at the present t, then let the time go on, as bsuite does."""
+        """Show the observation at the present t, then let the time go on, as bsuite does.
+
+        Raises:
+            RuntimeError: the episode is over, or has not begun.
+            ValueError: there is no such action.
+        """
         if self._t > self.n:
             raise RuntimeError("MemoryChain: the episode is over, or has not begun; call reset() first.")
+        check_action("MemoryChain", self.action_space, action)
         obs = self._observe()
         self._t += 1
         if self._t <= self.n:

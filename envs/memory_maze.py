@@ -1,8 +1,7 @@
-"""Memory Maze (Pasukonis, Lillicrap, Hafner, 2022), as `memory_maze:9x9`."""
+"""Memory Maze (Pasukonis, Lillicrap, Hafner, 2022), as `memory_maze:9x9`, id `MemoryMaze-9x9-v0`."""
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import logging
 import sys
@@ -14,21 +13,24 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import extras, gl
-from envs.arguments import Value
+from envs.arguments import Value, check_action, did_you_mean
+from envs.maze_view import NEEDS, MazeView
 
 SIZES = ("9x9", "11x11", "13x13", "15x15")
-_NEEDS = ("'memory_maze:...'", "memory3d", "memory_maze dm_control mujoco labmaze")
+REACH = 3.0  # metres: an object's radius and the ball's are 0.85 together, and a step goes 0.5 at most
 
 
-def _tasks() -> ModuleType:
-    """Import the package's task constructors past its __init__, which wants the gym of old."""
+def _package() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """Import the package's task constructors past its __init__, which wants the gym of old; mjcf, mujoco."""
     gl.require("Memory Maze")
     if "memory_maze" not in sys.modules:
         found = importlib.util.find_spec("memory_maze")
         if found is None:
-            return extras.load("memory_maze", *_NEEDS)  # which says what to install
+            extras.load("memory_maze", *NEEDS)  # which says what to install
+        assert found is not None
         sys.modules["memory_maze"] = importlib.util.module_from_spec(found)  # not executed
-    return extras.load("memory_maze.tasks", *_NEEDS)
+    tasks = extras.load("memory_maze.tasks", *NEEDS)
+    return tasks, extras.load("dm_control.mjcf", *NEEDS), extras.load("mujoco", *NEEDS)
 
 
 def names() -> list[str]:
@@ -42,22 +44,16 @@ def arguments(_name: str) -> list[str]:
 
 
 def build(name: str, fast: Value = False) -> gymnasium.Env:
-    """Build a maze; see `MemoryMaze`.
-
-    Raises:
-        ValueError: `fast` is not a bool.
-        ImportError: the package is not installed, or nothing can draw here; the message says what to install.
-    """
-    if not isinstance(fast, bool):
-        raise ValueError(f"memory_maze:{name}: argument 'fast' must be true or false, got {fast!r}.")
+    """Build a maze; see `MemoryMaze`, for what it raises too."""
     return MemoryMaze(name, fast)
 
 
 class MemoryMaze(gymnasium.Env[np.ndarray, np.int64]):
     """Find again and again the object that has the colour of the picture's border.
 
-    The package's task, step for step (a test holds the two equal), with contacts looked up at once and one
-    camera an episode, which is several times faster.
+    The package's task, step for step and pixel for pixel (a test holds the two equal), several times faster:
+    contacts are looked up at once, walls that cannot be seen are not drawn, a new maze brings no
+    textures that it does not show, and nothing is observed that nobody asks for.
 
     - Observation, uint8 `[64, 64, 3]`: first person, the border in the colour of the object wanted.
     - Action, Discrete(6): stay, forward, left, right, forward and left, forward and right; 4 a second.
@@ -70,70 +66,142 @@ class MemoryMaze(gymnasium.Env[np.ndarray, np.int64]):
     `[size, size]`, indexed y, x, 1 where one can walk.
 
     Episodes are seeded: `reset(seed=s)` begins what the package's `seed=s` begins with. A process should hold
-    one of these environments (it takes over 1 GB): vectors of them in mode 'async'.
+    one of these environments: vectors of them in mode 'async'.
 
     Args:
         name: one of `SIZES`.
-        fast: draw without shadows, reflections and multisampling: faster, but not quite the same pictures.
+        fast: draw without multisampling: faster, but not quite the same pictures.
+        render_mode: None or 'rgb_array' (what the agent sees).
+
+    Raises:
+        ValueError: an argument is out of range.
+        ImportError: the package is not installed, or nothing can draw here; the message says what to install.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium declares it so)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}  # noqa: RUF012 (gymnasium declares it so)
 
-    def __init__(self, name: str, fast: bool = False) -> None:
-        tasks = _tasks()
+    def __init__(self, name: str, fast: Value = False, render_mode: str | None = None) -> None:
+        if name not in SIZES:
+            raise ValueError(
+                f"MemoryMaze: argument 'name' must be one of {', '.join(SIZES)}, got {name!r}."
+                f"{did_you_mean(str(name), SIZES)}"
+            )
+        if not isinstance(fast, bool):
+            raise ValueError(f"memory_maze:{name}: argument 'fast' must be true or false, got {fast!r}.")
+        self.name, self.fast, self.render_mode = name, fast, render_mode
+        tasks, self._mjcf, self._mujoco = _package()
         logging.getLogger("absl").addFilter(_is_news)
-        make = getattr(tasks, f"memory_maze_{name}")
-        self._env = make(global_observables=True, seed=0)
-        self._task = self._env.task
-        for target in self._task._targets:
-            target._update_activation = functools.partial(_update_activation, target)
-        egocentric = self._task._walker.observables.egocentric_camera
-        egocentric._callable = functools.partial(_draw, egocentric, fast)
+        env = getattr(tasks, f"memory_maze_{name}")(seed=0)
+        self._controls = env.action_set
+        while hasattr(env, "env"):
+            env = env.env  # past the wrappers: `_observe` does what they do
+        self._env, self._task = env, env.task
+        for observable in self._task.observables.values():
+            observable.enabled = False
+        env._recompile_physics = self._recompile
+        self._camera = self._task._walker.observables.egocentric_camera._mjcf_element.full_identifier
         self.observation_space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
         self.action_space = spaces.Discrete(6)
+        self._view = MazeView(64, fast)
+        self._over = True  # step() asks for a reset
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode in a new maze."""
         super().reset(seed=seed, options=options)
+        arena = self._task._maze_arena
         if seed is not None:
             random = np.random.RandomState(seed)
-            maze = self._task._maze_arena.maze
-            maze.__init__(  # a labmaze can be seeded by its constructor only
-                **{key: getattr(maze, key) for key in _MAZE}, simplify=True, random_seed=random.randint(2**31)
+            arena.maze.__init__(  # a labmaze can be seeded by its constructor only
+                **{key: getattr(arena.maze, key) for key in _MAZE},
+                simplify=True,
+                random_seed=random.randint(2**31),
             )
             self._env.random_state.set_state(random.get_state())
-        return self._observe(self._env.reset())
+        self._env.reset()
+        self._over = False
+        physics = self._env.physics
+        self._model, self._data = physics.model.ptr, physics.data.ptr
+        self._view.load(physics, self._camera)
+        self._body = physics.model.name2id(self._task._walker.root_body.full_identifier, "body")
+        self._spheres = [target._geom_id for target in self._task._targets]
+        cells = np.flip(arena.maze.entity_layer[1:-1, 1:-1], 0)  # without the outer walls, south first
+        self._layout = np.isin(cells, [" ", "P", "G"]).astype(np.uint8)
+        return self._observe()
+
+    def _recompile(self) -> None:
+        """Do what dm-control's environment does for a new maze, leaving the textures to the view."""
+        self._env._physics.free()
+        root = self._task.root_entity.mjcf_model
+        xml = self._view.hollow(root.to_xml_string(), root.get_assets())
+        self._env._physics = self._mjcf.Physics.from_xml_string(xml)
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Move for a quarter of a second.
 
         Raises:
-            ValueError: there is no such action.
             RuntimeError: the episode is over, or has not begun.
+            ValueError: there is no such action.
         """
-        if not self.action_space.contains(action):
-            raise ValueError(f"MemoryMaze: an action must be a whole number from 0 to 5, got {action!r}.")
-        if self._env._reset_next_step:
+        if self._over:
             raise RuntimeError("MemoryMaze: the episode is over, or has not begun; call reset() first.")
-        moment = self._env.step(int(action))
-        observation, info = self._observe(moment)
-        return observation, float(moment.reward), False, moment.last(), info
+        check_action("MemoryMaze", self.action_space, action)
+        physics, random = self._env.physics, self._env.random_state
+        self._env._hooks.before_step(physics, self._controls[action], random)
+        with physics.check_invalid_state():
+            self._simulate(self._task.physics_steps_per_control_step)
+        self._env._hooks.after_step(physics, random)
+        self._over = bool(self._data.time >= self._env._time_limit)
+        observation, info = self._observe()
+        return observation, float(self._task.get_reward(physics)), False, self._over, info
 
-    def _observe(self, moment: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        seen = moment.observation
+    def _simulate(self, substeps: int) -> None:
+        """Do what dm-control does in a control step, but look at contacts only where an object is near."""
+        mujoco, model, data = self._mujoco, self._model, self._data
+        places = data.geom_xpos[self._spheres] - data.xpos[self._body]
+        if (places**2).sum(1).min() > REACH**2:
+            mujoco.mj_step2(model, data)
+            mujoco.mj_step(model, data, substeps - 1)
+            mujoco.mj_step1(model, data)
+            return
+        for _ in range(substeps):
+            mujoco.mj_step2(model, data)
+            mujoco.mj_step1(model, data)
+            if data.ncon:
+                self._touch(set(data.contact.geom.ravel().tolist()))
+
+    def _touch(self, geoms: set[int]) -> None:
+        for geom, target in zip(self._spheres, self._task._targets, strict=True):
+            if geom in geoms and not target._activated:
+                target._activated = True
+                self._env.physics.bind(target._material).rgba[-1] = 0
+
+    def _observe(self) -> tuple[np.ndarray, dict[str, Any]]:
+        image = self._view.picture()
+        border = (self._task._target_colors[self._task._current_target_ix] * 255 * 0.7).astype(np.uint8)
+        image[:2] = image[-2:] = image[:, :2] = image[:, -2:] = border
+        self._image = image
+        middle = np.array(self._layout.shape[::-1]) / 2
+        cell = self._task._maze_arena.xy_scale
         probe = {
-            "agent_pos": seen["agent_pos"].astype(np.float32),
-            "agent_dir": seen["agent_dir"].astype(np.float32),
-            "targets": seen["targets_pos"].astype(np.float32),
-            "maze_layout": seen["maze_layout"],
+            "agent_pos": (self._data.xpos[self._body, :2] / cell + middle).astype(np.float32),
+            "agent_dir": self._data.xmat[self._body].reshape(3, 3)[:2, 1].astype(np.float32),
+            "targets": (self._data.geom_xpos[self._spheres, :2] / cell + middle).astype(np.float32),
+            "maze_layout": self._layout.copy(),
         }
-        return seen["image"], {"probe": probe}
+        return image, {"probe": probe}
+
+    def render(self) -> np.ndarray | None:
+        """Draw what the agent sees, uint8 [64, 64, 3]; None without a render mode."""
+        return None if self.render_mode is None else self._image.copy()
 
     def close(self) -> None:
         """Free the simulator."""
-        self._env.close()
+        if self._env._physics is not None:
+            self._view.close()
+            self._env.close()
+        self._over = True
 
 
 _MAZE = (
@@ -150,16 +218,3 @@ _MAZE = (
 
 def _is_news(record: logging.LogRecord) -> bool:
     return "Cannot set velocity on Entity with no free joint" not in record.getMessage()  # at every reset
-
-
-def _update_activation(target: Any, physics: Any) -> None:
-    """Do what dm-control's TargetSphere does at every substep, without its loop over contacts."""
-    if not target._activated and (physics.data.ptr.contact.geom == target._geom_id).any():
-        target._activated = True
-        physics.bind(target._material).rgba[-1] = 0
-
-
-def _draw(observable: Any, fast: bool, physics: Any) -> Any:
-    """Return the function that draws an observable's picture, with one camera for the whole episode."""
-    camera = gl.camera(physics, observable._mjcf_element.full_identifier, observable.width, fast)
-    return lambda: camera.render().copy()

@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_whole
+from envs.arguments import check_action, check_whole
 
 FORWARD, LEFT, RIGHT = range(3)
 
@@ -71,9 +71,15 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
         return self._observe(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Walk on, or turn at the junction."""
+        """Walk on, or turn at the junction.
+
+        Raises:
+            RuntimeError: the episode is over, or has not begun.
+            ValueError: there is no such action.
+        """
         if self._arm or self._t >= self.limit:
             raise RuntimeError("TMaze: the episode is over, or has not begun; call reset() first.")
+        check_action("TMaze", self.action_space, action)
         self._t += 1
         if action == FORWARD:
             self._cell = min(self._cell + 1, self.corridor)

@@ -68,6 +68,7 @@ ROWS: tuple[Row, ...] = (
     Row("rooms:teleport=true", "2 rooms, over 301 frames", episodes=5),
     Row("rooms:renderer=mujoco", "2 rooms, over 301 frames", episodes=2),
     Row("memory_maze:9x9", "3 objects, the maze", "human 26.4, oracle 34.8, R2I 33, IMPALA 26.5", 3),
+    Row("memory_maze:9x9:fast=true", "3 objects, the maze", episodes=1),
     Row("memory_maze:11x11", "4 objects, the maze", "human 44.3, oracle 58.0, R2I 52, IMPALA 34.5", 2),
     Row("memory_maze:13x13", "5 objects, the maze", "human 55.5, oracle 74.5, R2I 58, IMPALA 36", 1),
     Row("memory_maze:15x15", "6 objects, the maze", "human 67.7, oracle 87.7, R2I 40 to 43, IMPALA 27", 1),

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_whole, did_you_mean
+from envs.arguments import check_action, check_whole, did_you_mean
 from envs.rooms import scene as scenes
 from envs.rooms.mujoco_renderer import MujocoRenderer
 from envs.rooms.raycaster import Raycaster
@@ -96,6 +96,7 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
         self.cue_length = CUE if teleport else 0
         self._steps = self.context_length + query - 1
         self._plan = scenes.Plan(count)
+        self._open: list[list[bool]] = (self._plan.room >= 0).tolist()
         self._renderer: Raycaster | MujocoRenderer = (
             Raycaster(self._plan) if renderer == "raycast" else MujocoRenderer(self._plan, objects * count)
         )
@@ -132,8 +133,7 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
         """
         if self._t >= self._steps:
             raise RuntimeError("Rooms: the episode is over, or has not begun; call reset() first.")
-        if not self.action_space.contains(action):
-            raise ValueError(f"Rooms: an action must be a whole number from 0 to 5, got {action!r}.")
+        check_action("Rooms", self.action_space, action)
         self._t += 1
         if self.teleport and self._t == self.context_length:
             self.x, self.y, self.heading = self._poses[self.np_random.integers(len(self._poses))]
@@ -173,10 +173,9 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
         self.x, self.y = x, y
 
     def _fits(self, x: float, y: float) -> bool:
-        room = self._plan.room
-        rows = int((y - BODY) / CELL), int((y + BODY) / CELL)
-        columns = int((x - BODY) / CELL), int((x + BODY) / CELL)
-        return all(room[row, column] >= 0 for row in set(rows) for column in set(columns))
+        south, north = self._open[int((y - BODY) / CELL)], self._open[int((y + BODY) / CELL)]
+        west, east = int((x - BODY) / CELL), int((x + BODY) / CELL)
+        return south[west] and south[east] and north[west] and north[east]
 
     def _observe(self) -> tuple[np.ndarray, dict[str, Any]]:
         probe = {

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from envs import extras, gl
 from envs.rooms.scene import EYE, FIELD_OF_VIEW, OBJECTS, SPHERE, WALL_HEIGHT, WALLS, Face, Plan, Scene
 
-_NEEDS = ("'rooms:renderer=mujoco'", "memory3d", "mujoco labmaze")
+_NEEDS = ("'rooms:renderer=mujoco'", "memory3d", "dm_control mujoco labmaze")
 
 
 class MujocoRenderer:
@@ -35,13 +33,13 @@ class MujocoRenderer:
         mujoco = extras.load("mujoco", *_NEEDS)
         assets = extras.load("labmaze.assets", *_NEEDS)
         walls, floor = assets.get_wall_texture_paths("style_01"), assets.get_floor_texture_paths("style_01")
-        self._model = mujoco.MjModel.from_xml_string(_model(plan, objects, size, walls, floor["blue"]))
+        self._canvas = gl.Canvas(size, _NEEDS)
+        model = self._canvas.model(_model(plan, objects, size, walls, floor["blue"]))
+        self._context = self._canvas.upload(model)
+        self._canvas.look(model, 0)
+        self._model = model.ptr
         self._data = mujoco.MjData(self._model)
         self._kinematics = mujoco.mj_kinematics
-        self._renderer: Any = mujoco.Renderer(self._model, size, size)
-        self.close = weakref.finalize(
-            self, self._renderer.close
-        )  # before the GL library is gone, at the latest
         self._materials = np.array([self._model.material(name).id for name in WALLS])
         self._rooms = np.array([face.room for face in plan.faces])
         self._walls = np.array([self._model.geom(f"wall{n}").id for n in range(len(plan.faces))])
@@ -60,8 +58,11 @@ class MujocoRenderer:
         cosine, sine = math.cos(heading), math.sin(heading)
         self._data.cam_xpos[0] = x, y, EYE
         self._data.cam_xmat[0] = sine, 0, -cosine, -cosine, 0, -sine, 0, 1, 0  # columns: right, up, back
-        self._renderer.update_scene(self._data, camera=0)
-        return self._renderer.render()
+        return self._canvas.picture(self._data, self._context)
+
+    def close(self) -> None:
+        """Free what GL holds."""
+        self._context.free()
 
 
 def _model(plan: Plan, objects: int, size: int, walls: Mapping[str, str], floor: str) -> str:

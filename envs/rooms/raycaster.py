@@ -6,11 +6,12 @@ thousands of pictures a second.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
-from envs.rooms.scene import EYE, FIELD_OF_VIEW, OBJECTS, SPHERE, WALL_HEIGHT, WALLS, Plan, Scene
+from envs.rooms.scene import CELL, EYE, FIELD_OF_VIEW, OBJECTS, SPHERE, WALL_HEIGHT, WALLS, Plan, Scene
 
 SKY, FLOOR = 0, 1  # numbers of the palette; the floor has two
 _WALL = 3  # four a colour: facing along x or y, mortar or brick
@@ -42,28 +43,22 @@ class Raycaster:
         self._size = size
         self._palette = palette()
         # Pixel (i, j) looks along forward + across[j] right + up[i] upwards.
-        steps = math.tan(math.radians(FIELD_OF_VIEW / 2)) * ((np.arange(size) + 0.5) * 2 / size - 1)
+        self._slope = math.tan(math.radians(FIELD_OF_VIEW / 2))
+        self._widest = math.hypot(1, self._slope)
+        steps = self._slope * ((np.arange(size) + 0.5) * 2 / size - 1)
         self._across, self._up = steps, -steps[:, None]
         self._norm = 1 + self._up**2 + self._across**2  # squared length of a pixel's ray
         self._floor_rows = np.flatnonzero(self._up[:, 0] < 0)
         self._floor_depth = -EYE / self._up[self._floor_rows]  # [rows, 1]
-        self._faces = [
-            (
-                np.array([[face.at] for face in plan.faces if face.along_y == along_y]),
-                np.array([[face.low - _SEAM] for face in plan.faces if face.along_y == along_y]),
-                np.array([[face.high + _SEAM] for face in plan.faces if face.along_y == along_y]),
-            )
-            for along_y in (True, False)
-        ]
-        self._rooms = np.array(
-            [face.room for along_y in (True, False) for face in plan.faces if face.along_y == along_y]
-        )
-        self._upright = len(self._faces[0][0])  # faces with constant x come first
+        self._faces = sorted(plan.faces, key=lambda face: not face.along_y)  # constant x first
+        self._rooms = np.array([face.room for face in self._faces])
+        self._along_y = np.array([face.along_y for face in self._faces])
+        self._facing = functools.cache(self._faces_towards)  # the same for all places in a cell
         self._columns = np.arange(size)
 
     def load(self, scene: Scene) -> None:
         """Take up the colours and objects of an episode."""
-        numbers = 4 * scene.walls[self._rooms] + 2 * (np.arange(len(self._rooms)) >= self._upright)
+        numbers = 4 * scene.walls[self._rooms] + 2 * ~self._along_y
         self._face_number = (_WALL + numbers).astype(np.uint8)
         self._objects = [
             (*place, _OBJECT + LEVELS * int(colour))
@@ -75,9 +70,10 @@ class Raycaster:
         ahead_x, ahead_y = math.cos(heading), math.sin(heading)
         ray_x, ray_y = ahead_x + ahead_y * self._across, ahead_y - ahead_x * self._across
         depth, face, along = self._walls(x, y, ray_x, ray_y)
-        height = EYE + self._up * depth  # [size, size], where a pixel's ray meets the plane of the wall
-        brick = ((along + (height * 2).astype(np.int8)) & 1).astype(np.uint8)
-        picture = np.where(height > WALL_HEIGHT, np.uint8(SKY), self._face_number[face] + brick)
+        # [size, size], where a pixel's ray meets the plane of the wall, in heights of a brick.
+        height = (EYE + self._up * depth) * 2
+        brick = ((along + height.astype(np.int8)) & 1).view(np.uint8)
+        picture = np.where(height > 2 * WALL_HEIGHT, np.uint8(SKY), self._face_number[face] + brick)
         rows = self._floor_rows
         floor_x, floor_y = x + self._floor_depth * ray_x, y + self._floor_depth * ray_y
         tiles = ((floor_x.astype(np.int32) + floor_y.astype(np.int32)) & 1).astype(np.uint8)
@@ -90,24 +86,39 @@ class Raycaster:
     def close(self) -> None:
         """There is nothing to free."""
 
+    def _faces_towards(self, column: int, row: int) -> tuple[int, np.ndarray, tuple[np.ndarray, ...]]:
+        """Return what `_walls` needs of the faces that can look towards a cell: no other is hit first.
+
+        That is how many of them have constant x, their numbers, and `at`, `low`, `high`, each `[faces, 1]`.
+        """
+        ahead = [
+            (face.towards > 0) == (CELL * (column if face.along_y else row) + CELL / 2 > face.at)
+            for face in self._faces
+        ]
+        numbers = np.flatnonzero(ahead)
+        bounds = [(face.at, face.low - _SEAM, face.high + _SEAM) for face in self._faces]
+        at, low, high = np.array(bounds)[numbers].T[..., None].copy()
+        return int(self._along_y[numbers].sum()), numbers, (at, low, high)
+
     def _walls(
         self, x: float, y: float, ray_x: np.ndarray, ray_y: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return for every column the depth of the nearest wall, its face, and the brick along it."""
+        split, numbers, (at, low, high) = self._facing(int(x / CELL), int(y / CELL))
+        distance = np.empty((len(numbers), self._size))
+        meets = np.empty_like(distance)
         with np.errstate(divide="ignore", invalid="ignore"):
-            hits = []
-            for (at, low, high), start, ray, other, other_ray in (
-                (self._faces[0], x, ray_x, y, ray_y),
-                (self._faces[1], y, ray_y, x, ray_x),
+            for part, start, ray, other, other_ray in (
+                (slice(split), x, ray_x, y, ray_y),
+                (slice(split, None), y, ray_y, x, ray_x),
             ):
-                distance = (at - start) / ray  # [faces, columns]
-                meets = other + distance * other_ray
-                hits.append(np.where((distance > 0) & (meets >= low) & (meets <= high), distance, np.inf))
-        distances = np.concatenate(hits)
-        face = distances.argmin(0)
-        depth = distances[face, self._columns]
-        along = np.where(face < self._upright, y + depth * ray_y, x + depth * ray_x).astype(np.int8)
-        return depth, face, along
+                np.divide(at[part] - start, ray, out=distance[part])
+                np.multiply(distance[part], other_ray, out=meets[part])
+                meets[part] += other
+            distance = np.where((distance > 0) & (meets >= low) & (meets <= high), distance, np.inf)
+        nearest = distance.argmin(0)
+        depth = distance[nearest, self._columns]
+        return depth, numbers[nearest], meets[nearest, self._columns].astype(np.int8)
 
     def _draw_object(
         self,
@@ -121,7 +132,7 @@ class Raycaster:
     ) -> None:
         """Draw the half of a sphere that is above the floor, where no wall is nearer."""
         forward, right = dx * ahead_x + dy * ahead_y, dx * ahead_y - dy * ahead_x
-        if forward <= 0:
+        if forward <= 0 or abs(right) > self._slope * forward + self._widest * SPHERE:
             return
         # Columns whose rays come within a radius of the axis, seen from above.
         inside = (right - self._across * forward) ** 2 <= SPHERE**2 * (1 + self._across**2)

@@ -1,5 +1,6 @@
 import pytest
 
+import envs
 from envs.arguments import check_names, check_whole, did_you_mean, parse_task
 
 
@@ -63,3 +64,12 @@ def test_unknown_names_get_the_nearest():
 def test_check_whole_refuses(value):
     with pytest.raises(ValueError, match=r"Task: argument 'n' must be a whole number from 1 to 10"):
         check_whole("Task", "n", value, 1, 10)
+
+
+@pytest.mark.parametrize("task", ["memory_chain", "discounting_chain", "tmaze", "rooms"])
+@pytest.mark.parametrize("action", [-1, 99, 0.5, "left"])
+def test_actions_out_of_the_space_are_refused(task, action):
+    env = envs.make(task).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r": an action must be a whole number from 0 to \d, got "):
+        env.step(action)

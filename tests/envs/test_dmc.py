@@ -4,6 +4,7 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 import envs
 from envs.dmc import DMControl, _tasks
@@ -30,6 +31,12 @@ ONE_OF_EACH = [
     "swimmer_swimmer6",
     "walker_walk",
 ]
+
+
+def _shrunk(image):
+    """64 x 64 as 60 x 60, the nearest pixels."""
+    nearest = (np.arange(60) * 64 / 60).astype(int)
+    return image[nearest][:, nearest].ravel()
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
@@ -74,6 +81,26 @@ class TestSuite:
         assert env.step(np.zeros(1, np.float32))[2:4] == (False, True)
         with pytest.raises(RuntimeError, match="the episode is over"):
             env.step(np.zeros(1, np.float32))
+
+    @pytest.mark.parametrize("action", [[1.5], [np.nan], [0.0, 0.0], 0.0])
+    def test_actions_out_of_the_space_are_refused(self, action):
+        env = envs.make("dmc:cartpole_balance").unwrapped
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match=r"DMControl: an action must be in Box.*, got"):
+            env.step(np.array(action))
+
+    def test_an_id_of_gymnasium(self):
+        with pytest.raises(
+            ValueError, match="'name' must be a task of the suite.* Did you mean 'walker_walk'"
+        ):
+            gymnasium.make("DMControl-v0", name="walker_wlak")
+        with pytest.raises(ValueError, match="There are: acrobot_swingup, "):
+            gymnasium.make("DMControl-v0")
+        env = gymnasium.make("DMControl-v0", name="cartpole_balance", render_mode="rgb_array")
+        assert env.metadata["render_fps"] == 50
+        with pytest.warns(UserWarning) as caught:  # velocities have no bounds
+            check_env(env.unwrapped)
+        assert all("infinity" in str(warning.message) for warning in caught)
 
     def test_every_domain_is_looked_at(self):
         domains = {_tasks()[task][0] for task in ONE_OF_EACH}
@@ -150,6 +177,23 @@ class TestPixels:
         np.testing.assert_array_equal(first, kept)  # no buffer that is drawn over
         assert (later[-1] != first).any()
         env.close()
+
+    @pytest.mark.filterwarnings("error")
+    def test_passes_the_checker(self):
+        env = gymnasium.make(
+            "DMControl-v0", name="cartpole_swingup", observation="pixels", fast=True, render_mode="rgb_array"
+        )
+        check_env(env.unwrapped)
+
+    def test_renders_what_vectors_are_about(self):
+        env = gymnasium.make("DMControl-v0", name="walker_walk", render_mode="rgb_array").unwrapped
+        env.reset(seed=1)
+        large = env.render()
+        assert (large.shape, large.dtype) == ((240, 240, 3), np.uint8)
+        pixels = envs.make("dmc:walker_walk:observation=pixels").unwrapped
+        small = pixels.reset(seed=1)[0]
+        assert np.corrcoef(large[::4, ::4].ravel(), _shrunk(small))[0, 1] > 0.8
+        assert pixels.render() is None
 
     def test_fast_pictures_show_the_same_scene(self):
         slow = envs.make("dmc:cartpole_balance:observation=pixels", seed=1)

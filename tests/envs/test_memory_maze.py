@@ -1,8 +1,10 @@
 import importlib.util
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 import envs
 from envs import memory_maze
@@ -23,6 +25,11 @@ def test_bad_input(task, said):
         envs.make(task)
 
 
+def test_an_id_of_gymnasium_is_checked_too():
+    with pytest.raises(ValueError, match="'name' must be one of 9x9, .*, got '9x8'. Did you mean '9x9'"):
+        gymnasium.make("MemoryMaze-9x9-v0", name="9x8")
+
+
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "memory_maze", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -36,7 +43,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
 def pair():
     """Our environment and the package's own, both in the first episode of seed 7."""
     ours = envs.make("memory_maze:9x9").unwrapped
-    theirs = memory_maze._tasks().memory_maze_9x9(global_observables=True, seed=7)
+    theirs = memory_maze._package()[0].memory_maze_9x9(global_observables=True, seed=7)
     yield ours, theirs
     ours.close()
     theirs.close()
@@ -46,11 +53,12 @@ def pair():
 class TestMaze:
     def test_it_is_the_packages_own_task(self, pair):
         ours, theirs = pair
-        image, info = ours.reset(seed=7)
-        moment = theirs.reset()
         random = np.random.default_rng(0)
         touched = 0
-        for step in range(60):
+        for step in range(80):
+            if step % 40 == 0:  # the second time in a new maze
+                image, info = ours.reset(seed=None if step else 7)
+                moment = theirs.reset()
             np.testing.assert_array_equal(image, moment.observation["image"])
             probe = info["probe"]
             np.testing.assert_array_equal(
@@ -59,6 +67,9 @@ class TestMaze:
             np.testing.assert_array_equal(
                 probe["targets"], moment.observation["targets_pos"].astype(np.float32)
             )
+            np.testing.assert_array_equal(
+                probe["agent_dir"], moment.observation["agent_dir"].astype(np.float32)
+            )
             np.testing.assert_array_equal(probe["maze_layout"], moment.observation["maze_layout"])
             if step % 20 == 10:  # put both next to the object that is wanted
                 for env in (ours._env, theirs):
@@ -66,14 +77,48 @@ class TestMaze:
                     target = task._targets[task._current_target_ix]
                     position = env.physics.bind(target.geom).xpos.copy()
                     task._walker.set_pose(env.physics, position=[*position[:2], 0.0])
+                    env.physics.forward()
             action = random.integers(6)
             image, reward, terminated, truncated, info = ours.step(action)
             moment = theirs.step(action)
             assert reward == moment.reward
+            np.testing.assert_array_equal(ours._env.physics.data.qpos, theirs.physics.data.qpos)
+            np.testing.assert_array_equal(ours._env.physics.data.qvel, theirs.physics.data.qvel)
             assert not terminated
             assert not truncated
             touched += int(reward)
-        assert touched >= 3
+        assert touched >= 4
+
+    def test_what_is_hidden_changes_no_pixel(self, pair):
+        ours, _ = pair
+        ours.reset(seed=2)
+        culling = ours._view._culling
+        shown = []
+        for action in [1, 4, 4, 1, 3, 3] * 5:
+            image = ours.step(action)[0]
+            shown.append(len(culling.hide()) / len(culling._planes))
+            culling.hide, hide = lambda: None, culling.hide
+            culling._groups[culling._planes] = 0  # all of them
+            np.testing.assert_array_equal(ours._view.picture()[2:-2, 2:-2], image[2:-2, 2:-2])
+            culling.hide = hide
+        assert 0 < np.mean(shown) < 0.3
+
+    @pytest.mark.filterwarnings("error")
+    def test_passes_the_checker(self):
+        env = gymnasium.make("MemoryMaze-9x9-v0", fast=True, render_mode="rgb_array").unwrapped
+        check_env(env)
+
+    def test_fast_pictures_show_the_same_maze(self, pair):
+        ours, _ = pair
+        fast = gymnasium.make("MemoryMaze-9x9-v0", fast=True, render_mode="rgb_array").unwrapped
+        a, b = ours.reset(seed=4)[0].astype(float), fast.reset(seed=4)[0].astype(float)
+        assert 0 < np.abs(a - b).mean() < 10
+        np.testing.assert_array_equal(fast.render(), b)
+        assert ours.render() is None
+        fast.close()
+        fast.close()  # does nothing
+        with pytest.raises(RuntimeError, match="call reset"):
+            fast.step(0)
 
     def test_what_is_seen_and_probed(self, pair):
         ours, _ = pair

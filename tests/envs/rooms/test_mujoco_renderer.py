@@ -12,7 +12,7 @@ import envs
 from envs.rooms import Rooms
 from envs.rooms.scene import CELL, OBJECTS, WALLS
 
-missing = [name for name in ("mujoco", "labmaze") if importlib.util.find_spec(name) is None]
+missing = [name for name in ("mujoco", "dm_control", "labmaze") if importlib.util.find_spec(name) is None]
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
@@ -79,3 +79,13 @@ class TestPictures:
         first = frames()
         np.testing.assert_array_equal(first, frames())
         assert len({frame.tobytes() for frame in first}) > 60
+
+    def test_others_that_draw_in_this_process_keep_their_pictures(self, pair):
+        _, env = pair
+        walker = envs.make("dmc:walker_walk:observation=pixels,fast=true", seed=1)
+        first = walker.reset()[0]["image"]
+        room = env._renderer.render(env.x, env.y, env.heading)
+        again = walker.unwrapped._draw()
+        np.testing.assert_array_equal(first, again)
+        np.testing.assert_array_equal(room, env._renderer.render(env.x, env.y, env.heading))
+        walker.close()
