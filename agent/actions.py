@@ -72,7 +72,8 @@ class Categoricals:
 
     def sample(self) -> Tensor:
         """`[..., A]`, no gradient."""
-        return torch.cat([sample_onehot(part.detach()) for part in self.probs], -1)
+        samples = [sample_onehot(part.detach()) for part in self.probs]
+        return samples[0] if len(samples) == 1 else torch.cat(samples, -1)
 
     def mode(self) -> Tensor:
         """`[..., A]`."""

@@ -105,6 +105,10 @@ class ActorCritic(nn.Module):
         """Distribution over action vectors for policy inputs `[..., P]`."""
         return self.codec.distribution(self.actor(inputs))
 
+    def sample(self, inputs: Tensor) -> Tensor:
+        """Action vectors `[..., A]` for policy inputs `[..., P]`."""
+        return self.policy(inputs).sample()
+
     def loss(
         self, dream: Trajectory, reward: Tensor, alive: Tensor
     ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:

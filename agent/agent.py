@@ -14,7 +14,8 @@ from torch import Tensor
 
 from agent.actions import ActionCodec
 from agent.actor_critic import ActorCritic
-from agent.imagination import choose_starts, imagine
+from agent.compiling import compiled
+from agent.imagination import choose_starts, dream_step, imagine
 from agent.optim import Optimiser
 from worldmodels import State, WorldModel, make_backbone
 from worldmodels.base import keep_steps, merge_rows
@@ -60,6 +61,7 @@ class Agent:
         self.seed = config["seed"]
         self.dtype = _precision(config["precision"])
         self.dream_options = dict(config["imagination"])
+        self.dream_step = compiled(dream_step, self.device) if config["compile"] else dream_step
         self.deterministic_eval = config["eval"]["deterministic"]
         options = dict(config["actor_critic"])
         codec_options = {key: options.pop(key) for key in ("unimix", "min_std", "max_std")}
@@ -157,8 +159,9 @@ class Agent:
                 self.backbone,
                 starts,
                 keep_steps(keep, rollout.features.detach()).flatten(0, 1),
-                lambda inputs: self.actor_critic.policy(inputs).sample(),
+                self.actor_critic.sample,
                 options["horizon"],
+                self.dream_step,
             )
             reward = self.model.reward.mean(self.model.reward(dream.features))
             alive = self.model.continues.mean(self.model.continues(dream.features))

@@ -28,23 +28,36 @@ class Trajectory:
     action: Tensor
 
 
+def dream_step(
+    backbone: Backbone, act: Callable[[Tensor], Tensor], state: State, inputs: Tensor
+) -> tuple[State, Tensor, Tensor, Tensor]:
+    """One imagined step from policy inputs `[N, P]`: next state, its feature and policy inputs, action."""
+    action = act(inputs)
+    state, feature = backbone.imagine_step(state, action.clamp(-1, 1))
+    return state, feature, backbone.policy_input(state), action
+
+
 @torch.no_grad()
 def imagine(
-    backbone: Backbone, state: State, feature: Tensor, act: Callable[[Tensor], Tensor], horizon: int
+    backbone: Backbone,
+    state: State,
+    feature: Tensor,
+    act: Callable[[Tensor], Tensor],
+    horizon: int,
+    step: Callable[..., tuple[State, Tensor, Tensor, Tensor]] = dream_step,
 ) -> Trajectory:
     """Roll out `horizon` steps from states with leaves `[N, ...]` and their features `[N, F]`.
 
     `act` maps the policy input `[N, P]` to an action vector `[N, A]`; the model gets it clipped to [-1, 1],
     as the environment and replay do (one-hot vectors are inside). No gradient is recorded: the actor learns
-    by the score function, not through the dynamics.
+    by the score function, not through the dynamics. `step` may be a compiled `dream_step`.
     """
     features, policies, actions = [feature], [backbone.policy_input(state)], []
     state = backbone.prepare_imagination(state, horizon)
     for _ in range(horizon):
-        action = act(policies[-1])
-        state, feature = backbone.imagine_step(state, action.clamp(-1, 1))
+        state, feature, inputs, action = step(backbone, act, state, policies[-1])
         features.append(feature)
-        policies.append(backbone.policy_input(state))
+        policies.append(inputs)
         actions.append(action)
     return Trajectory(torch.stack(features, 1), torch.stack(policies, 1), torch.stack(actions, 1))
 

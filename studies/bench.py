@@ -272,12 +272,9 @@ def _imagination(name: str, subject: Subject) -> Case:
     state = agent.backbone.initial(starts)
     feature = torch.zeros(starts, agent.backbone.feature_size, device=subject.device)
 
-    def act(inputs: Tensor) -> Tensor:
-        return agent.actor_critic.policy(inputs).sample()
-
     def run() -> None:
         with subject.autocast():
-            imagine(agent.backbone, state, feature, act, horizon)
+            imagine(agent.backbone, state, feature, agent.actor_critic.sample, horizon, agent.dream_step)
 
     return Case(name, horizon, starts * horizon, count(agent.backbone, agent.actor_critic.actor), run)
 

@@ -89,7 +89,8 @@ class Backbone(nn.Module):
     def prepare_imagination(self, state: State, horizon: int) -> State:
         """The state in whatever form makes up to `horizon` calls of `imagine_step` cheapest; here: as it is.
 
-        Only `imagine_step` and `policy_input` understand the result.
+        Only `imagine_step` and `policy_input` understand the result, and without gradients `imagine_step` may
+        write over it.
         """
         del horizon
         return state
@@ -110,6 +111,10 @@ class Backbone(nn.Module):
             state, feature = self.imagine_step(state, step_action, None if noise is None else noise[:, t])
             features.append(feature)
         return state, torch.stack(features, 1)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Scalars worth watching that depend on the parameters alone, by name; here none."""
+        return {}
 
     def kl_losses(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Dynamics and representation KL, each `[B, T]` in nats, before free nats (DreamerV3, eq. 3).
@@ -155,7 +160,8 @@ def sample_onehot(probs: Tensor, noise: Tensor | None = None) -> Tensor:
     with torch.no_grad():
         if noise is None:
             noise = torch.rand(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
-        index = (probs[..., :-1].cumsum(-1) <= noise[..., None]).sum(-1, keepdim=True)
+        noise = noise[..., None].contiguous()
+        index = torch.searchsorted(probs[..., :-1].cumsum(-1), noise, right=True)
         sample = torch.zeros_like(probs).scatter_(-1, index, 1.0)
     if not probs.requires_grad:
         return sample

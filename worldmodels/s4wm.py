@@ -44,6 +44,7 @@ class S4WM(Backbone):
         unimix: share of the uniform distribution in posterior and prior.
         policy_input: what actor and critic see: `output` (h, z), `hidden` (z, normalised layer states) or
             `full` (all three).
+        gradient_checkpointing: compute each block of a window again for its gradient instead of keeping it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class S4WM(Backbone):
         layer: str,
         unimix: float,
         policy_input: str,
+        gradient_checkpointing: bool,
         **layer_options: Mapping[str, Any],
     ) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class S4WM(Backbone):
         self.latent_in = MLP(latent, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)
-        self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options))
+        self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing)
         self.prior_net = MLP(width, units, hidden_layers, latent)
         self.feature_size = width + latent
         memory = self.stack.initial(1).numel()
@@ -151,8 +153,13 @@ class S4WM(Backbone):
 
         State leaves then: `latent`, `output`, and those of `Stack.responses` in place of `memory`.
         """
+        self.stack.hold()
         entries = self.stack.responses(state["memory"], horizon) if self.policy_view == "output" else None
         return state if entries is None else {"latent": state["latent"], "output": state["output"], **entries}
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """`log_abar/<layer>`: the logarithm of the largest |Abar| of a layer; nearer 0 remembers longer."""
+        return {f"log_abar/{n}": block.layer.log_abar() for n, block in enumerate(self.stack.blocks)}
 
     def policy_input(self, state: State) -> Tensor:
         parts = []

@@ -9,7 +9,7 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from worldmodels.base import Backbone, Rollout, State
+from worldmodels.base import Backbone, Rollout, State, keep_steps
 from worldmodels.heads import BernoulliHead, TwoHotHead, symexp, symlog
 from worldmodels.nets import MLP, ConvDecoder, ConvEncoder
 
@@ -54,12 +54,22 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Feature `[..., F]` -> predicted observations: pixel means in [0, 1], symlog vectors."""
+    """Feature `[..., F]` -> predicted observations: pixel means in [0, 1], symlog vectors.
+
+    Args:
+        inputs: F.
+        space: observation space.
+        depth, units, layers: sizes.
+        steps: images of a window that `sampled_losses` decodes, of each row; 0 for all.
+    """
 
     def __init__(
-        self, inputs: int, space: gymnasium.spaces.Dict, depth: int, units: int, layers: int
+        self, inputs: int, space: gymnasium.spaces.Dict, depth: int, units: int, layers: int, steps: int
     ) -> None:
         super().__init__()
+        if steps < 0:
+            raise ValueError(f"decoder.steps must be a number of steps, or 0 for all of them; got {steps}")
+        self.steps = steps
         self.images = [key for key, leaf in space.items() if is_image(leaf)]
         self.vectors = {key: _size(leaf) for key, leaf in space.items() if not is_image(leaf)}
         self.cnns = nn.ModuleList(ConvDecoder(inputs, space[key].shape or (), depth) for key in self.images)
@@ -67,24 +77,45 @@ class Decoder(nn.Module):
 
     def forward(self, feature: Tensor) -> Batch:
         """Means: images `[..., H, W, C]` in [0, 1], vectors `[..., d]` in symlog space."""
+        return self._images(feature) | self._vectors(feature)
+
+    def _images(self, feature: Tensor) -> Batch:
         means: Batch = {}
         for key, cnn in zip(self.images, self.cnns, strict=True):
             image = cnn(feature.flatten(0, -2)).movedim(1, -1)
             means[key] = image.unflatten(0, feature.shape[:-1])
-        if self.mlp is not None:
-            parts = self.mlp(feature).float().split(list(self.vectors.values()), -1)
-            means.update(zip(self.vectors, parts, strict=True))
         return means
+
+    def _vectors(self, feature: Tensor) -> Batch:
+        if self.mlp is None:
+            return {}
+        parts = self.mlp(feature).float().split(list(self.vectors.values()), -1)
+        return dict(zip(self.vectors, parts, strict=True))
 
     def losses(self, feature: Tensor, obs: Batch) -> Batch:
         """Squared errors summed over pixels or elements, `[...]` a key (DreamerV3, eq. 2)."""
-        losses: Batch = {}
-        for key, mean in self(feature).items():
-            if key in self.vectors:
-                losses[key] = (mean - symlog(obs[key])).square().sum(-1)
-            else:
-                losses[key] = (mean - obs[key].float() / 255).square().sum((-3, -2, -1))
-        return losses
+        return self._image_losses(feature, obs) | self._vector_losses(feature, obs)
+
+    def sampled_losses(self, feature: Tensor, obs: Batch) -> Batch:
+        """`losses` of a window, feature `[B, T, F]`, images at `steps` random steps of each row only.
+
+        Returns:
+            `[B, T]` for vectors, `[B, steps]` for images; their means have the same expectation.
+        """
+        rows, length = feature.shape[:2]
+        if not self.images or not 0 < self.steps < length:
+            return self.losses(feature, obs)
+        chosen = torch.rand(rows, length, device=feature.device).argsort(1)[:, : self.steps]
+        shown = {key: keep_steps(chosen, obs[key]) for key in self.images}
+        return self._image_losses(keep_steps(chosen, feature), shown) | self._vector_losses(feature, obs)
+
+    def _image_losses(self, feature: Tensor, obs: Batch) -> Batch:
+        means = self._images(feature)
+        return {key: (means[key] - obs[key].float() / 255).square().sum((-3, -2, -1)) for key in means}
+
+    def _vector_losses(self, feature: Tensor, obs: Batch) -> Batch:
+        means = self._vectors(feature)
+        return {key: (means[key] - symlog(obs[key])).square().sum(-1) for key in means}
 
     def observations(self, feature: Tensor) -> Batch:
         """Predictions in the observations' own units: images in [0, 1], vectors after symexp."""
@@ -186,9 +217,8 @@ class WorldModel(nn.Module):
         is_first = batch["is_first"]
         rollout = self.backbone.observe(state, self.encoder(obs), batch["action"], is_first, keep)
         dynamics, representation = self.backbone.kl_losses(rollout)
-        losses = {
-            f"decoder/{key}": value for key, value in self.decoder.losses(rollout.features, obs).items()
-        }
+        decoded = self.decoder.sampled_losses(rollout.features, obs)
+        losses = {}
         reward = self.reward(rollout.features)
         (losses["reward"],) = self.reward.loss(reward, batch["reward"])
         losses["continue"] = self.continues.loss(
@@ -198,6 +228,7 @@ class WorldModel(nn.Module):
         losses["representation"] = self.representation_scale * representation.clamp(min=self.free_nats)
         for name, value in losses.items():
             assert value.shape == is_first.shape, f"loss {name} has shape {tuple(value.shape)}, not [B, T]"
+        losses = {f"decoder/{key}": value for key, value in decoded.items()} | losses
         kl = dynamics.detach()
         if self.recall is not None:
             losses["recall"] = self.recall_scale * self.recall(rollout, kl, is_first, obs, self.decoder)
@@ -205,6 +236,7 @@ class WorldModel(nn.Module):
         total = sum(means.values())
         with torch.no_grad():
             metrics = {name: value.detach() for name, value in means.items()}
+            metrics |= self.backbone.diagnostics()
             metrics["kl"] = kl.mean()
             metrics["kl_first"] = mean_where(kl, is_first)
             right = self.reward.mean(reward).sign() == batch["reward"].sign()

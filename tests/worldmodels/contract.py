@@ -344,7 +344,6 @@ def check_prepared_imagination(case: Case) -> None:
         values = []
         for t in range(6):
             state, feature = backbone.imagine_step(state, action[:, t], inputs.noise[:, t])
-            assert all(leaf.shape[0] == B for leaf in state.values())
             values += [feature, backbone.policy_input(state)]
         value = torch.cat(values, 1)
         weight = torch.linspace(-1, 1, value.numel(), device=case.device, dtype=case.dtype)
@@ -357,6 +356,14 @@ def check_prepared_imagination(case: Case) -> None:
             close(
                 case, prepared / size, stepped / size, "gradient" if number else "features and policy inputs"
             )
+    with torch.no_grad():  # where steps may write over what was prepared, and leave the state as it was
+        before = {key: leaf.clone() for key, leaf in inputs.state.items()}
+        state, values = backbone.prepare_imagination(inputs.state, 6), []
+        for t in range(6):
+            state, feature = backbone.imagine_step(state, inputs.action[:, t], inputs.noise[:, t])
+            values += [feature, backbone.policy_input(state)]
+        close(case, torch.cat(values, 1), results[0][0], "features and policy inputs without gradients")
+        assert all(torch.equal(before[key], leaf) for key, leaf in inputs.state.items())
 
 
 def check_imagination_follows_the_action(case: Case) -> None:

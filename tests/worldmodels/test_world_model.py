@@ -81,7 +81,7 @@ def make_model(space: spaces.Dict, backbone: str = "s4wm", **changed: Mapping[st
 def test_any_mix_of_observations(space: spaces.Dict, lead: tuple[int, ...]) -> None:
     """Encoder and decoder agree on shapes; every observation is used, and images end up in [0, 1]."""
     torch.manual_seed(0)
-    encoder, decoder = Encoder(space, 2, 8, 1), Decoder(10, space, 2, 8, 1)
+    encoder, decoder = Encoder(space, 2, 8, 1), Decoder(10, space, 2, 8, 1, steps=0)
     obs = observations(space, *lead)
     embed = encoder(obs)
     assert embed.shape == (*lead, encoder.output_size)
@@ -102,6 +102,34 @@ def test_any_mix_of_observations(space: spaces.Dict, lead: tuple[int, ...]) -> N
             torch.testing.assert_close(symlog(value), means[key])
 
 
+def test_images_of_some_steps_stand_for_all() -> None:
+    """Vectors are decoded at every step; the images' mean loss is right on average, for any window."""
+    space = spaces.Dict(SPACES["mix"])
+    torch.manual_seed(0)
+    decoder, obs, feature = (
+        Decoder(10, space, 2, 8, 1, steps=2),
+        observations(space, 3, 6),
+        torch.randn(3, 6, 10),
+    )
+    feature[:, 1] *= 30  # steps are far from alike
+    with torch.no_grad():
+        every = decoder.losses(feature, obs)
+        drawn = [decoder.sampled_losses(feature, obs) for _ in range(1000)]
+    for key, value in every.items():
+        if is_image(space[key]):
+            assert drawn[0][key].shape == (3, 2)
+            assert all(torch.isin(value_drawn[key], value).all() for value_drawn in drawn[:5])
+            means = torch.stack([losses[key].mean() for losses in drawn])
+            error = means.std() / len(drawn) ** 0.5
+            assert error > 0 and (means.mean() - value.mean()).abs() < 4 * error
+        else:
+            assert torch.equal(drawn[0][key], value)
+    decoder.steps = 6
+    assert all(torch.equal(got, every[key]) for key, got in decoder.sampled_losses(feature, obs).items())
+    with pytest.raises(ValueError, match="decoder.steps must be a number of steps, or 0 .* got -1"):
+        Decoder(10, space, 2, 8, 1, steps=-1)
+
+
 def test_steps_are_encoded_alike_one_by_one(space: spaces.Dict) -> None:
     encoder = Encoder(space, 2, 8, 1)
     obs = observations(space, 2, 3)
@@ -116,7 +144,8 @@ def test_losses_by_name(space: spaces.Dict, backbone: str) -> None:
     keep = torch.tensor([[0, 4], [1, 2], [7, 7]])
     loss, rollout, metrics = model.loss(batch, model.backbone.initial(3), keep)
     names = {f"decoder/{key}" for key in space} | {"reward", "continue", "dynamics", "representation"}
-    assert names | {"recall", "kl", "kl_first", "reward_sign_accuracy"} == metrics.keys()
+    others = {"recall", "kl", "kl_first", "reward_sign_accuracy", *model.backbone.diagnostics()}
+    assert names | others == metrics.keys()
     torch.testing.assert_close(loss, sum(metrics[name] for name in names | {"recall"}))
     assert all(value.shape == () and not value.requires_grad for value in metrics.values())
     assert all(leaf.shape[:2] == (3, 2) for leaf in rollout.kept.values())

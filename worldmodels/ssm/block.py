@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from worldmodels.ssm.hippo import TimeInvariant
 from worldmodels.ssm.keep import Keep
 
 
@@ -34,15 +37,17 @@ class Block(nn.Module):
         return self._add(x, y), state
 
     def respond(self, x: Tensor, response: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
-        """The step without a state: x `[B, D]`, response `[B, h, D]`, taps `[B, H, D]` with H >= h.
+        """The step without a state: x `[B, D]`, response `[h, B, D]`, taps `[H, 1, D]` with H >= h.
 
         `response` is what the layer will give at this and the next steps if its inputs are zero from now on;
-        an input adds the layer's impulse response to it.
+        an input adds the layer's impulse response to it, in place where no gradient is recorded.
         """
         u = self.norm(x)
-        y = torch.addcmul(response[:, 0], taps[:, 0], u)
-        left = response.shape[1]
-        return self._add(x, y), torch.addcmul(response[:, 1:], taps[:, 1:left], u[:, None])
+        y = torch.addcmul(response[0], taps[0], u)
+        later, taps = response[1:], taps[1 : len(response)]
+        # In place the responses stay in the cache: 2.5 times as fast at 256 starts of 704 channels.
+        after = torch.addcmul(later, taps, u) if torch.is_grad_enabled() else later.addcmul_(taps, u)
+        return self._add(x, y), after
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         return x + F.glu(self.mix(F.gelu(y)), -1)
@@ -52,10 +57,20 @@ class Stack(nn.Module):
     """`layers` blocks and a final norm. Its state is one tensor `[B, layers, ...]`.
 
     Runs in float32 whatever autocast says outside: the recurrence over thousands of steps needs it.
+
+    Args:
+        width: D.
+        layers: L.
+        make_layer: makes the state-space layer of a block.
+        checkpointing: keep of a window only what goes into each block, and compute the block again when the
+            gradient comes back: memory of one block instead of all, for one more forward pass.
     """
 
-    def __init__(self, width: int, layers: int, make_layer: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self, width: int, layers: int, make_layer: Callable[[], nn.Module], checkpointing: bool = False
+    ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         self.blocks: Any = nn.ModuleList(Block(width, make_layer()) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
@@ -72,24 +87,34 @@ class Stack(nn.Module):
             `[B, T, D]`, last state `[B, layers, ...]`, and the states after the steps to `keep`,
             `[B, n, layers, ...]`, or None if there are none to keep.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with _autocast_off(x.device.type):
             x = x.to(state.dtype)
             lasts, kepts = [], []
             for number, block in enumerate(self.blocks):
-                x, last, kept = block(x, state[:, number], is_first, keep)
+                window = block, x, state[:, number], is_first, keep
+                if self.checkpointing and torch.is_grad_enabled():
+                    x, last, kept = checkpoint(*window, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x, last, kept = block(*window[1:])
                 lasts.append(last)
                 kepts.append(kept)
             return self.norm(x), torch.stack(lasts, 1), None if keep is None else torch.stack(kepts, 2)
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x `[B, D]`, state `[B, layers, ...]` -> `[B, D]`, next state."""
-        with torch.autocast(x.device.type, enabled=False):
+        with _autocast_off(x.device.type):
             x = x.to(state.dtype)
             collected = []
-            for number, block in enumerate(self.blocks):
-                x, after = block.step(x, state[:, number])
+            for block, before in zip(self.blocks, state.unbind(1), strict=True):
+                x, after = block.step(x, before)
                 collected.append(after)
             return self.norm(x), torch.stack(collected, 1)
+
+    def hold(self) -> None:
+        """Have what `step` needs of the parameters ready, where it is kept: compiled steps rely on it."""
+        for block in self.blocks:
+            if isinstance(block.layer, TimeInvariant):
+                block.layer.discretise()
 
     def responses(self, state: Tensor, horizon: int) -> dict[str, Tensor] | None:
         """What stands for the state over the next `horizon` steps: two entries a layer, or None.
@@ -99,30 +124,41 @@ class Stack(nn.Module):
         impulse response. Other layers are cheaper to step.
 
         Returns:
-            `response<n>` `[B, horizon, D]` and `taps<n>`, the impulse response, as `[B, horizon, D]`.
+            `response<n>` `[horizon, B, D]` and `taps<n>`, the impulse response, `[horizon, 1, D]`.
         """
         if not all(hasattr(block.layer, "response") for block in self.blocks):
             return None
         entries = {}
-        with torch.autocast(state.device.type, enabled=False):
+        with _autocast_off(state.device.type):
             for number, block in enumerate(self.blocks):
                 of_layer = block.layer.response(1 << (horizon - 1).bit_length())
                 free = state[:, number].flatten(2).transpose(0, 1) @ of_layer.read[..., :horizon]
-                entries[f"response{number}"] = free.permute(1, 2, 0).contiguous()
-                entries[f"taps{number}"] = of_layer.taps[:, :horizon].t().expand(len(state), -1, -1)
+                entries[f"response{number}"] = free.permute(2, 1, 0).contiguous()
+                entries[f"taps{number}"] = of_layer.taps[:, :horizon].t()[:, None].contiguous()
         return entries
 
     def respond(self, x: Tensor, entries: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """`step` with the entries of `responses` for a state: x `[B, D]` -> `[B, D]`, next entries."""
-        if not entries["response0"].shape[1]:
+        """`step` with the entries of `responses` for a state: x `[B, D]` -> `[B, D]`, next entries.
+
+        Without gradients the entries are written over: what comes back is good for the next step, what went
+        in for nothing more.
+        """
+        if not len(entries["response0"]):
             raise ValueError(
-                f"the state was prepared for {entries['taps0'].shape[1]} steps, and they are done; prepare "
+                f"the state was prepared for {len(entries['taps0'])} steps, and they are done; prepare "
                 f"it for more, or step the state itself"
             )
         after = dict(entries)
-        with torch.autocast(x.device.type, enabled=False):
+        with _autocast_off(x.device.type):
             x = x.to(entries["response0"].dtype)
             for number, block in enumerate(self.blocks):
                 name = f"response{number}"
                 x, after[name] = block.respond(x, entries[name], entries[f"taps{number}"])
             return self.norm(x), after
+
+
+def _autocast_off(device: str) -> contextlib.AbstractContextManager:
+    """Autocast switched off, at no cost where it is off."""
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()

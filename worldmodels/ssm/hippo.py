@@ -86,6 +86,22 @@ def discretise_diagonal(
     return abar, (abar - 1) / a if discretisation == "zoh" else dt / (1 - dt * a / 2)
 
 
+def as_complex(x: Tensor) -> Tensor:
+    """`[..., 2]`, real and imaginary part -> `[...]` complex: a view where the memory layout allows one."""
+    *strides, last = x.stride()
+    fits = last == 1 and x.storage_offset() % 2 == 0 and all(stride % 2 == 0 for stride in strides)
+    return torch.view_as_complex(x if fits else x.contiguous())
+
+
+def multiply_add(inputs: Tensor, factor: Tensor, x: Tensor) -> Tensor:
+    """inputs + factor * x of complex numbers as pairs, `[..., 2]` each."""
+    if torch.compiler.is_compiling():  # inductor fuses real arithmetic only
+        real, imag = factor.unbind(-1)
+        turned = torch.stack([-x[..., 1], x[..., 0]], -1)
+        return inputs + real[..., None] * x + imag[..., None] * turned
+    return torch.view_as_real(torch.addcmul(as_complex(inputs), as_complex(factor), as_complex(x)))
+
+
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     """A ValueError that lists the `known` values of the option `name`, if `value` is none of them."""
     if value not in known:
@@ -95,8 +111,9 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 class TimeInvariant(nn.Module):
     """A layer whose discretised system depends on parameters only; it keeps it while they stay the same.
 
-    A subclass names these parameters in `DYNAMICS` and writes `_discretise`. The optimiser gives them no
-    weight decay and a learning rate of their own, as S4, S4D, S5 and LRU were trained by their authors.
+    A subclass writes `_discretise`, and names the parameters of A, B and the step sizes in `DYNAMICS`. The
+    optimiser gives these no weight decay and a learning rate of their own, as S4, S4D, S5 and LRU were
+    trained by their authors.
     """
 
     DYNAMICS: tuple[str, ...] = ()
@@ -115,8 +132,9 @@ class TimeInvariant(nn.Module):
             # fused optimisers change parameters without counting it up.
             self._held = None
             return self._discretise()
-        parameters = [getattr(self, name) for name in self.DYNAMICS]
-        key = tuple((id(p), p._version, p.data_ptr(), p.dtype) for p in parameters)
+        if torch.compiler.is_compiling() and self._held is not None:
+            return self._held[1]  # of `Stack.hold`; compiled code cannot compare versions
+        key = tuple([(id(p), p._version, p.data_ptr()) for p in self._parameters.values() if p is not None])
         if self._held is None or self._held[0] != key:
             self._held = key, self._discretise()
         return self._held[1]

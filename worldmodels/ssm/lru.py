@@ -44,7 +44,11 @@ class LRU(MIMO):
         self.c = nn.Parameter(torch.randn(width, 2 * state_size) / math.sqrt(state_size))
         self.d = nn.Parameter(torch.randn(width))
 
-    def _discretise(self) -> tuple[Tensor, Tensor]:
+    def log_abar(self) -> Tensor:
+        """Logarithm of the largest |Abar|, a scalar below 0."""
+        return -self.log_decay.exp().amin()
+
+    def _modes(self) -> tuple[Tensor, Tensor]:
         scale = self.log_scale.exp()
         modulus = (-self.log_decay.exp()).exp()
         return torch.polar(modulus, self.log_phase.exp()), torch.complex(scale, torch.zeros_like(scale))

@@ -97,6 +97,10 @@ class Mamba2(nn.Module):
         state = torch.addcmul(new, log_a.exp()[..., None, None], state)
         return self._output((state @ c[:, None, :, None]).squeeze(-1), x), state
 
+    def log_abar(self) -> Tensor:
+        """Logarithm of the largest a, a scalar below 0, at an input of zero."""
+        return (-F.softplus(self.dt_bias) * self.log_decay.exp()).amax()
+
     def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x `[..., heads, P]`, B and C `[..., N]`, dt and log a `[..., heads]` from inputs `[..., D]`."""
         x, b, c, dt = self.project_in(u).split(self.sizes, -1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.ssm.hippo import TimeInvariant
+from worldmodels.ssm.hippo import TimeInvariant, as_complex, multiply_add
 from worldmodels.ssm.keep import Keep, keep_states
 from worldmodels.ssm.scan import linear_recurrence
 
@@ -14,8 +14,8 @@ from worldmodels.ssm.scan import linear_recurrence
 class MIMO(TimeInvariant):
     """x_t = Abar x_{t-1} + g B u_t, y_t = readout Re(C x_t) + D u_t, with Abar and g diagonal.
 
-    A subclass sets the parameters below, `state_shape` (P, 2) and `readout`, and its `_discretise` gives Abar
-    and g, `[P]` complex.
+    A subclass sets the parameters below, `state_shape` (P, 2) and `readout`, and its `_modes` gives Abar and
+    g, `[P]` complex.
 
     Attributes:
         b: `[2P, D]`, its rows real and imaginary in turn: a matmul gives a complex view.
@@ -37,18 +37,27 @@ class MIMO(TimeInvariant):
         self, u: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """u `[B, T, D]`, state `[B, P, 2]`, is_first `[B, T]` -> y as u, last state, kept `[B, n, P, 2]`."""
-        abar, scale = self.discretise()
-        inputs = torch.view_as_complex(F.linear(u, self.b).unflatten(-1, self.state_shape)) * scale
-        x = linear_recurrence(abar, inputs, torch.view_as_complex(state.contiguous()), is_first)
+        abar, _, _, b, c = self.discretise()
+        inputs = torch.view_as_complex(F.linear(u, b).unflatten(-1, self.state_shape))
+        x = linear_recurrence(abar, inputs, as_complex(state), is_first)
         states = torch.view_as_real(x)
-        return self._output(states, u), states[:, -1], keep_states(keep, states)
+        y = torch.addcmul(F.linear(states.flatten(-2), c), self.d, u)
+        return y, states[:, -1], keep_states(keep, states)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the same: u `[B, D]`, state `[B, P, 2]` -> y `[B, D]`, next state `[B, P, 2]`."""
-        abar, scale = self.discretise()
-        inputs = torch.view_as_complex(F.linear(u, self.b).unflatten(-1, self.state_shape)) * scale
-        state = torch.view_as_real(torch.addcmul(inputs, abar, torch.view_as_complex(state.contiguous())))
-        return self._output(state, u), state
+        _, _, abar, b, c = self.discretise()
+        inputs = F.linear(u, b).unflatten(-1, self.state_shape)
+        state = multiply_add(inputs, abar, state)
+        return torch.addcmul(F.linear(state.flatten(-2), c), self.d, u), state
 
-    def _output(self, states: Tensor, u: Tensor) -> Tensor:
-        return self.readout * F.linear(states.flatten(-2), self.c) + self.d * u
+    def _discretise(self) -> tuple[Tensor, ...]:
+        """Abar and g; Abar `[P, 2]`; the matrices with all factors in them: g B like `b`, readout C."""
+        abar, scale = self._modes()
+        pairs = self.b.unflatten(0, self.state_shape)  # [P, 2, D]
+        turned = torch.stack([-pairs[:, 1], pairs[:, 0]], 1)  # i times as much
+        b = scale.real[:, None, None] * pairs + scale.imag[:, None, None] * turned
+        return abar, scale, torch.view_as_real(abar), b.flatten(0, 1), self.readout * self.c
+
+    def _modes(self) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError

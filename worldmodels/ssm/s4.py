@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldmodels.ssm.hippo import hippo_normal, log_steps
+from worldmodels.ssm.hippo import hippo_normal, log_steps, modulus_and_phase
 from worldmodels.ssm.siso import SISO
 
 
@@ -61,6 +61,11 @@ class S4(SISO):
             self.d,
             length,
         )
+
+    def log_abar(self) -> Tensor:
+        """Logarithm of the largest |Abar|, a scalar below 0, of the diagonal part Lambda alone."""
+        dt, real = self.log_dt.exp(), -self.log_decay.exp()
+        return modulus_and_phase(real, self.frequency, dt, "bilinear")[0].amax()
 
     def _discretise(self) -> tuple[Tensor, ...]:
         """dt / 2, Lambda, 1 / (1 - dt Lambda / 2), P, dt B, and the scalar of Woodbury's identity."""

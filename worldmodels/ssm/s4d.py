@@ -84,6 +84,11 @@ class S4D(SISO):
         """What the layer, D included, does over a chunk of `length` steps."""
         return DiagonalResponse(self, length)
 
+    def log_abar(self) -> Tensor:
+        """Logarithm of the largest |Abar|, a scalar below 0."""
+        dt, real = self.log_dt.exp(), -self.log_decay.exp()
+        return modulus_and_phase(real, self.frequency, dt, self.discretisation)[0].amax()
+
     def _discretise(self) -> tuple[Tensor, Tensor]:
         dt, real = self.log_dt.exp(), -self.log_decay.exp()
         return discretise_diagonal(real, self.frequency, dt, self.discretisation, self.input_scale)

@@ -58,6 +58,10 @@ class S5(MIMO):
         self.c = nn.Parameter(torch.view_as_real(c.conj().resolve_conj()).flatten(1).float())
         self.d = nn.Parameter(torch.randn(width))
 
-    def _discretise(self) -> tuple[Tensor, Tensor]:
+    def log_abar(self) -> Tensor:
+        """Logarithm of the largest |Abar|, a scalar below 0."""
+        return (self.log_dt.exp() * -self.log_decay.exp()).amax()
+
+    def _modes(self) -> tuple[Tensor, Tensor]:
         dt, real = self.log_dt.exp(), -self.log_decay.exp()
         return discretise_diagonal(real, self.frequency, dt, input_scale=self.input_scale)

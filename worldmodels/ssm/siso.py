@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels.ssm.chunk import Response, chunk_length, siso_window
-from worldmodels.ssm.hippo import TimeInvariant
+from worldmodels.ssm.hippo import TimeInvariant, as_complex
 from worldmodels.ssm.keep import Keep
 
 
@@ -47,7 +47,7 @@ class SISO(TimeInvariant):
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the same: u `[B, D]`, state `[B, D, N/2, 2]` -> y `[B, D]`, next state."""
-        x = self._advance(torch.view_as_complex(state.contiguous()), u[..., None])
+        x = self._advance(as_complex(state), u[..., None])
         return self._output(x, u), torch.view_as_real(x)
 
     def response(self, length: int) -> Response:

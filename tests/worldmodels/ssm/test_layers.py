@@ -256,10 +256,10 @@ def test_unit_scale_gives_every_mode_unit_variance(make: type[S5] | type[S4D]) -
     """White noise into a mode leaves its state with variance 1, whether the mode is fast or slow."""
     torch.manual_seed(0)
     layer = make(WIDTH, state_size=4, dt_min=0.05, dt_max=1.0, input_scale="unit").double()
-    decay, scale = layer.discretise()
+    decay, scale, *_ = layer.discretise()
     stationary = scale.abs().square() / (1 - decay.abs().square())
     torch.testing.assert_close(stationary, torch.ones_like(stationary))
-    held, zoh = make(WIDTH, state_size=4).double().discretise()
+    held, zoh, *_ = make(WIDTH, state_size=4).double().discretise()
     assert bool((zoh.abs().square() / (1 - held.abs().square()) < 0.2).all())
 
 
@@ -333,3 +333,44 @@ def test_a_stack_equals_its_steps_and_resets(name: str) -> None:
         torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(last, states[:, -1], rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(kept, kept_states, rtol=1e-10, atol=1e-10)
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    stack = Stack(WIDTH, 3, MAKERS["s5"], checkpointing=True).double()
+    u = torch.randn(2, 200, WIDTH, dtype=torch.float64, requires_grad=True)
+    state, is_first = torch.randn_like(stack.initial(2)), torch.rand(2, 200) < 0.1
+    leaves, gradients, kept_bytes = [u, *stack.parameters()], [], []
+    for checkpointing in (True, False):
+        stack.checkpointing = checkpointing
+        sizes: dict[int, int] = {}
+
+        def pack(x: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            storage = x.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            y, last, kept = stack(u, state, is_first, torch.tensor([[7], [150]]))
+        kept_bytes.append(sum(sizes.values()))
+        gradients.append(torch.autograd.grad(y.square().sum() + last.sum() + kept.sum(), leaves))
+    for with_it, without in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_it, without, rtol=1e-12, atol=1e-12)
+    assert kept_bytes[0] < kept_bytes[1] / 3
+
+
+def test_the_longest_memory_is_told(layer: nn.Module) -> None:
+    """`log_abar` is that of the mode that decays most slowly; it follows the step sizes and stays below 0."""
+    with torch.no_grad():
+        told = layer.log_abar()
+        assert told.shape == () and told < 0
+        if isinstance(layer, Mamba2):
+            state = torch.ones_like(layer.initial(1))
+            _, after = layer.step(torch.zeros(1, WIDTH, dtype=torch.float64), state)
+            expected = after.max().log()
+        elif isinstance(layer, S4):
+            a = torch.complex(-layer.log_decay.exp(), layer.frequency) * layer.log_dt.exp() / 2
+            expected = ((1 + a) / (1 - a)).abs().max().log()
+        else:
+            expected = layer.discretise()[0].abs().max().log()
+        torch.testing.assert_close(told, expected, rtol=1e-9, atol=1e-12)

@@ -11,7 +11,7 @@ def test_the_ring_of_initial_modes() -> None:
     """|lambda|^2 and phase are uniform, gamma makes white noise a state of variance 1, all within bounds."""
     torch.manual_seed(0)
     layer = LRU(4, state_size=4000, r_min=0.6, r_max=0.95, max_phase=1.5).double()
-    modes, scale = layer.discretise()
+    modes, scale, *_ = layer.discretise()
     square, phase = modes.abs().square().detach(), modes.angle().detach()
     for value, low, high in ((square, 0.6**2, 0.95**2), (phase, 0.0, 1.5)):
         assert low <= value.min() + 1e-6 and value.max() <= high + 1e-6

@@ -1,0 +1,37 @@
+"""torch.compile where it pays: for functions of many small operations that are called often."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+CPP_COMPILERS = ("g++", "clang++")
+
+
+def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
+    """`function` compiled by torch at its first call; random numbers stay those of torch's own generator.
+
+    Raises:
+        ValueError: what the compiler needs is not installed: a C++ compiler for the CPU, Triton for a GPU.
+    """
+    if device.type == "cpu":
+        chosen = os.environ.get("CXX")
+        wanted = (chosen,) if chosen else CPP_COMPILERS
+        if not any(map(shutil.which, wanted)):
+            raise ValueError(
+                f"compile: true needs a C++ compiler on the CPU, and none of {', '.join(wanted)} is in the "
+                f"PATH. Install one, name one in the environment variable CXX, or use --compile false."
+            )
+    elif importlib.util.find_spec("triton") is None:
+        raise ValueError(
+            "compile: true needs the package triton on a GPU, and it is not installed. Install it, or use "
+            "--compile false."
+        )
+    return torch.compile(function, options={"fallback_random": True})
