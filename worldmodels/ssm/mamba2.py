@@ -12,6 +12,7 @@ from worldmodels.nets import RMSNorm
 from worldmodels.ssm.chunk import Chunks, chunk_length
 from worldmodels.ssm.hippo import log_steps
 from worldmodels.ssm.keep import Keep, walk_states
+from worldmodels.ssm.scan import linear_recurrence
 
 
 class Mamba2(nn.Module):
@@ -63,17 +64,12 @@ class Mamba2(nn.Module):
         v_rows, b_rows, c_rows, log_rows = (chunks.rows(part) for part in (inputs, b, c, log_a))
         written = ssd_states(*(part[: len(chunks.segment)] for part in (v_rows, b_rows, log_rows)))
         decay = log_rows[: len(chunks.segment)].sum(1).exp()[..., None, None]  # [R, heads, 1, 1]
-        split = (chunks.batch, chunks.count)
-        before, after = [], state
-        for new, kept_share, fresh in zip(
-            written.unflatten(0, split).unbind(1),
-            decay.unflatten(0, split).unbind(1),
-            chunks.fresh.reshape(split).unbind(1),
-            strict=True,
-        ):
-            before.append(after)
-            after = torch.addcmul(new, kept_share, after.masked_fill(fresh[:, None, None, None], 0))
-        starts = chunks.entering(torch.stack(before, 1).flatten(0, 1))  # [R + X, heads, P, N]
+        decay, written, fresh = (
+            part.unflatten(0, (chunks.batch, chunks.count)) for part in (decay, written, chunks.fresh)
+        )
+        ends = linear_recurrence(decay, written, state, fresh)
+        before = torch.cat([state[:, None], ends[:, :-1]], 1).flatten(0, 1)
+        starts = chunks.entering(before)  # [R + X, heads, P, N]
         y = chunks.join(ssd_outputs(v_rows, b_rows, c_rows, log_rows, starts))
         v_last, b_last, log_last = (
             chunks.last(part)[:, : chunks.tail] for part in (v_rows, b_rows, log_rows)

@@ -9,12 +9,17 @@ from worldmodels.ssm import linear_recurrence
 MODES = [(3,), (2, 3)]
 
 
-def arguments(batch: int, steps: int, modes: tuple[int, ...], seed: int = 0) -> tuple[Tensor, ...]:
+def arguments(
+    batch: int, steps: int, modes: tuple[int, ...], seed: int = 0, varying: bool = False, real: bool = False
+) -> tuple[Tensor, ...]:
     """Decay of modulus below 1, inputs, a non-zero state, resets at the ends, two in a row and none."""
     torch.manual_seed(seed)
-    decay = torch.polar(torch.rand(modes, dtype=torch.float64), torch.randn(modes, dtype=torch.float64))
+    shape = (batch, steps, *modes) if varying else modes
+    decay = torch.polar(torch.rand(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64))
     inputs = torch.randn(batch, steps, *modes, dtype=torch.complex128)
     state = torch.randn(batch, *modes, dtype=torch.complex128)
+    if real:
+        decay, inputs, state = decay.real.clone(), inputs.real.clone(), state.real.clone()
     is_first = torch.zeros(batch, steps, dtype=torch.bool)
     is_first[0, 0] = is_first[0, -1] = True
     is_first[1, steps // 2 : steps // 2 + 2] = True
@@ -27,7 +32,8 @@ def loop(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> Tens
     for b in range(len(inputs)):
         x, row = state[b], []
         for t in range(inputs.shape[1]):
-            x = inputs[b, t] if is_first[b, t] else decay * x + inputs[b, t]
+            factor = decay[b, t] if decay.dim() == inputs.dim() else decay
+            x = inputs[b, t] if is_first[b, t] else factor * x + inputs[b, t]
             row.append(x)
         rows.append(torch.stack(row))
     return torch.stack(rows)
@@ -35,8 +41,12 @@ def loop(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> Tens
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("modes", MODES)
-def test_equals_a_plain_loop_with_its_gradients(modes: tuple[int, ...], steps: int) -> None:
-    decay, inputs, state, is_first = arguments(3, steps, modes)
+@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
+@pytest.mark.parametrize("real", [False, True], ids=["complex", "real"])
+def test_equals_a_plain_loop_with_its_gradients(
+    modes: tuple[int, ...], steps: int, varying: bool, real: bool
+) -> None:
+    decay, inputs, state, is_first = arguments(3, steps, modes, varying=varying, real=real)
     leaves = [leaf.requires_grad_() for leaf in (decay, inputs, state)]
     expected, actual = loop(*leaves, is_first), linear_recurrence(*leaves, is_first)
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
@@ -81,6 +91,17 @@ def test_strided_and_expanded_arguments() -> None:
     )
 
 
+def test_a_decay_of_fewer_axes_than_the_state() -> None:
+    """As in Mamba-2: one factor a step and head, broadcast over the rest; its gradient has its shape."""
+    decay, inputs, state, is_first = arguments(3, 4, (2, 3), varying=True, real=True)
+    decay = decay[..., :1].requires_grad_()
+    expected, actual = loop(decay, inputs, state, is_first), linear_recurrence(decay, inputs, state, is_first)
+    torch.testing.assert_close(actual, expected)
+    weight = torch.randn_like(expected)
+    (got,), (wanted,) = (torch.autograd.grad(x, decay, weight) for x in (actual, expected))
+    torch.testing.assert_close(got, wanted)
+
+
 def test_inputs_are_left_as_they_were() -> None:
     before = arguments(3, 5, (3,))
     after = arguments(3, 5, (3,))
@@ -89,8 +110,11 @@ def test_inputs_are_left_as_they_were() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_computes_what_the_cpu_does() -> None:
-    decay, inputs, state, is_first = arguments(4, 33, (8,))
+@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
+@pytest.mark.parametrize("real", [False, True], ids=["complex", "real"])
+@pytest.mark.parametrize("steps", [1, 33, 200])
+def test_a_gpu_computes_what_the_cpu_does(steps: int, real: bool, varying: bool) -> None:
+    decay, inputs, state, is_first = arguments(4, steps, (3, 9), varying=varying, real=real)
     leaves = [leaf.requires_grad_() for leaf in (decay, inputs, state)]
     there = [leaf.detach().cuda().requires_grad_() for leaf in leaves]
     expected, actual = linear_recurrence(*leaves, is_first), linear_recurrence(*there, is_first.cuda())
@@ -102,3 +126,14 @@ def test_a_gpu_computes_what_the_cpu_does() -> None:
         strict=True,
     ):
         torch.testing.assert_close(got.cpu(), wanted)
+
+
+@pytest.mark.gpu
+def test_nothing_passes_a_reset_on_a_gpu() -> None:
+    decay, inputs, state, is_first = (part.cuda() for part in arguments(2, 150, (3,)))
+    is_first[0] = False
+    is_first[0, 100] = True
+    clean = linear_recurrence(decay, inputs, state, is_first)
+    inputs[0, :100], state[0] = torch.nan, torch.nan
+    spoilt = linear_recurrence(decay, inputs, state, is_first)
+    assert torch.equal(spoilt[0, 100:], clean[0, 100:]) and torch.equal(spoilt[1], clean[1])

@@ -1,0 +1,77 @@
+"""The Triton kernels, run by Triton's interpreter on the CPU: equal to the loops, and nothing passes a reset.
+
+On a GPU `test_scan.py` and `test_contract.py` run them as they are.
+"""
+
+import importlib.util
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.worldmodels.ssm.test_scan import arguments
+from worldmodels.ssm import scan
+
+KERNELS = scan.__file__.replace("scan.py", "scan_triton.py")
+
+
+@pytest.fixture(scope="module")
+def kernels() -> ModuleType:
+    """A copy of the module of its own, with its kernels interpreted, and tiles small enough for that."""
+    pytest.importorskip("triton", reason="needs the package triton, whose interpreter runs on CPUs too")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        spec = importlib.util.spec_from_file_location("interpreted_scan_triton", KERNELS)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    module.STEPS, module.MODES = 4, 2
+    return module
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
+@pytest.mark.parametrize("real", [False, True], ids=["complex", "real"])
+@pytest.mark.parametrize("double", [False, True], ids=["single", "double"])
+def test_equals_the_loops(kernels: ModuleType, steps: int, varying: bool, real: bool, double: bool) -> None:
+    """States and gradients, with resets at the ends and two in a row, a start state, modes left over."""
+    decay, inputs, state, is_first = arguments(2, steps, (3,), varying=varying, real=real)
+    if not double:
+        single = torch.float32 if real else torch.complex64
+        decay, inputs, state = decay.to(single), inputs.to(single), state.to(single)
+    expected, resets = scan.loop_forward(decay, inputs, state, is_first)
+    states = kernels.forward(decay, inputs, state, is_first)
+    grad = torch.randn_like(states).transpose(0, 1).contiguous().transpose(0, 1)
+    gradients = kernels.backward(decay, state, is_first, states, grad)
+    wanted = scan.loop_backward(decay, state, is_first, expected, grad, resets)
+    tolerance = {"rtol": 1e-11, "atol": 1e-11} if double else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(states, expected, **tolerance)
+    for got, right in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(got, right, **tolerance)
+
+
+@pytest.mark.parametrize("reset", [0, 3, 4, 8])
+@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
+def test_nothing_passes_a_reset(kernels: ModuleType, reset: int, varying: bool) -> None:
+    """NaN before it, in decay, inputs and state, changes no bit after it, nor of another row's."""
+
+    def run() -> tuple[Tensor, Tensor, Tensor]:
+        states = kernels.forward(decay, inputs, state, is_first)
+        grad = torch.ones_like(states)
+        grad[0, :reset] = 0
+        _, adjoint, by_state = kernels.backward(decay, state, is_first, states, grad)
+        return states, adjoint, by_state
+
+    decay, inputs, state, is_first = arguments(2, 9, (3,), varying=varying)
+    is_first[0] = False
+    is_first[0, reset] = True
+    clean, _, _ = run()
+    inputs[0, :reset], state[0] = torch.nan, torch.nan
+    if varying:
+        decay[0, : reset + 1] = torch.nan
+    states, adjoint, by_state = run()
+    assert torch.equal(states[0, reset:], clean[0, reset:]) and torch.equal(states[1], clean[1])
+    assert adjoint[0, reset:].isfinite().all() and adjoint[0, reset:].all()
+    if not varying:  # a decay of NaN is in the gradients of its own episode
+        assert not adjoint[0, :reset].any() and not by_state[0].any()
