@@ -147,6 +147,33 @@ def reproduce(argv: Sequence[str]) -> None:
         )
 
 
+def imagine(argv: Sequence[str]) -> None:
+    """Draw what a run's world model remembers and foresees."""
+    with mistakes_exit_2():
+        parser = Parser(
+            "imagine",
+            "python run.py imagine --logdir DIR [--out DIR] [--steps N] [--context N] [--seed N] [--json]",
+            "Let a run's agent act, predict what it saw from its actions alone, and draw both, the KL by "
+            "step since the episode began, and how long the layers' states last.",
+        )
+        add_saved_run(parser)
+        parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go [DIR/imagine]")
+        parser.add_argument("--steps", type=count, default=64, metavar="N", help="steps to play [64]")
+        parser.add_argument("--context", type=count, metavar="N", help="of them observed first [half]")
+        parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [the run's]")
+        args, _ = parser.parse(argv)
+        config = _saved_configuration(_existing_run(args.logdir), args.device)
+
+    from studies.imagine import imagine as draw
+
+    _prepare_torch(config)
+    out, context = args.out or args.logdir / "imagine", args.context or max(1, args.steps // 2)
+    seed = config.seed if args.seed is None else args.seed
+    with mistakes_exit_2():  # nothing left to predict
+        result = draw(config, _env_maker(config), args.logdir, out, args.steps, context, seed)
+    print(json.dumps(result) if args.json else "\n".join(result["files"]))
+
+
 def compare(argv: Sequence[str]) -> None:
     """Train and evaluate several backbones with several seeds on one task, everything else equal."""
     with mistakes_exit_2():
@@ -339,6 +366,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train,
     "eval": evaluate,
     "reproduce": reproduce,
+    "imagine": imagine,
     "compare": compare,
     "collect": collect,
     "plot": plot,

@@ -272,6 +272,10 @@ class Training:
         )
 
     def _draw(self) -> None:
+        for number, times in enumerate(self.agent.backbone.memory_times()):
+            self.logger.histogram(
+                self.step, f"memory_log10_steps/{number}", times.log10().detach().cpu().numpy()
+            )
         batch = self.replay.sample()
         context = batch["is_first"].shape[1] // 2
         report = self.agent.open_loop(batch, context)
@@ -383,6 +387,19 @@ def evaluate(
     Raises:
         ValueError: if there is no checkpoint.
     """
+    agent, step = load_agent(config, make_envs, logdir, seed)
+    result = run_episodes(agent, make_envs, episodes, config["eval"]["envs"], derive_seed(seed, "evaluate"))
+    return result | {"step": step}
+
+
+def load_agent(
+    config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], logdir: str | Path, seed: int
+) -> tuple[Agent, int]:
+    """The agent of the newest valid checkpoint in `logdir`, and its step.
+
+    Raises:
+        ValueError: if there is no checkpoint.
+    """
     saved = checkpoint.load_newest(logdir, with_replay=False)
     if saved is None:
         raise ValueError(
@@ -390,8 +407,7 @@ def evaluate(
         )
     agent = _build(config, make_envs, seed)
     agent.load_state_dict(saved.agent_state)
-    result = run_episodes(agent, make_envs, episodes, config["eval"]["envs"], derive_seed(seed, "evaluate"))
-    return result | {"step": saved.step}
+    return agent, saved.step
 
 
 def reproduce(

@@ -116,6 +116,10 @@ class Backbone(nn.Module):
         """Scalars worth watching that depend on the parameters alone, by name; here none."""
         return {}
 
+    def memory_times(self) -> list[Tensor]:
+        """Of each layer, after how many steps its states have decayed to 1/e, any shape [n]; here none."""
+        return []
+
     def kl_losses(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Dynamics and representation KL, each `[B, T]` in nats, before free nats (DreamerV3, eq. 3).
 

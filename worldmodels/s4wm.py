@@ -159,7 +159,10 @@ class S4WM(Backbone):
 
     def diagnostics(self) -> dict[str, Tensor]:
         """`log_abar/<layer>`: the logarithm of the largest |Abar| of a layer; nearer 0 remembers longer."""
-        return {f"log_abar/{n}": block.layer.log_abar() for n, block in enumerate(self.stack.blocks)}
+        return {f"log_abar/{n}": block.layer.log_abar().amax() for n, block in enumerate(self.stack.blocks)}
+
+    def memory_times(self) -> list[Tensor]:
+        return [-1 / block.layer.log_abar().flatten() for block in self.stack.blocks]
 
     def policy_input(self, state: State) -> Tensor:
         parts = []

@@ -450,3 +450,15 @@ def test_on_a_gpu(backbone: str, precision: str) -> None:
     assert all(agent.codec.space.contains(one) for one in action)
     assert all(np.isfinite(value) for value in agent.metrics().values())
     agent.open_loop(make_batch(agent, SPACE), context=4)
+
+
+@pytest.mark.gpu
+def test_what_replay_reads_is_pinned_for_a_gpu() -> None:
+    """The copy to the device does not wait then; what comes is what was read."""
+    config = configs.load(presets=["debug"])
+    agent = Agent(SPACE, ACTIONS["discrete"], config, "cuda")
+    batch = make_batch(agent, SPACE)
+    for key, value in agent.prepare(batch).items():
+        assert value.is_pinned(), key
+        np.testing.assert_array_equal(value.numpy(), batch[key])
+    agent.update(agent.prepare(batch))

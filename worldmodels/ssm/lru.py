@@ -45,8 +45,8 @@ class LRU(MIMO):
         self.d = nn.Parameter(torch.randn(width))
 
     def log_abar(self) -> Tensor:
-        """Logarithm of the largest |Abar|, a scalar below 0."""
-        return -self.log_decay.exp().amin()
+        """Logarithms of |Abar|, `[P]`, below 0."""
+        return -self.log_decay.exp()
 
     def _modes(self) -> tuple[Tensor, Tensor]:
         scale = self.log_scale.exp()

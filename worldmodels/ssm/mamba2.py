@@ -94,8 +94,8 @@ class Mamba2(nn.Module):
         return self._output((state @ c[:, None, :, None]).squeeze(-1), x), state
 
     def log_abar(self) -> Tensor:
-        """Logarithm of the largest a, a scalar below 0, at an input of zero."""
-        return (-F.softplus(self.dt_bias) * self.log_decay.exp()).amax()
+        """Logarithms of a at an input of zero, `[heads]`, below 0."""
+        return -F.softplus(self.dt_bias) * self.log_decay.exp()
 
     def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x `[..., heads, P]`, B and C `[..., N]`, dt and log a `[..., heads]` from inputs `[..., D]`."""

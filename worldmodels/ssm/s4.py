@@ -63,9 +63,9 @@ class S4(SISO):
         )
 
     def log_abar(self) -> Tensor:
-        """Logarithm of the largest |Abar|, a scalar below 0, of the diagonal part Lambda alone."""
+        """Logarithms of |Abar|, `[D, N/2]`, below 0, of the diagonal part Lambda alone."""
         dt, real = self.log_dt.exp(), -self.log_decay.exp()
-        return modulus_and_phase(real, self.frequency, dt, "bilinear")[0].amax()
+        return modulus_and_phase(real, self.frequency, dt, "bilinear")[0]
 
     def _discretise(self) -> tuple[Tensor, ...]:
         """dt / 2, Lambda, 1 / (1 - dt Lambda / 2), P, dt B, and the scalar of Woodbury's identity."""

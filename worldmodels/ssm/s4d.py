@@ -85,9 +85,9 @@ class S4D(SISO):
         return DiagonalResponse(self, length)
 
     def log_abar(self) -> Tensor:
-        """Logarithm of the largest |Abar|, a scalar below 0."""
+        """Logarithms of |Abar|, `[D, N/2]`, below 0."""
         dt, real = self.log_dt.exp(), -self.log_decay.exp()
-        return modulus_and_phase(real, self.frequency, dt, self.discretisation)[0].amax()
+        return modulus_and_phase(real, self.frequency, dt, self.discretisation)[0]
 
     def _discretise(self) -> tuple[Tensor, Tensor]:
         dt, real = self.log_dt.exp(), -self.log_decay.exp()

@@ -59,8 +59,8 @@ class S5(MIMO):
         self.d = nn.Parameter(torch.randn(width))
 
     def log_abar(self) -> Tensor:
-        """Logarithm of the largest |Abar|, a scalar below 0."""
-        return (self.log_dt.exp() * -self.log_decay.exp()).amax()
+        """Logarithms of |Abar|, `[P]`, below 0."""
+        return self.log_dt.exp() * -self.log_decay.exp()
 
     def _modes(self) -> tuple[Tensor, Tensor]:
         dt, real = self.log_dt.exp(), -self.log_decay.exp()

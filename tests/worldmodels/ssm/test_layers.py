@@ -359,11 +359,11 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> Non
     assert kept_bytes[0] < kept_bytes[1] / 3
 
 
-def test_the_longest_memory_is_told(layer: nn.Module) -> None:
-    """`log_abar` is that of the mode that decays most slowly; it follows the step sizes and stays below 0."""
+def test_how_long_modes_remember_is_told(layer: nn.Module) -> None:
+    """`log_abar` is below 0 for every mode, and its largest that of the mode which decays most slowly."""
     with torch.no_grad():
         told = layer.log_abar()
-        assert told.shape == () and told < 0
+        assert (told < 0).all()
         if isinstance(layer, Mamba2):
             state = torch.ones_like(layer.initial(1))
             _, after = layer.step(torch.zeros(1, WIDTH, dtype=torch.float64), state)
@@ -373,4 +373,4 @@ def test_the_longest_memory_is_told(layer: nn.Module) -> None:
             expected = ((1 + a) / (1 - a)).abs().max().log()
         else:
             expected = layer.discretise()[0].abs().max().log()
-        torch.testing.assert_close(told, expected, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(told.max(), expected, rtol=1e-9, atol=1e-12)
