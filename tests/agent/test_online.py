@@ -313,21 +313,19 @@ def test_a_signal_leaves_all_that_the_run_needs(
         assert saved.step in evaluated
 
 
-WINDOWS: dict[str, dict[str, Any]] = {
-    "burn_in": {"replay__initial_state": "burn_in", "replay__burn_in": 6, "replay__max_age": 5},
-    "consecutive": {"replay__consecutive": True, "replay__online": False},
+BURN_IN = {"replay__initial_state": "burn_in", "replay__burn_in": 6, "replay__max_age": 5}
+CONSECUTIVE = {"replay__consecutive": True, "replay__online": False}
+RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
+    "s4wm-burn_in": ("s4wm", BURN_IN),
+    "rssm-burn_in": ("rssm", BURN_IN),
+    "s4wm-consecutive": ("s4wm", CONSECUTIVE),
 }
-RESUMED = {
-    f"{backbone}-{name}": (backbone, options)
-    for backbone in ("s4wm", "rssm")
-    for name, options in WINDOWS.items()
-}
+RESUMED |= {name: (name, {}) for name in configs.backbones() if name != "s4wm"}
 RESUMED |= {
     f"s4wm-{layer}-{view}": ("s4wm", {"s4wm__layer": layer, "s4wm__policy_input": view})
     for layer in LAYERS
     for view in ("output", "full")
 }
-RESUMED["rssm"] = ("rssm", {})
 
 
 @pytest.mark.parametrize("name", RESUMED)
