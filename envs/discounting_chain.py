@@ -79,7 +79,7 @@ class DiscountingChain(gymnasium.Env[np.ndarray, np.int64]):
         """
         if self._t >= LENGTH:
             raise RuntimeError("DiscountingChain: the episode is over, or has not begun; call reset() first.")
-        check_action("DiscountingChain", self.action_space, action)
+        check_action("DiscountingChain", 5, action)
         if self._t == 0:
             self._chain = int(action)
         self._t += 1

@@ -90,6 +90,7 @@ class GridWorld(gymnasium.Env[np.ndarray, np.int64]):
         side = VIEW * PIXELS
         self.observation_space = spaces.Box(0, 255, (side, side, 3), np.uint8)
         self.action_space = spaces.Discrete(actions)
+        self._actions = actions
         self._plain, self._agent = tiles()
         self._over = True  # step() asks for a reset
 
@@ -123,7 +124,7 @@ class GridWorld(gymnasium.Env[np.ndarray, np.int64]):
             raise RuntimeError(
                 f"{type(self).__name__}: the episode is over, or has not begun; call reset() first."
             )
-        check_action(type(self).__name__, self.action_space, action)
+        check_action(type(self).__name__, self._actions, action)
         self._t += 1
         if action == LEFT:
             self.heading = (self.heading - 1) % 4

@@ -73,7 +73,7 @@ class MemoryChain(gymnasium.Env[np.ndarray, np.int64]):
         """
         if self._t > self.n:
             raise RuntimeError("MemoryChain: the episode is over, or has not begun; call reset() first.")
-        check_action("MemoryChain", self.action_space, action)
+        check_action("MemoryChain", 2, action)
         obs = self._observe()
         self._t += 1
         if self._t <= self.n:

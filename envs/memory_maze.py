@@ -146,7 +146,7 @@ class MemoryMaze(gymnasium.Env[np.ndarray, np.int64]):
         """
         if self._over:
             raise RuntimeError("MemoryMaze: the episode is over, or has not begun; call reset() first.")
-        check_action("MemoryMaze", self.action_space, action)
+        check_action("MemoryMaze", 6, action)
         physics, random = self._env.physics, self._env.random_state
         self._env._hooks.before_step(physics, self._controls[action], random)
         with physics.check_invalid_state():

@@ -79,7 +79,7 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
         """
         if self._arm or self._t >= self.limit:
             raise RuntimeError("TMaze: the episode is over, or has not begun; call reset() first.")
-        check_action("TMaze", self.action_space, action)
+        check_action("TMaze", 3, action)
         self._t += 1
         if action == FORWARD:
             self._cell = min(self._cell + 1, self.corridor)

@@ -133,7 +133,7 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
         """
         if self._t >= self._steps:
             raise RuntimeError("Rooms: the episode is over, or has not begun; call reset() first.")
-        check_action("Rooms", self.action_space, action)
+        check_action("Rooms", 6, action)
         self._t += 1
         if self.teleport and self._t == self.context_length:
             self.x, self.y, self.heading = self._poses[self.np_random.integers(len(self._poses))]

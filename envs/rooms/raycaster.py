@@ -13,7 +13,7 @@ import numpy as np
 
 from envs.rooms.scene import CELL, EYE, FIELD_OF_VIEW, OBJECTS, SPHERE, WALL_HEIGHT, WALLS, Plan, Scene
 
-SKY, FLOOR = 0, 1  # numbers of the palette; the floor has two
+FLOOR = 1  # numbers of the palette: 0 is the sky; the floor has two
 _WALL = 3  # four a colour: facing along x or y, mortar or brick
 _OBJECT = _WALL + 4 * len(WALLS)  # LEVELS a colour, from below to above
 LEVELS = 4
@@ -70,15 +70,19 @@ class Raycaster:
         ahead_x, ahead_y = math.cos(heading), math.sin(heading)
         ray_x, ray_y = ahead_x + ahead_y * self._across, ahead_y - ahead_x * self._across
         depth, face, along = self._walls(x, y, ray_x, ray_y)
-        # [size, size], where a pixel's ray meets the plane of the wall, in heights of a brick.
-        height = (EYE + self._up * depth) * 2
-        brick = ((along + height.astype(np.int8)) & 1).view(np.uint8)
-        picture = np.where(height > 2 * WALL_HEIGHT, np.uint8(SKY), self._face_number[face] + brick)
-        rows = self._floor_rows
+        # [size, size], where a pixel's ray meets the plane of the wall, in heights of a brick: 0.5 m.
+        height = 2 * self._up * depth
+        height += 2 * EYE
+        picture = ((along + height.astype(np.int8)) & 1).view(np.uint8)
+        picture += self._face_number[face]
+        # Choosing by multiplication is several times faster than by np.where or np.copyto.
+        first = self._floor_rows[0]
+        picture[:first] *= height[:first] <= 2 * WALL_HEIGHT  # else 0, which is the sky
         floor_x, floor_y = x + self._floor_depth * ray_x, y + self._floor_depth * ray_y
         tiles = ((floor_x.astype(np.int32) + floor_y.astype(np.int32)) & 1).astype(np.uint8)
-        floor = picture[rows[0] :]
-        np.copyto(floor, tiles + np.uint8(FLOOR), where=height[rows[0] :] < 0)
+        tiles += FLOOR
+        tiles -= picture[first:]
+        picture[first:] += tiles * (height[first:] < 0)
         for place_x, place_y, number in self._objects:
             self._draw_object(picture, depth, place_x - x, place_y - y, ahead_x, ahead_y, number)
         return self._palette.take(picture, axis=0)
