@@ -116,6 +116,7 @@ def _train(
         "checkpoint": {**config["checkpoint"], "every": max(1, (steps - begin) // CHECKPOINTS)},
     }
     training = Training({**config, **changed}, make_envs, make_replay, logdir)
+    training.loop["next"]["checkpoint"] = begin  # none in the prefill: only those after it count
     clock, first = Clock(), dict[str, float]()
     for name in REPLAY:
         clock.watch(training.loader if name == "next" else training.replay, name)
