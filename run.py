@@ -292,7 +292,8 @@ def bench(argv: Sequence[str]) -> None:
         parser = Parser(
             "bench",
             f"python run.py bench [--what {'|'.join(MEASURES)}] [--backbones NAME[:LAYER] ...]\n"
-            "    [--lengths N ...] [--repeats N] [--configs NAME ...] [--json] [--key.path VALUE ...]",
+            "    [--lengths N ...] [--repeats N] [--picture FILE.png] [--configs NAME ...] [--json]\n"
+            "    [--key.path VALUE ...]",
             "Measure time and memory of the same thing for several backbones, turn by turn in one process.",
         )
         parser.add_argument("--what", default="world_model", metavar="NAME", help="[world_model]")
@@ -316,12 +317,17 @@ def bench(argv: Sequence[str]) -> None:
             metavar="N",
             help="timed calls of each; overhead: updates; states: batches [10]",
         )
+        parser.add_argument(
+            "--picture", type=Path, metavar="FILE.png", help="draw time and memory against length"
+        )
         add_common(parser)
         add_options(parser, without=("backbone", "logdir", "batch_length"))
         args, overrides = parser.parse(argv)
         if args.what not in MEASURES:
             hint = configs.did_you_mean(args.what, MEASURES)
             raise ValueError(f"unknown measure '{args.what}'.{hint} Expected one of {', '.join(MEASURES)}.")
+        if args.picture and args.what in ("overhead", "states"):
+            raise ValueError(f"--picture draws time and memory against length; {args.what} has neither.")
         task = overrides.pop("task", None)
         names = args.backbones or _all_to_measure(args.what)
         resolved = {}
@@ -358,6 +364,10 @@ def bench(argv: Sequence[str]) -> None:
         with mistakes_exit_2():  # a layer that is none, or a backbone without layers
             result = measure(args.what, resolved, lengths, args.repeats, device)
     print(table(result))
+    if args.picture:
+        from studies.plots import draw_costs
+
+        print(draw_costs(result, args.picture))
     if args.json:
         print(json.dumps(result))
 

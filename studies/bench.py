@@ -96,7 +96,8 @@ def measure(cases: Sequence[Case], repeats: int, device: str, matmul: float) -> 
     for case in cases:
         for _ in range(WARM_UP):
             case.run()
-        with FlopCounterMode(display=False) as counter:
+        # Eager, as compiled code cannot be looked into: it would give up compiling for good.
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             case.run()
         flops.append(counter.get_total_flops())
         memory.append(peak_memory(case.run, device))

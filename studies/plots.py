@@ -1,11 +1,11 @@
-"""Learning curves: mean over seeds and bootstrap interval, against environment steps and wall-clock."""
+"""Learning curves, mean over seeds and bootstrap interval, and pictures of what things cost."""
 
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -176,6 +176,35 @@ def draw(
             panel.grid(alpha=0.3)
         row[0].set_ylabel(ylabel)
         row[0].legend()
+    return save(figure, out)
+
+
+def draw_costs(result: Mapping[str, Any], out: str | Path) -> Path:
+    """Draw what `studies.bench.bench` measured: time and memory of each name against steps of a window."""
+    rows = result["rows"]
+    panels = [("milliseconds a call", "median", 1e-3), ("peak memory, MB", "peak_memory", 1e6)]
+    if any(row["peak_memory"] is None for row in rows):
+        panels.pop()
+    figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
+    for axis, (label, field, unit) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        for name in dict.fromkeys(row["name"] for row in rows):
+            own = [row for row in rows if row["name"] == name]
+            axis.loglog([r["length"] for r in own], [r[field] / unit for r in own], marker="o", label=name)
+        lengths = sorted({row["length"] for row in rows})
+        axis.set_xticks(lengths, [str(length) for length in lengths])
+        axis.minorticks_off()
+        axis.set_xlabel("steps of a window")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.suptitle(f"{result['what']} on {result['device']}, threads: {result['threads']}")
+    return save(figure, out)
+
+
+def save(figure: Figure, out: str | Path) -> Path:
+    """Write a figure, atomically, in the format of the file's suffix."""
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}")

@@ -53,7 +53,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     )
     monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
-    monkeypatch.setitem(sys.modules, "studies.plots", SimpleNamespace(plot=keep("plot", Path("curves.png"))))
+    plots = SimpleNamespace(
+        plot=keep("plot", Path("curves.png")), draw_costs=keep("draw_costs", Path("c.png"))
+    )
+    monkeypatch.setitem(sys.modules, "studies.plots", plots)
     monkeypatch.setitem(
         sys.modules,
         "studies.bench",
@@ -487,5 +490,8 @@ class TestBench:
         run.main(["bench", *CPU])
         what, resolved, lengths, repeats, _ = calls["bench"]
         assert (what, list(resolved), lengths, repeats) == ("world_model", configs.backbones(), [64], 10)
+        assert "draw_costs" not in calls
+        run.main(["bench", "--picture", "c.png", *CPU])
+        assert calls["draw_costs"] == ({"rows": []}, Path("c.png"))
         run.main(["bench", "--what", "layers", *CPU])
         assert list(calls["bench"][1]) == ["s4wm:s5", "s4wm:s4d", "s4wm:s4", "s4wm:lru", "s4wm:mamba2"]

@@ -92,6 +92,24 @@ def test_matrix_products_are_counted() -> None:
     assert row["matmul_share"] == pytest.approx(2 * 300 * 300 * 200 / 1e9 / row["median"])
 
 
+def test_what_is_compiled_stays_compiled() -> None:
+    """Counting operations does not make torch give up on compiled code."""
+    torch._dynamo.reset()
+    calls: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        def run(*inputs: torch.Tensor) -> object:
+            calls.append("compiled")
+            return graph(*inputs)
+
+        return run
+
+    square, left = torch.compile(lambda x: x @ x, backend=backend), torch.randn(4, 4)
+    (row,) = bench.measure([bench.Case("a", 1, 1, 0, lambda: square(left))], 3, "cpu", matmul=1.0)
+    assert row["matmul_share"] * row["median"] == pytest.approx(2 * 4**3)
+    assert len(calls) == bench.WARM_UP + 1 + 3  # memory, then times; the count itself is eager
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="bench can measure layers, .* got 'speed'"):
         bench.bench("speed", {"a": debug("s4wm")}, [3], 1)

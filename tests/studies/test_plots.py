@@ -111,3 +111,24 @@ def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     (run / "config.yaml").unlink()
     with pytest.raises(ValueError, match=r"no .*config\.yaml"):
         plot([run], tmp_path / "x.png")
+
+
+def test_costs_are_drawn_against_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name is a line in each panel; without memory counts there is one panel."""
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, out: drawn.append(figure) or Path(out))
+    rows = [
+        {"name": name, "length": length, "median": 2.0 * length / 1000, "peak_memory": 3e6 * length}
+        for length in (64, 256)
+        for name in ("a", "b")
+    ]
+    result = {"what": "layers", "device": "cpu", "threads": 1, "rows": rows}
+    plots.draw_costs(result, tmp_path / "x.png")
+    time, memory = drawn[0].axes
+    assert [line.get_label() for line in time.lines] == ["a", "b"]
+    assert time.lines[0].get_xydata().tolist() == [[64, 128], [256, 512]]
+    assert memory.lines[1].get_xydata().tolist() == [[64, 192], [256, 768]]
+    plots.draw_costs(result | {"rows": [row | {"peak_memory": None} for row in rows]}, tmp_path / "x.png")
+    assert len(drawn[1].axes) == 1
+    monkeypatch.undo()
+    assert plots.draw_costs(result, tmp_path / "new" / "x.png").read_bytes().startswith(b"\x89PNG")

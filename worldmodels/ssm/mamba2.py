@@ -91,7 +91,8 @@ class Mamba2(nn.Module):
         x, b, c, dt, log_a = self._select(u)
         new = (dt[..., None] * x)[..., None] * b[:, None, None]
         state = torch.addcmul(new, log_a.exp()[..., None, None], state)
-        return self._output((state @ c[:, None, :, None]).squeeze(-1), x), state
+        y = torch.bmm(state.flatten(1, 2), c[..., None]).view_as(x)
+        return self._output(y, x), state
 
     def log_abar(self) -> Tensor:
         """Logarithms of a at an input of zero, `[heads]`, below 0."""
@@ -99,10 +100,10 @@ class Mamba2(nn.Module):
 
     def _select(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """x `[..., heads, P]`, B and C `[..., N]`, dt and log a `[..., heads]` from inputs `[..., D]`."""
-        x, b, c, dt = self.project_in(u).split(self.sizes, -1)
+        xbc, dt = self.project_in(u).split([sum(self.sizes[:3]), self.sizes[3]], -1)
+        x, b, c = F.silu(xbc).split(self.sizes[:3], -1)
         dt = F.softplus(dt + self.dt_bias)
-        x = F.silu(x).unflatten(-1, self.state_shape[:2])
-        return x, F.silu(b), F.silu(c), dt, -dt * self.log_decay.exp()
+        return x.unflatten(-1, self.state_shape[:2]), b, c, dt, -dt * self.log_decay.exp()
 
     def _output(self, y: Tensor, x: Tensor) -> Tensor:
         """y and x `[..., heads, P]` -> `[..., D]`."""

@@ -68,23 +68,32 @@ class S4(SISO):
         return modulus_and_phase(real, self.frequency, dt, "bilinear")[0]
 
     def _discretise(self) -> tuple[Tensor, ...]:
-        """dt / 2, Lambda, 1 / (1 - dt Lambda / 2), P, dt B, and the scalar of Woodbury's identity."""
+        """diagonal, right, left, b and P (as pairs, to take P^* x with) of Abar and Bbar in factors.
+
+        With h = dt / 2 and G = 1 / (1 - h Lambda), by Woodbury's identity Abar = (1 - left P^*) (diagonal -
+        right P^*) and Bbar = (1 - left P^*) b, where diagonal = G (1 + h Lambda), right = h G P, left =
+        right / (1 + h P^* G P) and b = dt G B.
+        """
         half = self.log_dt.exp() / 2
-        diagonal = torch.complex(-self.log_decay.exp(), self.frequency)
-        inverse = 1 / (1 - half * diagonal)
+        rates = torch.complex(-self.log_decay.exp(), self.frequency)
+        inverse = 1 / (1 - half * rates)
         low_rank, b = torch.view_as_complex(self.low_rank), torch.view_as_complex(self.b)
+        right = half * inverse * low_rank
         # Re(inverse) > 0, so that nothing is divided by less than 1.
         inner = (low_rank.abs().square() * inverse.real).sum(-1, keepdim=True)
-        return half, diagonal, inverse, low_rank, 2 * half * b, 1 / (1 + 2 * half * inner)
+        left = right / (1 + 2 * half * inner)
+        return inverse * (1 + half * rates), right, left, 2 * half * inverse * b, 2 * self.low_rank
 
     def _advance(self, x: Tensor, u: Tensor) -> Tensor:
         """(1 - dt A / 2)^-1 ((1 + dt A / 2) x + dt B u): x `[..., D, N/2]` complex, u `[..., D or 1, 1]`.
 
         For the whole of a conjugate pair, P^* x is twice the real part of the sum over its kept half.
         """
-        half, diagonal, inverse, low_rank, b, factor = self.discretise()
-        x = inverse * (x + half * (diagonal * x - low_rank * _inner(low_rank, x)) + b * u)
-        return x - half * factor * _inner(low_rank, x) * (inverse * low_rank)
+        diagonal, right, left, b, pairs = self.discretise()
+        inner = (torch.view_as_real(x) * pairs).sum((-2, -1))[..., None]
+        x = torch.addcmul(b * u, diagonal, x) - right * inner
+        inner = (torch.view_as_real(x) * pairs).sum((-2, -1))[..., None]
+        return x - left * inner
 
 
 class DenseResponse:
@@ -125,8 +134,3 @@ class DenseResponse:
             x = torch.baddbmm(new.transpose(0, 1), x.masked_fill(erased[:, None], 0), self.powers[-1])
             ends.append(x.transpose(0, 1))
         return torch.stack(ends, 1)
-
-
-def _inner(left: Tensor, right: Tensor) -> Tensor:
-    """left^* right over all N modes, from one of each conjugate pair: `[..., N/2]` -> `[..., 1]` real."""
-    return 2 * (left.conj() * right).real.sum(-1, keepdim=True)

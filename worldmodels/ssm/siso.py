@@ -59,4 +59,6 @@ class SISO(TimeInvariant):
         raise NotImplementedError
 
     def _output(self, x: Tensor, u: Tensor) -> Tensor:
-        return 2 * (torch.view_as_complex(self.c) * x).real.sum(-1) + self.d * u
+        (c_real, c_imag), (real, imag) = self.c.unbind(-1), torch.view_as_real(x).unbind(-1)
+        y = torch.addcmul(c_real * real, c_imag, imag, value=-1).sum(-1)
+        return torch.add(self.d * u, y, alpha=2)
