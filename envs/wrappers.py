@@ -8,7 +8,7 @@ Time limits are gymnasium's own (`TimeLimit`, put there by `gymnasium.make`): th
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
@@ -112,6 +112,18 @@ class SeedEpisodes(gymnasium.Wrapper):
         )
 
 
+class OneHot(spaces.Box):
+    """Vectors that are one-hot codes behind one another: what a Discrete or MultiDiscrete space becomes.
+
+    Args:
+        classes: how many values each of the coded numbers has, and so how many elements its code.
+    """
+
+    def __init__(self, classes: Iterable[int]) -> None:
+        self.classes = tuple(int(number) for number in classes)
+        super().__init__(0, 1, (sum(self.classes),), np.float32)
+
+
 class FlatObservation(gymnasium.Wrapper):
     """Turn any observation into a flat dict of images and vectors, and rewards and flags into plain scalars.
 
@@ -119,7 +131,8 @@ class FlatObservation(gymnasium.Wrapper):
     by their number); an observation that is neither is named 'image' or 'vector'. A leaf is
 
     - an image, uint8 `[H, W, C]`, where it is a Box of uint8 of rank 3;
-    - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot.
+    - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot
+      (their space is then `OneHot`).
 
     Every leaf returned is a new array. Rewards may come as arrays of one element.
 
@@ -216,13 +229,10 @@ def _leaf(path: tuple[str | int, ...], space: spaces.Space) -> tuple[spaces.Box,
     if isinstance(space, spaces.MultiBinary):
         return spaces.Box(0, 1, (int(np.prod(space.shape)),), np.float32), _vector(space.shape)
     if isinstance(space, spaces.Discrete):
-        classes, start = np.array([space.n]), np.array([space.start])
-        return spaces.Box(0, 1, (int(space.n),), np.float32), _one_hot(classes, start, ())
+        return OneHot([space.n]), _one_hot(np.array([space.n]), np.array([space.start]), ())
     if isinstance(space, spaces.MultiDiscrete):
-        size = int(space.nvec.sum())
-        return spaces.Box(0, 1, (size,), np.float32), _one_hot(
-            space.nvec.reshape(-1), space.start.reshape(-1), space.shape
-        )
+        classes = space.nvec.reshape(-1)
+        return OneHot(classes), _one_hot(classes, space.start.reshape(-1), space.shape)
     where = f"leaf {'.'.join(map(str, path))!r}" if path else "the observation"
     raise ValueError(
         f"Observations of type {type(space).__name__} cannot be learned from: {where} is {space}. Box, "

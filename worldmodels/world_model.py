@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import gymnasium
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodels.base import Backbone, Rollout, State, keep_steps
@@ -19,6 +20,14 @@ Batch = dict[str, Tensor]
 def is_image(space: gymnasium.Space) -> bool:
     """Whether an observation goes to the convolutional network: uint8 and of rank 3."""
     return space.dtype == "uint8" and len(space.shape or ()) == 3
+
+
+def classes(space: gymnasium.Space) -> tuple[int, ...]:
+    """How many classes each one-hot code of a vector has; () of a vector that holds none.
+
+    The environments' door says so by an attribute of this name on the leaf's space.
+    """
+    return getattr(space, "classes", ())
 
 
 def _size(space: gymnasium.Space) -> int:
@@ -54,7 +63,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Feature `[..., F]` -> predicted observations: pixel means in [0, 1], symlog vectors.
+    """Feature `[..., F]` -> predicted observations: pixel means in [0, 1], symlog vectors, logits of classes.
 
     Args:
         inputs: F.
@@ -72,11 +81,12 @@ class Decoder(nn.Module):
         self.steps = steps
         self.images = [key for key, leaf in space.items() if is_image(leaf)]
         self.vectors = {key: _size(leaf) for key, leaf in space.items() if not is_image(leaf)}
+        self.classes = {key: classes(space[key]) for key in self.vectors}
         self.cnns = nn.ModuleList(ConvDecoder(inputs, space[key].shape or (), depth) for key in self.images)
         self.mlp = MLP(inputs, units, layers, sum(self.vectors.values())) if self.vectors else None
 
     def forward(self, feature: Tensor) -> Batch:
-        """Means: images `[..., H, W, C]` in [0, 1], vectors `[..., d]` in symlog space."""
+        """Images `[..., H, W, C]` in [0, 1], vectors `[..., d]` in symlog space; logits of one-hot codes."""
         return self._images(feature) | self._vectors(feature)
 
     def _images(self, feature: Tensor) -> Batch:
@@ -93,7 +103,11 @@ class Decoder(nn.Module):
         return dict(zip(self.vectors, parts, strict=True))
 
     def losses(self, feature: Tensor, obs: Batch) -> Batch:
-        """Squared errors summed over pixels or elements, `[...]` a key (DreamerV3, eq. 2)."""
+        """`[...]` a key: squared errors summed over pixels or elements; cross-entropies over one-hot codes.
+
+        As in DreamerV3 (eq. 2; its implementation has the cross-entropy for discrete observations). By the
+        squared error of a one-hot code its information is not worth the KL that it costs.
+        """
         return self._image_losses(feature, obs) | self._vector_losses(feature, obs)
 
     def sampled_losses(self, feature: Tensor, obs: Batch) -> Batch:
@@ -114,12 +128,28 @@ class Decoder(nn.Module):
         return {key: (means[key] - obs[key].float() / 255).square().sum((-3, -2, -1)) for key in means}
 
     def _vector_losses(self, feature: Tensor, obs: Batch) -> Batch:
-        means = self._vectors(feature)
-        return {key: (means[key] - symlog(obs[key])).square().sum(-1) for key in means}
+        losses = {}
+        for key, mean in self._vectors(feature).items():
+            if self.classes[key]:
+                losses[key] = -(obs[key] * _by_code(F.log_softmax, mean, self.classes[key])).sum(-1)
+            else:
+                losses[key] = (mean - symlog(obs[key])).square().sum(-1)
+        return losses
 
     def observations(self, feature: Tensor) -> Batch:
-        """Predictions in the observations' own units: images in [0, 1], vectors after symexp."""
-        return {key: symexp(mean) if key in self.vectors else mean for key, mean in self(feature).items()}
+        """Predictions in the observations' own units: images in [0, 1], vectors, probabilities of classes."""
+        vectors = {
+            key: _by_code(F.softmax, mean, self.classes[key]) if self.classes[key] else symexp(mean)
+            for key, mean in self._vectors(feature).items()
+        }
+        return self._images(feature) | vectors
+
+
+def _by_code(function: Callable[[Tensor, int], Tensor], vector: Tensor, sizes: tuple[int, ...]) -> Tensor:
+    """`function(part, -1)` of each one-hot code in `[..., d]`, put together again."""
+    if len(set(sizes)) == 1:  # at once: a deck of cards has many codes
+        return function(vector.unflatten(-1, (len(sizes), sizes[0])), -1).flatten(-2)
+    return torch.cat([function(part, -1) for part in vector.split(sizes, -1)], -1)
 
 
 class Recall(nn.Module):

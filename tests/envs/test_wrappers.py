@@ -92,6 +92,23 @@ def test_a_bare_observation_is_an_image_or_a_vector(space, value, name, leaf):
     np.testing.assert_array_equal(observation[name], leaf)
 
 
+@pytest.mark.parametrize(
+    ("space", "classes"),
+    [
+        (spaces.Discrete(4, start=5), (4,)),
+        (spaces.MultiDiscrete([[2], [3]]), (2, 3)),
+        (spaces.MultiBinary(2), None),
+        (spaces.Box(0, 1, (2,)), None),
+    ],
+)
+def test_one_hot_codes_say_so(space, classes):
+    space.seed(0)
+    env = FlatObservation(Fixed(space, space.sample()))
+    leaf = env.observation_space["vector"]
+    assert getattr(leaf, "classes", None) == classes
+    assert leaf.shape == env.reset()[0]["vector"].shape
+
+
 def test_samples_of_supported_spaces_fit():
     space = spaces.Dict(
         {

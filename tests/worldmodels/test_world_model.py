@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
 import configs
+from envs.wrappers import OneHot
 from worldmodels import BACKBONES, WorldModel, make_backbone
 from worldmodels.base import Rollout
 from worldmodels.heads import symlog
@@ -100,6 +102,26 @@ def test_any_mix_of_observations(space: spaces.Dict, lead: tuple[int, ...]) -> N
             assert value.min() >= 0 and value.max() <= 1
         else:
             torch.testing.assert_close(symlog(value), means[key])
+
+
+@pytest.mark.parametrize("sizes", [(4,), (3, 3), (2, 4)], ids=str)
+def test_one_hot_codes_are_decoded_by_cross_entropy(sizes: tuple[int, ...]) -> None:
+    """As the door marks them: the loss is that of torch, summed over codes; predictions are probabilities."""
+    space = spaces.Dict(seen=OneHot(sizes))
+    torch.manual_seed(0)
+    decoder = Decoder(10, space, 2, 8, 1, steps=0)
+    feature = torch.randn(5, 7, 10)
+    targets = [torch.randint(size, (5, 7)) for size in sizes]
+    obs = {"seen": torch.cat([F.one_hot(t, s).float() for t, s in zip(targets, sizes, strict=True)], -1)}
+    logits = decoder(feature)["seen"].split(sizes, -1)
+    expected = sum(
+        F.cross_entropy(part.flatten(0, 1), target.flatten(), reduction="none").view(5, 7)
+        for part, target in zip(logits, targets, strict=True)
+    )
+    torch.testing.assert_close(decoder.losses(feature, obs)["seen"], expected)
+    shown = decoder.observations(feature)["seen"].split(sizes, -1)
+    for probabilities, part in zip(shown, logits, strict=True):
+        torch.testing.assert_close(probabilities, part.softmax(-1))
 
 
 def test_images_of_some_steps_stand_for_all() -> None:
