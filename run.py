@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
-MEASURES = ("layers", "world_model", "imagination", "update", "acting", "replay", "overhead", "states")
+MEASURES = (
+    "backbones",
+    "layers",
+    "world_model",
+    "imagination",
+    "update",
+    "acting",
+    "replay",
+    "overhead",
+    "states",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -287,11 +297,11 @@ def plot(argv: Sequence[str]) -> None:
 
 
 def bench(argv: Sequence[str]) -> None:
-    """Measure layers, world models, dreams, updates, acting, replay, a run's overhead or start states."""
+    """Measure what `--what` names, of which `studies/` has the code."""
     with mistakes_exit_2():
         parser = Parser(
             "bench",
-            f"python run.py bench [--what {'|'.join(MEASURES)}] [--backbones NAME[:LAYER] ...]\n"
+            f"python run.py bench [--what {'|'.join(MEASURES)}] [--backbones NAME ...]\n"
             "    [--lengths N ...] [--repeats N] [--picture FILE.png] [--configs NAME ...] [--json]\n"
             "    [--key.path VALUE ...]",
             "Measure time and memory of the same thing for several backbones, turn by turn in one process.",
@@ -301,7 +311,7 @@ def bench(argv: Sequence[str]) -> None:
             "--backbones",
             nargs="+",
             metavar="NAME",
-            help=f"of {', '.join(configs.backbones())}, or s4wm:LAYER [all of them; layers: all layers]",
+            help=f"of {', '.join(configs.backbones())} [all of them; layers: those that have some]",
         )
         parser.add_argument(
             "--lengths",
@@ -326,21 +336,21 @@ def bench(argv: Sequence[str]) -> None:
         if args.what not in MEASURES:
             hint = configs.did_you_mean(args.what, MEASURES)
             raise ValueError(f"unknown measure '{args.what}'.{hint} Expected one of {', '.join(MEASURES)}.")
-        if args.picture and args.what in ("overhead", "states"):
+        if args.picture and args.what in ("backbones", "overhead", "states"):
             raise ValueError(f"--picture draws time and memory against length; {args.what} has neither.")
         task = overrides.pop("task", None)
         names = args.backbones or _all_to_measure(args.what)
-        resolved = {}
-        for name in names:
-            backbone, _, layer = name.partition(":")
-            chosen = overrides | ({"s4wm.layer": layer} if layer else {})
-            resolved[name] = _configure(task, backbone, args.configs, chosen)
+        resolved = {name: _configure(task, name, args.configs, overrides) for name in names}
         config = resolved[names[0]]
         device = "cuda" if _check_device(config) else "cpu"
 
     _prepare_torch(config)
     lengths = args.lengths or [config.batch_length]
-    if args.what == "overhead":
+    if args.what == "backbones":
+        from studies.components import components, table
+
+        result = components(resolved, lengths[0], args.repeats, device)
+    elif args.what == "overhead":
         from studies.overhead import overhead, table
 
         makers = {name: (_env_maker(each), _replay_maker(each)) for name, each in resolved.items()}
@@ -506,9 +516,8 @@ def _prepare_torch(config: configs.Config) -> None:
 
 def _all_to_measure(what: str) -> list[str]:
     """The names that `bench` measures if none are given."""
-    if what != "layers":
-        return configs.backbones()
-    return [f"s4wm:{key}" for key, value in configs.load().s4wm.items() if isinstance(value, configs.Config)]
+    names = configs.backbones()
+    return [name for name in names if what != "layers" or configs.load(backbone=name).kind == "s4wm"]
 
 
 def _env_maker(config: configs.Config) -> "Callable[[int, int, int], VectorDoor]":

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import os
 import platform
@@ -87,8 +88,9 @@ def compare(
         command: makes the command line of a run.
 
     Returns: what is also written to <logdir>/compare.json: `results` (backbone -> `return_mean`, `interval`,
-    `returns` of all seeds, `seeds`, `steps`, `seconds_mean` and more), `curves`, `task`, `command`, `commit`,
-    `hardware`. compare.csv holds every evaluation, compare.png the curves.
+    `returns` of all seeds, `seeds`, `steps`, `seconds_mean` and more), `improvement` (how probably a run of
+    one backbone ends higher than one of another), `curves`, `task`, `command`, `commit`, `hardware`.
+    compare.csv holds every evaluation, compare.png the curves.
 
     Raises ValueError if an argument is out of range or `logdir` holds another comparison, RuntimeError with
     command and the end of its stderr if a run fails; the other running ones are then told to save and stop.
@@ -117,6 +119,7 @@ def compare(
         "optimum": optimum,
         "steps": steps,
         "results": {name: _result(runs_of, steps, optimum) for name, runs_of in curves.items()},
+        "improvement": _improvements(curves),
         "curves": {name: _bands(runs_of) for name, runs_of in curves.items()},
         "command": _own_command(task, backbones, seeds, steps, folder, jobs, presets, overrides),
         "commit": commit(),
@@ -155,7 +158,14 @@ def table(report: Mapping[str, Any]) -> list[str]:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return [f"{report['task']}, {report['steps']:,} steps", *(line.rstrip() for line in lines)]
+    better = []
+    for pair in report["improvement"]:
+        low, high = pair["interval"]
+        chance = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}]"
+        better.append(
+            f"a run of {pair['of']} ends higher than one of {pair['over']} with probability {chance}"
+        )
+    return [f"{report['task']}, {report['steps']:,} steps", *(line.rstrip() for line in lines), *better]
 
 
 def commit() -> str:
@@ -320,6 +330,16 @@ def _result(curves: Sequence[Curve], steps: int, optimum: float | None) -> dict[
         "steps_to_90": near,
         "steps_to_90_median": median if np.isfinite(median) else None,
     }
+
+
+def _improvements(curves: Mapping[str, Sequence[Curve]]) -> list[dict[str, Any]]:
+    """Return, for each pair of backbones, how probably a run of one ends higher than one of the other."""
+    found = []
+    for ours, theirs in itertools.combinations(curves, 2):
+        ends = (np.array([curve.values[-1] for curve in curves[name]]) for name in (ours, theirs))
+        probability, low, high = plots.improvement(*ends)
+        found.append({"of": ours, "over": theirs, "probability": probability, "interval": [low, high]})
+    return found
 
 
 def _bands(curves: Sequence[Curve]) -> dict[str, dict[str, list[float]]]:

@@ -183,7 +183,7 @@ REFUSED = [
     (
         ["bench", "--what", "layer"],
         "unknown measure 'layer'. Did you mean 'layers'?",
-        "Expected one of layers",
+        "Expected one of backbones",
     ),
     (["bench", "--backbones", "s4wn:s5"], "unknown backbone 's4wn'. Did you mean 's4wm'?"),
     (["bench", "--lengths", "0"], "expected a positive whole number, got '0'"),
@@ -472,16 +472,14 @@ class TestBench:
     def test_hands_resolved_configurations_to_the_study(
         self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
     ) -> None:
-        words = ["bench", "--what", "update", "--backbones", "s4wm:s4d", "rssm", "--lengths", "8", "1e2"]
+        words = ["bench", "--what", "update", "--backbones", "s4wm_s4d", "rssm", "--lengths", "8", "1e2"]
         assert run.main([*words, *CPU, "--configs", "debug", "--repeats", "3", "--json"]) == 0
         what, resolved, lengths, repeats, device = calls["bench"]
         assert (what, lengths, repeats, device) == ("update", [8, 100], 3, "cpu")
         options = {"device": "cpu"}
         assert resolved == {
-            "s4wm:s4d": configs.load(
-                backbone="s4wm", presets=["debug"], overrides=options | {"s4wm.layer": "s4d"}
-            ),
-            "rssm": configs.load(backbone="rssm", presets=["debug"], overrides=options),
+            name: configs.load(backbone=name, presets=["debug"], overrides=options)
+            for name in ("s4wm_s4d", "rssm")
         }
         *_, table, last = capsys.readouterr().out.splitlines()
         assert table.startswith("table of") and json.loads(last) == {"rows": []}
@@ -494,4 +492,5 @@ class TestBench:
         run.main(["bench", "--picture", "c.png", *CPU])
         assert calls["draw_costs"] == ({"rows": []}, Path("c.png"))
         run.main(["bench", "--what", "layers", *CPU])
-        assert list(calls["bench"][1]) == ["s4wm:s5", "s4wm:s4d", "s4wm:s4", "s4wm:lru", "s4wm:mamba2"]
+        names = ["s4wm", "s5wm", "s4wm_s4", "s4wm_s4d", "lruwm", "mamba2wm"]
+        assert list(calls["bench"][1]) == names

@@ -320,7 +320,7 @@ RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
     "rssm-burn_in": ("rssm", BURN_IN),
     "s4wm-consecutive": ("s4wm", CONSECUTIVE),
 }
-RESUMED |= {name: (name, {}) for name in configs.backbones() if name != "s4wm"}
+RESUMED |= {name: (name, {}) for name in configs.backbones() if configs.load(backbone=name).kind != "s4wm"}
 RESUMED |= {
     f"s4wm-{layer}-{view}": ("s4wm", {"s4wm__layer": layer, "s4wm__policy_input": view})
     for layer in LAYERS

@@ -63,7 +63,11 @@ def test_every_seed_counts(tmp_path: Path) -> None:
     assert len(rows) == 2 * 3 * 10
     assert rows[0] == {"backbone": "s4wm", "seed": "0", "step": "100", "seconds": "2.0", "return": "0.2"}
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
-    final = "\n".join(said[-4:])
+    (pair,) = report["improvement"]
+    assert (pair["of"], pair["over"]) == ("s4wm", "rssm") and pair["probability"] == pytest.approx(4 / 6)
+    assert 0.5 <= pair["interval"][0] < 4 / 6 < pair["interval"][1] <= 1
+    assert said[-2].startswith("a run of s4wm ends higher than one of rssm with probability 0.67 [0.50, ")
+    final = "\n".join(said[-5:])
     assert "rssm      0.667 [0, 1]" in final and "s4wm      1 [1, 1]" in final
     assert "(6 of 6 runs done)" in "\n".join(said)
 
