@@ -185,7 +185,7 @@ REFUSED = [
         "unknown measure 'layer'. Did you mean 'layers'?",
         "Expected one of backbones",
     ),
-    (["bench", "--backbones", "s4wn:s5"], "unknown backbone 's4wn'. Did you mean 's4wm'?"),
+    (["bench", "--backbones", "s4wn"], "unknown backbone 's4wn'. Did you mean 's4wm'?"),
     (["bench", "--lengths", "0"], "expected a positive whole number, got '0'"),
     (["bench", "--batch_length", "3"], "unknown option '--batch_length'"),
     (["plot"], "arguments are required: LOGDIR, --out"),
