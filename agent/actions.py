@@ -41,6 +41,11 @@ class ActionCodec:
         self.size = sum(self.sizes) if self.discrete else math.prod(self.shape)
         self.policy_outputs = self.size if self.discrete else 2 * self.size
 
+    @property
+    def norm(self) -> float:
+        """The Euclidean norm that an action vector has at most."""
+        return math.sqrt(len(self.sizes) or self.size)
+
     def encode(self, action: Tensor) -> Tensor:
         """Environment actions `[..., *space.shape]` -> vectors `[..., A]` float32."""
         flat = action.flatten(action.dim() - len(self.shape)) if self.shape else action[..., None]

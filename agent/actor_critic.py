@@ -69,7 +69,7 @@ class ActorCritic(nn.Module):
         inputs: P.
         codec: action space.
         units, layers: size of both networks.
-        bins: of the critic's two-hot code.
+        bins, resolution: of the critic's two-hot code.
         discount: 1 - 1 / effective horizon.
         lam: lambda of the returns.
         entropy: weight of the policy's entropy.
@@ -85,6 +85,7 @@ class ActorCritic(nn.Module):
         units: int,
         layers: int,
         bins: int,
+        resolution: float,
         discount: float,
         lam: float,
         entropy: float,
@@ -97,7 +98,7 @@ class ActorCritic(nn.Module):
         self.discount, self.lam, self.entropy = discount, lam, entropy
         self.slow_rate, self.slow_regulariser, self.replay_value = slow_rate, slow_regulariser, replay_value
         self.actor = MLP(inputs, units, layers, codec.policy_outputs, out_scale=0.01)
-        self.critic = TwoHotHead(inputs, units, layers, bins)
+        self.critic = TwoHotHead(inputs, units, layers, bins, resolution)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.scale = ReturnScale()
 

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from agent.actions import ActionCodec
@@ -77,6 +78,8 @@ class Agent:
             heads=config["heads"],
             kl=config["kl"],
             recall=config["recall"],
+            action_size=self.codec.size,
+            action_norm=self.codec.norm,
         ).to(self.device)
         self.backbone = self.model.backbone
         self.actor_critic = ActorCritic(self.backbone.policy_size, self.codec, **options).to(self.device)
@@ -163,9 +166,10 @@ class Agent:
                 options["horizon"],
                 self.dream_step,
             )
-            reward = self.model.reward.mean(self.model.reward(dream.features))
-            alive = self.model.continues.mean(self.model.continues(dream.features))
-            # At the start the truth is known.
+            # No action led to the start here: its reward is not used, and whether it is an end is known.
+            inputs = self.model.head_input(dream.features, F.pad(dream.action.clamp(-1, 1), (0, 0, 1, 0)))
+            reward = self.model.reward.mean(self.model.reward(inputs))
+            alive = self.model.continues.mean(self.model.continues(inputs))
             alive[:, 0] = 1 - keep_steps(keep, data["is_terminal"]).flatten().float()
         with self._autocast():
             actor, critic, metrics = self.actor_critic.loss(dream, reward, alive)

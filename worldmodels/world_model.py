@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import gymnasium
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.base import Backbone, Rollout, State, keep_steps
+from worldmodels.base import Backbone, Rollout, State, keep_steps, reset_rows
 from worldmodels.heads import BernoulliHead, TwoHotHead, symexp, symlog
 from worldmodels.nets import MLP, ConvDecoder, ConvEncoder
 
@@ -205,6 +206,7 @@ class WorldModel(nn.Module):
         encoder, decoder, heads: sizes of the networks, straight from the configuration.
         kl: `free_nats`, `dynamics`, `representation`.
         recall: `scale`, `positions`; scale 0 leaves the recall loss out.
+        action_size, action_norm: A, and the norm that an action vector has at most.
     """
 
     def __init__(
@@ -213,17 +215,21 @@ class WorldModel(nn.Module):
         make_backbone: Callable[[int], Backbone],
         encoder: Mapping[str, int],
         decoder: Mapping[str, int],
-        heads: Mapping[str, int],
+        heads: Mapping[str, Any],
         kl: Mapping[str, float],
         recall: Mapping[str, float],
+        action_size: int,
+        action_norm: float = 1.0,
     ) -> None:
         super().__init__()
         self.encoder = Encoder(space, **encoder)
         self.backbone = make_backbone(self.encoder.output_size)
         feature_size = self.backbone.feature_size
         self.decoder = Decoder(feature_size, space, **decoder)
-        self.reward = TwoHotHead(feature_size, **heads)
-        self.continues = BernoulliHead(feature_size, heads["units"], heads["layers"])
+        self.action_scale = feature_size**0.5 / action_norm if heads["action"] else 0.0
+        inputs = feature_size + (action_size if heads["action"] else 0)
+        self.reward = TwoHotHead(inputs, heads["units"], heads["layers"], heads["bins"], heads["resolution"])
+        self.continues = BernoulliHead(inputs, heads["units"], heads["layers"])
         self.free_nats, self.dynamics_scale, self.representation_scale = (
             kl["free_nats"],
             kl["dynamics"],
@@ -249,11 +255,10 @@ class WorldModel(nn.Module):
         dynamics, representation = self.backbone.kl_losses(rollout)
         decoded = self.decoder.sampled_losses(rollout.features, obs)
         losses = {}
-        reward = self.reward(rollout.features)
+        inputs = self.head_input(rollout.features, reset_rows(is_first, batch["action"]))
+        reward = self.reward(inputs)
         (losses["reward"],) = self.reward.loss(reward, batch["reward"])
-        losses["continue"] = self.continues.loss(
-            self.continues(rollout.features), 1 - batch["is_terminal"].float()
-        )
+        losses["continue"] = self.continues.loss(self.continues(inputs), 1 - batch["is_terminal"].float())
         losses["dynamics"] = self.dynamics_scale * dynamics.clamp(min=self.free_nats)
         losses["representation"] = self.representation_scale * representation.clamp(min=self.free_nats)
         for name, value in losses.items():
@@ -272,6 +277,16 @@ class WorldModel(nn.Module):
             right = self.reward.mean(reward).sign() == batch["reward"].sign()
             metrics["reward_sign_accuracy"] = mean_where(right.float(), batch["reward"] != 0)
         return total, rollout, metrics  # type: ignore[return-value]
+
+    def head_input(self, feature: Tensor, action: Tensor) -> Tensor:
+        """What reward and continue heads read: `[..., F]`, and the action `[..., A]` that led there.
+
+        The feature holds the action too, but as a small part of it that training shrinks further, since
+        nothing but the reward asks for it. The action beside it has the norm of a feature of unit variance.
+        """
+        if not self.action_scale:
+            return feature
+        return torch.cat([feature, self.action_scale * action.to(feature.dtype)], -1)
 
 
 def observations(batch: Batch) -> Batch:

@@ -120,6 +120,7 @@ def make(space: spaces.Space | None = None, **changed: Any) -> ActorCritic:
         "units": 16,
         "layers": 1,
         "bins": 31,
+        "resolution": 1.0,
         "discount": 0.9,
         "lam": 0.95,
         "entropy": 0.0,

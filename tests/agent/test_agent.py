@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 import configs
 from agent.agent import Agent, Carry, derive_seed
+from agent.imagination import imagine
 from worldmodels import BACKBONES, State
 from worldmodels.world_model import observations
 
@@ -299,6 +300,26 @@ def test_a_dream_starts_where_the_configuration_says() -> None:
         agent.update(make_batch(agent, SPACE))
         assert seen[0][:2] == (4, 8), "the window"
         assert seen[1][:2] == (count, agent.dream_options["horizon"] + 1), "the dream"
+
+
+def test_the_reward_of_a_dreamed_step_knows_the_action_that_led_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dreams, seen = [], []
+
+    def spy(*args: Any) -> Any:
+        dreams.append(imagine(*args))
+        return dreams[-1]
+
+    monkeypatch.setattr("agent.agent.imagine", spy)
+    agent = make()
+    agent.model.reward.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    agent.update(make_batch(agent, SPACE))
+    (dream,), given = dreams, seen[1]
+    features, action = given.split([dream.features.shape[-1], agent.codec.size], -1)
+    assert torch.equal(features, dream.features)
+    torch.testing.assert_close(action[:, 1:] / agent.model.action_scale, dream.action)
+    assert not action[:, 0].any()
 
 
 def test_an_update_moves_every_parameter() -> None:

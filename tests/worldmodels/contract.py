@@ -478,6 +478,7 @@ def check_losses_fall(case: Case) -> None:
         heads=config.heads,
         kl=dict(config.kl) | {"free_nats": 0.0},
         recall=dict(config.recall) | {"scale": 1.0},
+        action_size=2,
     ).to(case.device)
     optimiser = Optimiser([model], lr=4e-3, ssm_lr=1e-3, eps=1e-8, weight_decay=0.0, clip=100.0, warmup=0)
     history = []

@@ -56,6 +56,18 @@ def test_bins_are_symmetric_and_hold_zero(head: TwoHotHead) -> None:
     assert bins[-1] == pytest.approx(torch.e**20 - 1, rel=1e-5)
     with pytest.raises(ValueError, match="must be odd"):
         TwoHotHead(6, units=8, layers=1, bins=30)
+    with pytest.raises(ValueError, match=r"must be above 0, got 0\.0"):
+        TwoHotHead(6, units=8, layers=1, resolution=0.0)
+
+
+def test_resolution_scales_the_bins(head: TwoHotHead) -> None:
+    """Rewards of a fiftieth have codes without a common bin at 0.01, and almost the same ones at 1."""
+    fine = TwoHotHead(6, units=8, layers=1, resolution=0.01)
+    torch.testing.assert_close(fine.bins, head.bins / 100)
+    small = torch.tensor([0.02, -0.02])
+    for either, common in ((fine, 0.0), (head, 0.88)):
+        plus, minus = code(either, small)
+        torch.testing.assert_close(torch.minimum(plus, minus).sum().item(), common, atol=0.01, rtol=0)
 
 
 def test_the_first_prediction_is_exactly_zero(head: TwoHotHead) -> None:

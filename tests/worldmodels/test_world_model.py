@@ -68,14 +68,14 @@ def make_batch(space: spaces.Dict, rows: int = 3, steps: int = 8, actions: int =
 def make_model(space: spaces.Dict, backbone: str = "s4wm", **changed: Mapping[str, Any]) -> WorldModel:
     config = configs.load(backbone=backbone, presets=["debug"])
     torch.manual_seed(0)
-    blocks = {name: dict(config[name]) | dict(changed.get(name, {})) for name in ("kl", "recall")}
+    blocks = {name: dict(config[name]) | dict(changed.get(name, {})) for name in ("kl", "recall", "heads")}
     return WorldModel(
         space,
         lambda embed_size: make_backbone(config.kind, config[config.kind], embed_size, action_size=2),
         encoder=config.encoder,
         decoder=config.decoder,
-        heads=config.heads,
         **blocks,
+        action_size=2,
     )
 
 
@@ -102,6 +102,26 @@ def test_any_mix_of_observations(space: spaces.Dict, lead: tuple[int, ...]) -> N
             assert value.min() >= 0 and value.max() <= 1
         else:
             torch.testing.assert_close(symlog(value), means[key])
+
+
+def test_the_heads_see_the_action_that_led_to_a_step() -> None:
+    """Scaled to the norm of a feature; none where an episode begins, and none without the option."""
+    model = make_model(spaces.Dict(SPACES["vector"]))
+    size = model.backbone.feature_size
+    inputs = model.head_input(torch.zeros(2, size), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(inputs.norm(dim=-1), torch.tensor([size**0.5, 0.0]))
+    seen: list[Tensor] = []
+    for head in (model.reward, model.continues):
+        head.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    batch = make_batch(spaces.Dict(SPACES["vector"]), 3, 8, 2)
+    batch["is_first"][1, 4] = True
+    model.loss(batch, model.backbone.initial(3))
+    for given in seen:
+        action = given[..., size:] / size**0.5
+        assert not action[1, 4].any() and batch["action"][1, 4].all()
+        torch.testing.assert_close(action[~batch["is_first"]], batch["action"][~batch["is_first"]])
+    blind = make_model(spaces.Dict(SPACES["vector"]), heads={"action": False})
+    assert blind.head_input(inputs[:, :size], inputs[:, size:]).shape == (2, size)
 
 
 @pytest.mark.parametrize("sizes", [(4,), (3, 3), (2, 4)], ids=str)
