@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
 MEASURES = (
-    "backbones",
     "layers",
     "world_model",
     "imagination",
     "update",
     "acting",
     "replay",
+    "backbones",
     "overhead",
     "states",
 )

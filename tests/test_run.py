@@ -183,7 +183,7 @@ REFUSED = [
     (
         ["bench", "--what", "layer"],
         "unknown measure 'layer'. Did you mean 'layers'?",
-        "Expected one of backbones",
+        "Expected one of layers",
     ),
     (["bench", "--backbones", "s4wn"], "unknown backbone 's4wn'. Did you mean 's4wm'?"),
     (["bench", "--lengths", "0"], "expected a positive whole number, got '0'"),

@@ -16,6 +16,7 @@ CPU = torch.device("cpu")
 def test_a_compiled_agent_learns_the_same() -> None:
     """Three updates with the same dreams: what steps hold of the parameters is renewed between them."""
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     metrics, parameters = [], []
     for compile_it in (False, True):
         agent = make(space=VECTOR, compile=compile_it)

@@ -41,7 +41,7 @@ def test_every_measure(what: str) -> None:
 
 
 def test_run_names_the_measures_that_there_are() -> None:
-    assert (*bench.WHAT, "overhead", "states") == run.MEASURES
+    assert (*bench.WHAT, "backbones", "overhead", "states") == run.MEASURES
 
 
 def test_calls_are_interleaved_and_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
