@@ -159,7 +159,7 @@ def table(report: Mapping[str, Any]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     better = []
-    for pair in report["improvement"]:
+    for pair in report["improvement"][: len(rows) - 2]:  # the first backbone over each of the others
         low, high = pair["interval"]
         chance = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}]"
         better.append(
