@@ -161,13 +161,12 @@ class Agent:
             dream = imagine(
                 self.backbone,
                 starts,
-                keep_steps(keep, rollout.features.detach()).flatten(0, 1),
                 self.actor_critic.sample,
                 options["horizon"],
                 self.dream_step,
             )
             # No action led to the start here: its reward is not used, and whether it is an end is known.
-            inputs = self.model.head_input(dream.features, F.pad(dream.action.clamp(-1, 1), (0, 0, 1, 0)))
+            inputs = self.model.head_input(dream.policy, F.pad(dream.action.clamp(-1, 1), (0, 0, 1, 0)))
             reward = self.model.reward.mean(self.model.reward(inputs))
             alive = self.model.continues.mean(self.model.continues(inputs))
             alive[:, 0] = 1 - keep_steps(keep, data["is_terminal"]).flatten().float()

@@ -18,48 +18,44 @@ class Trajectory:
     """N imagined trajectories of horizon H; position 0 is the start state, taken from replay.
 
     Attributes:
-        features: `[N, H + 1, F]`, for the heads.
-        policy: `[N, H + 1, P]`, for actor and critic.
+        policy: `[N, H + 1, P]`, for actor, critic, reward and continue.
         action: `[N, H, A]`, the action chosen AT each position but the last.
     """
 
-    features: Tensor
     policy: Tensor
     action: Tensor
 
 
 def dream_step(
     backbone: Backbone, act: Callable[[Tensor], Tensor], state: State, inputs: Tensor
-) -> tuple[State, Tensor, Tensor, Tensor]:
-    """One imagined step from policy inputs `[N, P]`: next state, its feature and policy inputs, action."""
+) -> tuple[State, Tensor, Tensor]:
+    """One imagined step from policy inputs `[N, P]`: next state, its policy inputs, action."""
     action = act(inputs)
-    state, feature = backbone.imagine_step(state, action.clamp(-1, 1))
-    return state, feature, backbone.policy_input(state), action
+    state, _ = backbone.imagine_step(state, action.clamp(-1, 1))
+    return state, backbone.policy_input(state), action
 
 
 @torch.no_grad()
 def imagine(
     backbone: Backbone,
     state: State,
-    feature: Tensor,
     act: Callable[[Tensor], Tensor],
     horizon: int,
-    step: Callable[..., tuple[State, Tensor, Tensor, Tensor]] = dream_step,
+    step: Callable[..., tuple[State, Tensor, Tensor]] = dream_step,
 ) -> Trajectory:
-    """Roll out `horizon` steps from states with leaves `[N, ...]` and their features `[N, F]`.
+    """Roll out `horizon` steps from states with leaves `[N, ...]`.
 
     `act` maps the policy input `[N, P]` to an action vector `[N, A]`; the model gets it clipped to [-1, 1],
     as the environment and replay do (one-hot vectors are inside). No gradient is recorded: the actor learns
     by the score function, not through the dynamics. `step` may be a compiled `dream_step`.
     """
-    features, policies, actions = [feature], [backbone.policy_input(state)], []
+    policies, actions = [backbone.policy_input(state)], []
     state = backbone.prepare_imagination(state, horizon)
     for _ in range(horizon):
-        state, feature, inputs, action = step(backbone, act, state, policies[-1])
-        features.append(feature)
+        state, inputs, action = step(backbone, act, state, policies[-1])
         policies.append(inputs)
         actions.append(action)
-    return Trajectory(torch.stack(features, 1), torch.stack(policies, 1), torch.stack(actions, 1))
+    return Trajectory(torch.stack(policies, 1), torch.stack(actions, 1))
 
 
 def choose_starts(kind: str, count: int, rows: int, steps: int, device: torch.device) -> Tensor:

@@ -271,11 +271,10 @@ def _imagination(name: str, subject: Subject) -> Case:
     agent, options = subject.agent, subject.config["imagination"]
     starts, horizon = options["count"], options["horizon"]
     state = agent.backbone.initial(starts)
-    feature = torch.zeros(starts, agent.backbone.feature_size, device=subject.device)
 
     def run() -> None:
         with subject.autocast():
-            imagine(agent.backbone, state, feature, agent.actor_critic.sample, horizon, agent.dream_step)
+            imagine(agent.backbone, state, agent.actor_critic.sample, horizon, agent.dream_step)
 
     return Case(name, horizon, starts * horizon, count(agent.backbone, agent.actor_critic.actor), run)
 

@@ -26,8 +26,8 @@ class Rollout:
     """What `Backbone.observe` found out about a batch of sequences.
 
     Attributes:
-        features: `[B, T, F]`, what decoder and heads read.
-        policy: `[B, T, P]`, what actor and critic read.
+        features: `[B, T, F]`, what the decoder reads.
+        policy: `[B, T, P]`, what actor, critic, reward and continue networks read.
         posterior: `[B, T, S, K]` probabilities of q(z_t | ...).
         prior: `[B, T, S, K]` probabilities of p(z_t | h_t).
         last: the state after step T - 1, leaves `[B, ...]`.
@@ -83,7 +83,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def policy_input(self, state: State) -> Tensor:
-        """What actor and critic see of a state: `[B, P]`."""
+        """What actor, critic, reward and continue networks see of a state: `[B, P]`."""
         raise NotImplementedError
 
     def prepare_imagination(self, state: State, horizon: int) -> State:

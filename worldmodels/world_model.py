@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from worldmodels.base import Backbone, Rollout, State, keep_steps, reset_rows
 from worldmodels.heads import BernoulliHead, TwoHotHead, symexp, symlog
-from worldmodels.nets import MLP, ConvDecoder, ConvEncoder
+from worldmodels.nets import MLP, ConvDecoder, ConvEncoder, linear
 
 Batch = dict[str, Tensor]
 
@@ -226,8 +226,12 @@ class WorldModel(nn.Module):
         self.backbone = make_backbone(self.encoder.output_size)
         feature_size = self.backbone.feature_size
         self.decoder = Decoder(feature_size, space, **decoder)
-        self.action_scale = feature_size**0.5 / action_norm if heads["action"] else 0.0
-        inputs = feature_size + (action_size if heads["action"] else 0)
+        inputs = self.backbone.policy_size
+        self.shorten: nn.Module = nn.Identity()
+        if 0 < heads["inputs"] < inputs:
+            self.shorten, inputs = linear(inputs, heads["inputs"]), heads["inputs"]
+        self.action_scale = inputs**0.5 / action_norm if heads["action"] else 0.0
+        inputs += action_size if heads["action"] else 0
         self.reward = TwoHotHead(inputs, heads["units"], heads["layers"], heads["bins"], heads["resolution"])
         self.continues = BernoulliHead(inputs, heads["units"], heads["layers"])
         self.free_nats, self.dynamics_scale, self.representation_scale = (
@@ -255,7 +259,7 @@ class WorldModel(nn.Module):
         dynamics, representation = self.backbone.kl_losses(rollout)
         decoded = self.decoder.sampled_losses(rollout.features, obs)
         losses = {}
-        inputs = self.head_input(rollout.features, reset_rows(is_first, batch["action"]))
+        inputs = self.head_input(rollout.policy, reset_rows(is_first, batch["action"]))
         reward = self.reward(inputs)
         (losses["reward"],) = self.reward.loss(reward, batch["reward"])
         losses["continue"] = self.continues.loss(self.continues(inputs), 1 - batch["is_terminal"].float())
@@ -278,15 +282,17 @@ class WorldModel(nn.Module):
             metrics["reward_sign_accuracy"] = mean_where(right.float(), batch["reward"] != 0)
         return total, rollout, metrics  # type: ignore[return-value]
 
-    def head_input(self, feature: Tensor, action: Tensor) -> Tensor:
-        """What reward and continue heads read: `[..., F]`, and the action `[..., A]` that led there.
+    def head_input(self, policy: Tensor, action: Tensor) -> Tensor:
+        """What reward and continue heads read: policy inputs `[..., P]`, and the action `[..., A]` before.
 
-        The feature holds the action too, but as a small part of it that training shrinks further, since
-        nothing but the reward asks for it. The action beside it has the norm of a feature of unit variance.
+        The states that the policy sees may hold what the output h shows as a small part of itself only. They
+        hold the action too, but training shrinks it, since nothing but the reward asks for it. The action
+        beside them has the norm of as many numbers of unit variance.
         """
+        inputs = self.shorten(policy)
         if not self.action_scale:
-            return feature
-        return torch.cat([feature, self.action_scale * action.to(feature.dtype)], -1)
+            return inputs
+        return torch.cat([inputs, self.action_scale * action.to(inputs.dtype)], -1)
 
 
 def observations(batch: Batch) -> Batch:

@@ -133,8 +133,8 @@ def make(space: spaces.Space | None = None, **changed: Any) -> ActorCritic:
 
 def dream_of(agent: ActorCritic, count: int = 6, horizon: int = 3) -> Trajectory:
     torch.manual_seed(1)
-    features = torch.randn(count, horizon + 1, 4)
-    return Trajectory(features, features, agent.policy(features[:, :-1]).sample())
+    inputs = torch.randn(count, horizon + 1, 4)
+    return Trajectory(inputs, agent.policy(inputs[:, :-1]).sample())
 
 
 def test_nothing_counts_after_a_certain_end() -> None:
@@ -205,7 +205,7 @@ def test_the_policy_moves_towards_what_paid(space: spaces.Space) -> None:
         action = agent.policy(features[:, :1]).sample()
         reward = torch.zeros(256, 2)
         reward[:, 1] = -(action[:, 0] - target).square().sum(-1)
-        actor, _, _ = agent.loss(Trajectory(features, features, action), reward, torch.ones(256, 2))
+        actor, _, _ = agent.loss(Trajectory(features, action), reward, torch.ones(256, 2))
         optimiser.zero_grad()
         actor.backward()
         optimiser.step()

@@ -316,8 +316,8 @@ def test_the_reward_of_a_dreamed_step_knows_the_action_that_led_there(
     agent.model.reward.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     agent.update(make_batch(agent, SPACE))
     (dream,), given = dreams, seen[1]
-    features, action = given.split([dream.features.shape[-1], agent.codec.size], -1)
-    assert torch.equal(features, dream.features)
+    policy, action = given.split([dream.policy.shape[-1], agent.codec.size], -1)
+    assert torch.equal(policy, dream.policy)
     torch.testing.assert_close(action[:, 1:] / agent.model.action_scale, dream.action)
     assert not action[:, 0].any()
 

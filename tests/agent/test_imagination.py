@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 class Counter(Backbone):
-    """Its state is the sum of the actions so far, its feature too; the policy sees minus that."""
+    """Its state is the sum of the actions so far; the policy sees minus that."""
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
         total = state["total"] + action
@@ -30,36 +30,33 @@ def test_the_action_at_a_position_leads_into_the_next() -> None:
         seen.append(inputs)
         return torch.full((2, 1), 0.125 * len(seen))
 
-    dream = imagine(Counter(), {"total": start}, start, act, horizon=3)
+    dream = imagine(Counter(), {"total": start}, act, horizon=3)
     assert dream.action[0, :, 0].tolist() == [0.125, 0.25, 0.375]
-    assert dream.features[0, :, 0].tolist() == [0.25, 0.375, 0.625, 1.0]
-    assert torch.equal(dream.policy, -dream.features)
+    assert dream.policy[0, :, 0].tolist() == [-0.25, -0.375, -0.625, -1.0]
     # The action of a position was chosen from that position's policy input.
     assert torch.equal(torch.stack(seen, 1), dream.policy[:, :-1])
-    torch.testing.assert_close(dream.features[:, 1:], dream.features[:, :-1] + dream.action)
+    torch.testing.assert_close(dream.policy[:, 1:], dream.policy[:, :-1] - dream.action)
 
 
 def test_the_model_sees_actions_as_the_environment_does() -> None:
     """A continuous sample outside [-1, 1] is kept for the policy's gradient and clipped for the model."""
     start = torch.zeros(1, 1)
-    dream = imagine(Counter(), {"total": start}, start, lambda inputs: torch.full((1, 1), 3.0), horizon=2)
+    dream = imagine(Counter(), {"total": start}, lambda inputs: torch.full((1, 1), 3.0), horizon=2)
     assert dream.action.flatten().tolist() == [3, 3]
-    assert dream.features.flatten().tolist() == [0, 1, 2]
+    assert dream.policy.flatten().tolist() == [0, -1, -2]
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_shapes_and_no_gradient(name: str) -> None:
     config = configs.load(backbone=name, presets=["debug"])
     backbone = make_backbone(config.kind, config[config.kind], embed_size=3, action_size=2)
-    state, feature = backbone.observe_step(
+    state, _ = backbone.observe_step(
         backbone.initial(5), torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5, dtype=torch.bool)
     )
-    dream = imagine(backbone, state, feature, lambda inputs: torch.rand(5, 2), horizon=4)
-    assert dream.features.shape == (5, 5, backbone.feature_size)
+    dream = imagine(backbone, state, lambda inputs: torch.rand(5, 2), horizon=4)
     assert dream.policy.shape == (5, 5, backbone.policy_size)
     assert dream.action.shape == (5, 4, 2)
-    assert not any(value.requires_grad for value in (dream.features, dream.policy, dream.action))
-    assert torch.equal(dream.features[:, 0], feature)
+    assert not any(value.requires_grad for value in (dream.policy, dream.action))
     assert torch.equal(dream.policy[:, 0], backbone.policy_input(state))
 
 

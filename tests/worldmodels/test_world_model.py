@@ -105,9 +105,9 @@ def test_any_mix_of_observations(space: spaces.Dict, lead: tuple[int, ...]) -> N
 
 
 def test_the_heads_see_the_action_that_led_to_a_step() -> None:
-    """Scaled to the norm of a feature; none where an episode begins, and none without the option."""
+    """Scaled to the norm of policy inputs; none where an episode begins, and none without the option."""
     model = make_model(spaces.Dict(SPACES["vector"]))
-    size = model.backbone.feature_size
+    size = model.backbone.policy_size
     inputs = model.head_input(torch.zeros(2, size), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     torch.testing.assert_close(inputs.norm(dim=-1), torch.tensor([size**0.5, 0.0]))
     seen: list[Tensor] = []
@@ -122,6 +122,29 @@ def test_the_heads_see_the_action_that_led_to_a_step() -> None:
         torch.testing.assert_close(action[~batch["is_first"]], batch["action"][~batch["is_first"]])
     blind = make_model(spaces.Dict(SPACES["vector"]), heads={"action": False})
     assert blind.head_input(inputs[:, :size], inputs[:, size:]).shape == (2, size)
+
+
+@pytest.mark.parametrize("length", [0, 5, 10_000])
+def test_a_policy_input_is_mapped_to_what_the_heads_read(length: int) -> None:
+    """To `heads.inputs` numbers where it is longer; the reward's gradient reaches the states through them."""
+    space = spaces.Dict(SPACES["vector"])
+    model = make_model(space, heads={"inputs": length})
+    size = model.backbone.policy_size
+    assert model.head_input(torch.randn(2, size), torch.zeros(2, 2)).shape == (
+        2,
+        (5 if length == 5 else size) + 2,
+    )
+    assert size > 5
+    batch = make_batch(space, 3, 8, 2)
+    rollout = model.backbone.observe(
+        model.backbone.initial(3),
+        torch.randn(3, 8, model.encoder.output_size),
+        batch["action"],
+        batch["is_first"],
+    )
+    rollout.policy.retain_grad()
+    model.head_input(rollout.policy, batch["action"]).square().sum().backward()
+    assert rollout.policy.grad is not None and rollout.policy.grad.abs().sum((0, 1)).min() > 0
 
 
 @pytest.mark.parametrize("sizes", [(4,), (3, 3), (2, 4)], ids=str)
