@@ -214,6 +214,9 @@ def compare(argv: Sequence[str]) -> None:
             raise ValueError(f"name each backbone once, got --backbones {' '.join(args.backbones)}.")
         chosen = overrides if args.steps is None else overrides | {"steps": args.steps}
         resolved = [_configure(args.task, backbone, args.configs, chosen) for backbone in args.backbones]
+        for config in resolved:  # finished runs too: an earlier version's defaults may have been others
+            for folder in sorted(args.logdir.glob(f"{config.backbone}/seed*")):
+                _refuse_another_run(config, folder, ignore=(*configs.FREE_TO_CHANGE, "seed"))
 
     from studies.compare import compare as run_all
 
@@ -436,12 +439,14 @@ def _default_logdir(config: configs.Config) -> Path:
     return Path("runs") / task / config.backbone / f"seed{config.seed}"
 
 
-def _refuse_another_run(config: configs.Config, logdir: Path) -> None:
+def _refuse_another_run(
+    config: configs.Config, logdir: Path, ignore: Sequence[str] = configs.FREE_TO_CHANGE
+) -> None:
     if logdir.exists() and not logdir.is_dir():
         raise ValueError(f"{logdir} is a file; expected a folder, or a path where there is nothing yet.")
     saved = logdir / "config.yaml"
     if saved.exists():
-        changed = configs.differences(configs.read(saved), config)
+        changed = configs.differences(configs.read(saved), config, ignore)
         if changed:
             listed = "\n  ".join(changed)
             raise ValueError(

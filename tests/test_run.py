@@ -440,6 +440,22 @@ class TestCompareAndPlot:
         expected = configs.load(backbone="rssm")
         assert (calls["compare"][0], calls["compare"][3]) == (expected.task, expected.steps)
 
+    def test_compare_refuses_runs_of_other_options(
+        self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Finished ones too: an earlier version's defaults may have been others."""
+        saved = Path("a/rssm/seed1/config.yaml")
+        saved.parent.mkdir(parents=True)
+        words = ["compare", "--backbones", "rssm", "--logdir", "a", *CPU]
+        configs.save(configs.load(backbone="rssm", overrides={"seed": 1, "steps": 7}), saved)
+        run.main(words)
+        assert calls.pop("compare")[1] == ["rssm"]
+        configs.save(configs.load(backbone="rssm", overrides={"kl.free_nats": 0.5}), saved)
+        with pytest.raises(SystemExit) as exit_code:
+            run.main(words)
+        assert exit_code.value.code == 2 and "compare" not in calls
+        assert "kl.free_nats: saved 0.5, now 1.0" in capsys.readouterr().err
+
     def test_collect(self, capsys: pytest.CaptureFixture[str]) -> None:
         words = ["collect", "--task", "tmaze", "--policy", "random", "--episodes", "2", "--out", "a"]
         assert run.main([*words, "--jobs", "1", "--json"]) == 0
