@@ -268,6 +268,8 @@ def _checked(
                 f"{source}: option '{key}' expects {type_name(defaults[key])} (such as "
                 f"{typed(defaults[key])}), got {shown(value)}."
             ) from None
+        if isinstance(checked[key], int | float) and checked[key] < 0:  # sizes, counts, rates and weights
+            raise ValueError(f"{source}: option '{key}' expects 0 or more, got {shown(value)}.")
     return checked
 
 

@@ -186,7 +186,6 @@ class TestMerging:
 GOOD = [
     ("steps", "1e5", 100_000),
     ("steps", "1_000_000", 1_000_000),
-    ("steps", "-3", -3),
     ("steps", 2.0, 2),
     ("steps", "9007199254740993", 9007199254740993),
     ("agent.scale", "1", 1.0),
@@ -252,6 +251,10 @@ class TestTypes:
         said = f"the command line: option '{key}' expects "
         got = f"{kind} (such as {example}), got {given!r} ({type(given).__name__})."
         fails(folder, said, got, overrides={key: given})
+
+    @pytest.mark.parametrize(("key", "given"), [("steps", "-3"), ("agent.actor.unimix", -0.5)])
+    def test_a_negative_number_is_refused(self, folder: Path, key: str, given: object) -> None:
+        fails(folder, f"the command line: option '{key}' expects 0 or more, got", overrides={key: given})
 
     def test_built_in_types_only(self, folder: Path) -> None:
         leaves = configs.load(directory=folder).flat().values()
