@@ -159,12 +159,13 @@ def table(report: Mapping[str, Any]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     better = []
-    for pair in report["improvement"][: len(rows) - 2]:  # the first backbone over each of the others
-        low, high = pair["interval"]
-        chance = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}]"
-        better.append(
-            f"a run of {pair['of']} ends higher than one of {pair['over']} with probability {chance}"
-        )
+    for pair in report["improvement"]:
+        if pair["of"] == rows[1][0]:  # the first backbone over each of the others; compare.json has all pairs
+            low, high = pair["interval"]
+            chance = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}]"
+            better.append(
+                f"a run of {pair['of']} ends higher than one of {pair['over']} with probability {chance}"
+            )
     return [f"{report['task']}, {report['steps']:,} steps", *(line.rstrip() for line in lines), *better]
 
 

@@ -34,7 +34,7 @@ class RSSM(Backbone):
         blocks: blocks of the block-diagonal recurrent weights; must divide `deter`.
         dynamics_layers: hidden block-diagonal layers inside the recurrence.
         prior_layers, posterior_layers: hidden layers of the two latent heads.
-        feature_norm: RMS norm of h where heads, actor and critic read it.
+        feature_norm: RMS norm of h where decoder, heads, actor and critic read it.
         unimix: share of the uniform distribution in posterior and prior.
     """
 

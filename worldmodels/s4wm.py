@@ -42,7 +42,7 @@ class S4WM(Backbone):
         layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, but for a
             `width` there, which takes the place of D unless it is 0.
         unimix: share of the uniform distribution in posterior and prior.
-        policy_input: what actor and critic see: `output` (h, z), `hidden` (z, normalised layer states) or
+        policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states) or
             `full` (all three).
         gradient_checkpointing: compute each block of a window again for its gradient instead of keeping it.
     """
