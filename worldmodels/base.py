@@ -26,7 +26,7 @@ class Rollout:
     """What `Backbone.observe` found out about a batch of sequences.
 
     Attributes:
-        features: `[B, T, F]`, what the decoder reads.
+        features: `[B, T, F]`, what the decoder reads: h_t, then the sample z_t, flat, at the end.
         policy: `[B, T, P]`, what actor, critic, reward and continue networks read.
         posterior: `[B, T, S, K]` probabilities of q(z_t | ...).
         prior: `[B, T, S, K]` probabilities of p(z_t | h_t).

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.base import Backbone, Rollout, State, keep_steps, reset_rows
+from worldmodels.base import Backbone, Rollout, State, keep_steps, reset_rows, sample_onehot
 from worldmodels.heads import BernoulliHead, TwoHotHead, symexp, symlog
 from worldmodels.nets import MLP, ConvDecoder, ConvEncoder, linear
 
@@ -111,18 +111,40 @@ class Decoder(nn.Module):
         """
         return self._image_losses(feature, obs) | self._vector_losses(feature, obs)
 
-    def sampled_losses(self, feature: Tensor, obs: Batch) -> Batch:
-        """`losses` of a window, feature `[B, T, F]`, images at `steps` random steps of each row only.
+    def choose(self, rows: int, length: int, device: torch.device) -> Tensor | None:
+        """Random steps `[rows, steps]` of a window at which its images are decoded; None for all."""
+        if not self.images or not 0 < self.steps < length:
+            return None
+        return torch.rand(rows, length, device=device).argsort(1)[:, : self.steps]
+
+    def sampled_losses(self, feature: Tensor, obs: Batch, chosen: Tensor | None) -> Batch:
+        """`losses` of a window, feature `[B, T, F]`, images only at the steps that `choose` chose.
 
         Returns:
             `[B, T]` for vectors, `[B, steps]` for images; their means have the same expectation.
         """
-        rows, length = feature.shape[:2]
-        if not self.images or not 0 < self.steps < length:
+        if chosen is None:
             return self.losses(feature, obs)
-        chosen = torch.rand(rows, length, device=feature.device).argsort(1)[:, : self.steps]
         shown = {key: keep_steps(chosen, obs[key]) for key in self.images}
         return self._image_losses(keep_steps(chosen, feature), shown) | self._vector_losses(feature, obs)
+
+    @torch.no_grad()
+    def surprise(self, rollout: Rollout, obs: Batch, decoded: Batch, chosen: Tensor | None) -> Tensor:
+        """By how much each observation is decoded worse from a sample of the prior, `[B, T]`.
+
+        Worse than from the posterior's, whose losses `decoded` are those of `sampled_losses`; where images
+        are not decoded, by vectors alone. The KL says the same of a model that codes sparingly, but below
+        the free nats it counts noise as well.
+        """
+        latent = sample_onehot(rollout.prior).flatten(-2)
+        predicted = torch.cat([rollout.features[..., : -latent.shape[-1]], latent], -1)
+        surprise = torch.zeros_like(latent[..., 0])
+        for key, loss in self.sampled_losses(predicted, obs, chosen).items():
+            worse = loss - decoded[key]
+            if worse.shape != surprise.shape:
+                worse = torch.zeros_like(surprise).scatter(1, chosen, worse)  # type: ignore[arg-type]
+            surprise += worse
+        return surprise
 
     def _image_losses(self, feature: Tensor, obs: Batch) -> Batch:
         means = self._images(feature)
@@ -154,41 +176,43 @@ def _by_code(function: Callable[[Tensor, int], Tensor], vector: Tensor, sizes: t
 
 
 class Recall(nn.Module):
-    """Recall loss: from the feature at t, reconstruct an observation of an earlier step of the same episode.
+    """Recall loss: from the feature at t, reconstruct the observation at an earlier s of the same episode.
 
     An idea of this project, not of the papers: it asks the recurrent state directly for what it has to carry,
-    while the reward of a memory task asks only once the product of cue and action is understood. The step
-    s < t is drawn with probability proportional to its KL, that is to how much it surprised the model; a
-    network maps (feature_t, t - s) to a feature, and the model's own decoder does the rest.
+    while the reward of a memory task asks only once the product of cue and action is understood. A step s is
+    drawn with probability proportional to how much it surprised the model, and then the lag t - s, so that
+    its logarithm is uniform: what is shown once is learned over a step or two before it can be learned over
+    many. A decoder of its own reconstructs the observation at s from (feature_t, t - s). The model's own
+    would have to be told that t is s: it has learned not to see an old cue.
 
     Args:
         feature_size: F.
-        positions: how many (row, t) of a batch are asked.
-        units, layers: size of the network.
+        space: observation space.
+        positions: how many pairs (s, t) of a batch are asked.
+        decoder: sizes of the decoder.
     """
 
     FREQUENCIES = 8
 
-    def __init__(self, feature_size: int, positions: int, units: int, layers: int) -> None:
+    def __init__(
+        self, feature_size: int, space: gymnasium.spaces.Dict, positions: int, decoder: Mapping[str, int]
+    ) -> None:
         super().__init__()
         self.positions = positions
-        self.net = MLP(feature_size + 1 + 2 * self.FREQUENCIES, units, layers, feature_size)
+        inputs = feature_size + 1 + 2 * self.FREQUENCIES
+        self.decoder = Decoder(inputs, space, **{**decoder, "steps": 0})
 
-    def forward(self, rollout: Rollout, kl: Tensor, is_first: Tensor, obs: Batch, decoder: Decoder) -> Tensor:
-        """Loss of each asked position `[positions]`, 0 without an earlier step; kl `[B, T]` is detached."""
-        rows, steps = is_first.shape
-        row = torch.randint(rows, (self.positions,), device=kl.device)
-        now = torch.randint(steps, (self.positions,), device=kl.device)
-        episode = is_first.cumsum(1)  # [B, T]
-        earlier = torch.arange(steps, device=kl.device) < now[:, None]
-        same = episode[row] == episode[row, now][:, None]
-        surprise = (kl[row] - kl.mean()).clamp(min=1e-6)
-        weights = surprise * (earlier & same)  # [positions, T]
-        asked = weights.sum(-1) > 0
-        past = torch.multinomial(torch.where(asked[:, None], weights, 1.0), 1).squeeze(-1).minimum(now)
-        feature = torch.cat([rollout.features[row, now], self._lag((now - past).to(kl.dtype))], -1)
-        losses = decoder.losses(self.net(feature), {key: value[row, past] for key, value in obs.items()})
-        return torch.stack(list(losses.values())).sum(0).masked_fill(~asked, 0)
+    def forward(self, features: Tensor, surprise: Tensor, is_first: Tensor, obs: Batch) -> Tensor:
+        """Loss of each asked pair `[positions]`, 0 where no step follows s; surprise `[B, T]`."""
+        left = steps_left(is_first)
+        weights = surprise.clamp(min=1e-6).nan_to_num(0.0, 0.0) * (left > 0) + 1e-30
+        pair = torch.multinomial(weights.flatten(), self.positions, replacement=True)
+        row, past = pair // left.shape[1], pair % left.shape[1]
+        left = left[row, past]
+        lag = (torch.rand_like(surprise[row, past]) * (left + 1).log()).exp().long().minimum(left)
+        inputs = torch.cat([features[row, past + lag], self._lag(lag.to(surprise.dtype))], -1)
+        losses = self.decoder.losses(inputs, {key: value[row, past] for key, value in obs.items()})
+        return torch.stack(list(losses.values())).sum(0).masked_fill(left == 0, 0)
 
     def _lag(self, lag: Tensor) -> Tensor:
         """Features of a lag in steps: its logarithm and waves of periods 2, 4, ... 2^8 steps."""
@@ -241,9 +265,7 @@ class WorldModel(nn.Module):
         )
         self.recall_scale = recall["scale"]
         self.recall = (
-            Recall(feature_size, int(recall["positions"]), decoder["units"], decoder["layers"])
-            if self.recall_scale
-            else None
+            Recall(feature_size, space, int(recall["positions"]), decoder) if self.recall_scale else None
         )
 
     def loss(self, batch: Batch, state: State, keep: Tensor | None = None) -> tuple[Tensor, Rollout, Batch]:
@@ -257,7 +279,8 @@ class WorldModel(nn.Module):
         is_first = batch["is_first"]
         rollout = self.backbone.observe(state, self.encoder(obs), batch["action"], is_first, keep)
         dynamics, representation = self.backbone.kl_losses(rollout)
-        decoded = self.decoder.sampled_losses(rollout.features, obs)
+        chosen = self.decoder.choose(len(is_first), is_first.shape[1], is_first.device)
+        decoded = self.decoder.sampled_losses(rollout.features, obs, chosen)
         losses = {}
         inputs = self.head_input(rollout.policy, reset_rows(is_first, batch["action"]))
         reward = self.reward(inputs)
@@ -270,7 +293,8 @@ class WorldModel(nn.Module):
         losses = {f"decoder/{key}": value for key, value in decoded.items()} | losses
         kl = dynamics.detach()
         if self.recall is not None:
-            losses["recall"] = self.recall_scale * self.recall(rollout, kl, is_first, obs, self.decoder)
+            surprise = self.decoder.surprise(rollout, obs, decoded, chosen)
+            losses["recall"] = self.recall_scale * self.recall(rollout.features, surprise, is_first, obs)
         means = {name: value.mean() for name, value in losses.items()}
         total = sum(means.values())
         with torch.no_grad():
@@ -298,6 +322,16 @@ class WorldModel(nn.Module):
 def observations(batch: Batch) -> Batch:
     """The entries `obs/<name>` of a batch, by name."""
     return {key.removeprefix("obs/"): value for key, value in batch.items() if key.startswith("obs/")}
+
+
+def steps_left(is_first: Tensor) -> Tensor:
+    """How many steps of the window `[B, T]` still follow each in its episode, whole numbers `[B, T]`."""
+    steps = is_first.shape[1]
+    now = torch.arange(steps, device=is_first.device)
+    following = F.pad(
+        torch.where(is_first, now, steps)[:, 1:], (0, 1), value=steps
+    )  # where the next one begins
+    return following.flip(1).cummin(1).values.flip(1) - now - 1
 
 
 def mean_where(value: Tensor, chosen: Tensor) -> Tensor:

@@ -136,6 +136,10 @@ def check_shapes(case: Case) -> None:
     keep = torch.tensor([[0, 5, T - 1]] * B, device=case.device)
     rollout = inputs.observe(backbone, keep)
     assert rollout.features.shape == (B, T, backbone.feature_size)
+    groups, classes = backbone.latent_shape
+    latent = rollout.features[..., -groups * classes :].unflatten(-1, (groups, classes))
+    close(case, latent.sum(-1), torch.ones_like(latent[..., 0]), "features end with a sample of the latent")
+    close(case, latent.amax(-1), torch.ones_like(latent[..., 0]), "features end with a sample of the latent")
     assert rollout.policy.shape == (B, T, backbone.policy_size)
     for probs in (rollout.posterior, rollout.prior):
         assert probs.shape == (B, T, *backbone.latent_shape)
@@ -465,7 +469,10 @@ def check_kl_gradients(case: Case) -> None:
 
 
 def check_losses_fall(case: Case) -> None:
-    """200 updates of a world model on a toy lower every loss."""
+    """200 updates of a world model on a toy lower every loss but the KL, and their sum.
+
+    The KL rises as the posterior begins to say something, and falls when the prior has learned to foresee it.
+    """
     case = replace(case, dtype=torch.float32)
     config = case.config()
     space = spaces.Dict({"vector": spaces.Box(-1, 1, (6,), np.float32)})
@@ -487,9 +494,8 @@ def check_losses_fall(case: Case) -> None:
         batch = {key: value.to(case.device) for key, value in batch.items()}
         loss, _, metrics = model.loss(batch, model.backbone.initial(12))
         optimiser.step(loss)
-        history.append(metrics)
-    names = ("decoder/vector", "reward", "continue", "dynamics", "representation", "recall")
-    for name in names:
+        history.append(metrics | {"total": loss.detach()})
+    for name in ("decoder/vector", "reward", "continue", "recall", "total"):
         curve = [float(metrics[name]) for metrics in history]
         first, last = np.mean(curve[:5]), np.mean(curve[-10:])
         assert last < 0.9 * first, f"{name}: {first:.3f} at first, {last:.3f} after 200 updates"

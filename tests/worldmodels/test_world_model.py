@@ -15,7 +15,7 @@ from envs.wrappers import OneHot
 from worldmodels import BACKBONES, WorldModel, make_backbone
 from worldmodels.base import Rollout
 from worldmodels.heads import symlog
-from worldmodels.world_model import Decoder, Encoder, Recall, is_image, mean_where
+from worldmodels.world_model import Decoder, Encoder, Recall, is_image, mean_where, steps_left
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 OTHER = spaces.Box(-1, 1, (2,), np.float32)
@@ -179,7 +179,9 @@ def test_images_of_some_steps_stand_for_all() -> None:
     feature[:, 1] *= 30  # steps are far from alike
     with torch.no_grad():
         every = decoder.losses(feature, obs)
-        drawn = [decoder.sampled_losses(feature, obs) for _ in range(1000)]
+        drawn = [
+            decoder.sampled_losses(feature, obs, decoder.choose(3, 6, feature.device)) for _ in range(1000)
+        ]
     for key, value in every.items():
         if is_image(space[key]):
             assert drawn[0][key].shape == (3, 2)
@@ -190,7 +192,10 @@ def test_images_of_some_steps_stand_for_all() -> None:
         else:
             assert torch.equal(drawn[0][key], value)
     decoder.steps = 6
-    assert all(torch.equal(got, every[key]) for key, got in decoder.sampled_losses(feature, obs).items())
+    assert decoder.choose(3, 6, feature.device) is None
+    assert all(
+        torch.equal(got, every[key]) for key, got in decoder.sampled_losses(feature, obs, None).items()
+    )
     with pytest.raises(ValueError, match="decoder.steps must be a number of steps, or 0 .* got -1"):
         Decoder(10, space, 2, 8, 1, steps=-1)
 
@@ -245,57 +250,110 @@ def test_reward_sign_accuracy_counts_rewards_that_are_not_zero() -> None:
     assert mean_where(value, chosen & False) == 0
 
 
-class Asked:
-    """Stands in for the decoder, and keeps which observations were asked for."""
-
-    def losses(self, feature: Tensor, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        self.feature, self.obs = feature, obs
-        return {"where": feature.square().sum(-1) + 1}
+def made_rollout(features: Tensor, prior: Tensor) -> Rollout:
+    """Features `[B, T, F]`, a prior `[B, T, S, K]`, and nothing else that is right."""
+    return Rollout(features, features, prior, prior, {}, {})
 
 
-def ask(is_first: Tensor, kl: Tensor, positions: int = 4000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def test_surprise_is_what_the_prior_did_not_foresee() -> None:
+    """A latent that is decoded surprises where the prior has another; one that is ignored never does."""
+    space = spaces.Dict(SPACES["vector"])
+    torch.manual_seed(0)
+    decoder, obs = Decoder(6, space, 2, 8, 1, steps=0), observations(space, 1, 4)
+    first, second = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    latent = first.repeat(1, 4, 2, 1)  # two groups; h has two numbers
+    prior = latent.clone()
+    prior[0, 1, 0] = second
+    prior[0, 2, 1] = second
+    features = torch.cat([torch.ones(1, 4, 2), latent.flatten(-2)], -1).requires_grad_()
+    with torch.no_grad():
+        decoder.mlp[0].weight[:, 4:] = 0  # type: ignore[index,union-attr]  # the second group is noise to it
+    decoded = decoder.sampled_losses(features, obs, None)
+    surprise = decoder.surprise(made_rollout(features, prior), obs, decoded, None)
+    other = features.detach().clone()
+    other[0, 1, 2:4] = second
+    expected = decoder.losses(other, obs)["vector"] - decoded["vector"]
+    torch.testing.assert_close(surprise, expected)
+    assert not surprise.requires_grad
+    assert surprise[0, 1].abs() > 1e-3 and not surprise[0, [0, 2, 3]].any()
+
+
+def test_surprise_of_images_of_some_steps() -> None:
+    """Where images are not decoded, what surprises are the vectors."""
+    space = spaces.Dict(SPACES["mix"])
+    torch.manual_seed(0)
+    decoder, obs = Decoder(4, space, 2, 8, 1, steps=2), observations(space, 3, 6)
+    h = torch.randn(3, 6, 2)
+    features, other = (
+        torch.cat([h, torch.tensor(latent).expand(3, 6, 2)], -1) for latent in ([1.0, 0.0], [0.0, 1.0])
+    )
+    rollout = made_rollout(features, torch.tensor([0.0, 1.0]).expand(3, 6, 1, 2))
+    chosen = torch.tensor([[0, 5], [1, 2], [3, 1]])
+    with torch.no_grad():
+        surprise = decoder.surprise(rollout, obs, decoder.sampled_losses(features, obs, chosen), chosen)
+        worse = {
+            key: value - decoder.losses(features, obs)[key]
+            for key, value in decoder.losses(other, obs).items()
+        }
+    shown = torch.zeros(3, 6, dtype=torch.bool).scatter(1, chosen, True)
+    vectors = torch.stack([value for key, value in worse.items() if not is_image(space[key])]).sum(0)
+    every = torch.stack(list(worse.values())).sum(0)
+    torch.testing.assert_close(surprise, torch.where(shown, every, vectors))
+    assert not torch.isclose(every, vectors).any()
+
+
+def ask(is_first: Tensor, surprise: Tensor, positions: int = 4000) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Ask a recall network: losses `[n]`, and the row, the step asked from and the step asked for."""
     torch.manual_seed(0)
     rows, steps = is_first.shape
-    recall, decoder = Recall(3, positions, units=4, layers=1), Asked()
+    space = spaces.Dict(where=spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    recall = Recall(3, space, positions, {"depth": 1, "units": 4, "layers": 1, "steps": 0})
     grid = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(steps), indexing="ij"), -1).float()
     features = torch.cat([grid, torch.ones(rows, steps, 1)], -1).requires_grad_()
-    seen = []
-    recall.net.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    probs = torch.full((rows, steps, 1, 2), 0.5)
-    rollout = Rollout(features, features, probs, probs, {}, {})
-    losses = recall(rollout, kl, is_first, {"where": grid}, decoder)  # type: ignore[arg-type]
+    seen: list[tuple[Tensor, Mapping[str, Tensor]]] = []
+    of_pairs = recall.decoder.losses
+    recall.decoder.losses = lambda inputs, obs: seen.append((inputs, obs)) or of_pairs(inputs, obs)  # type: ignore
+    losses = recall(features, surprise, is_first, {"where": grid})
     losses.sum().backward()
     assert features.grad is not None and bool(features.grad.isfinite().all())
-    row, now = seen[0][:, 0], seen[0][:, 1]
-    assert torch.equal(decoder.obs["where"][:, 0], row), "another row is asked for"
-    return losses.detach(), row.long(), now.long(), decoder.obs["where"][:, 1].long()
+    ((inputs, obs),) = seen
+    row, now, past = inputs[:, 0], inputs[:, 1], obs["where"][:, 1]
+    assert torch.equal(obs["where"][:, 0], row), "another row is asked for"
+    assert torch.equal(inputs[:, 3:], Recall._lag(recall, now - past)), "it is told another lag"
+    return losses.detach(), row.long(), now.long(), past.long()
 
 
 def test_recall_stays_inside_the_episode() -> None:
-    """Every earlier step of the same episode is asked for, no other; without one the loss is 0."""
+    """Every pair of steps of the same episode is asked, the earlier for the later, and no other."""
     is_first = torch.zeros(3, 9, dtype=torch.bool)
     is_first[0, 0] = is_first[1, 4] = is_first[1, 5] = is_first[2, 8] = True
     losses, row, now, past = ask(is_first, torch.ones(3, 9))
+    assert (losses > 0).all()
     episode = is_first.cumsum(1)
-    earlier = [
-        {(b, t, s) for s in range(t) if episode[b, s] == episode[b, t]} for b in range(3) for t in range(9)
-    ]
-    alone = {(b, t) for b in range(3) for t in range(9) if not earlier[9 * b + t]}
-    assert {(1, 4), (1, 5), (2, 8), (0, 0), (2, 0)} <= alone
-    asked = losses > 0
-    found = set(zip(row[asked].tolist(), now[asked].tolist(), past[asked].tolist(), strict=True))
-    assert found == set.union(*earlier)
-    assert set(zip(row[~asked].tolist(), now[~asked].tolist(), strict=True)) == alone
+    pairs = {
+        (b, t, s) for b in range(3) for t in range(9) for s in range(t) if episode[b, s] == episode[b, t]
+    }
+    assert set(zip(row.tolist(), now.tolist(), past.tolist(), strict=True)) == pairs
 
 
 def test_recall_asks_for_what_surprised() -> None:
-    """The steps with much KL are drawn, and those with more of it more often."""
+    """In proportion to it; what the prior foresaw better than the posterior is not asked."""
     is_first = torch.zeros(1, 8, dtype=torch.bool)
-    _, _, now, past = ask(is_first, torch.tensor([[9.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0]]))
-    drawn = past[now == 7].bincount(minlength=7) / (now == 7).sum()
-    assert drawn[0] > drawn[3] > 0.1 and drawn[[0, 3]].sum() > 0.99
-    assert (past[(now > 0) & (now < 4)] == 0).float().mean() > 0.99
+    surprise = torch.tensor([[9.0, 0.0, -1.0, 5.0, 0.0, 0.0, 0.0, 0.0]])
+    _, _, _, past = ask(is_first, surprise)
+    drawn = past.bincount(minlength=8) / len(past)
+    torch.testing.assert_close(drawn, surprise[0].clamp(min=0) / 14, atol=0.03, rtol=0)
+
+
+def test_recall_asks_for_it_soon_and_late() -> None:
+    """A lag k of n has the probability log((k + 1) / k) / log(n + 1): its logarithm is uniform."""
+    surprise = torch.zeros(1, 65)
+    surprise[0, 1] = 9.0
+    _, _, now, past = ask(torch.zeros(1, 65, dtype=torch.bool), surprise, positions=20_000)
+    lag = (now - past)[past == 1]
+    drawn = lag.bincount(minlength=64)[1:] / len(lag)
+    whole = torch.arange(1.0, 64.0)
+    torch.testing.assert_close(drawn, ((whole + 1) / whole).log() / np.log(64.0), atol=0.01, rtol=0)
 
 
 def test_recall_where_no_step_has_an_earlier_one() -> None:
@@ -303,17 +361,24 @@ def test_recall_where_no_step_has_an_earlier_one() -> None:
     assert not losses.any()
 
 
+def test_steps_left() -> None:
+    is_first = torch.tensor([[0, 0, 1, 0, 0], [1, 1, 0, 0, 1]]).bool()
+    assert steps_left(is_first).tolist() == [[1, 0, 2, 1, 0], [0, 2, 1, 0, 0]]
+
+
 @pytest.mark.parametrize("spoilt", [torch.nan, torch.inf, -1e-6])
-def test_recall_leaves_it_to_others_to_find_a_kl_that_is_wrong(spoilt: float) -> None:
+def test_recall_leaves_it_to_others_to_find_a_loss_that_is_wrong(spoilt: float) -> None:
     """Drawing a step does not fail on it: the loss that is not finite is named by the agent's metrics."""
-    kl = torch.ones(2, 6)
-    kl[0, 1] = spoilt
-    kl[1] = spoilt
-    ask(torch.zeros(2, 6, dtype=torch.bool), kl)
+    surprise = torch.ones(2, 6)
+    surprise[0, 1] = spoilt
+    surprise[1] = spoilt
+    _, row, _, past = ask(torch.zeros(2, 6, dtype=torch.bool), surprise)
+    assert not ((row == 1) | (past == 1)).any()
 
 
 def test_recall_knows_the_lag() -> None:
-    recall = Recall(3, 4, units=4, layers=1)
+    space = spaces.Dict(SPACES["vector"])
+    recall = Recall(3, space, 4, {"depth": 1, "units": 4, "layers": 1, "steps": 0})
     code = recall._lag(torch.arange(0.0, 257.0))
     assert code.shape == (257, 1 + 2 * Recall.FREQUENCIES)
     assert code.abs().max() < 1.5
