@@ -41,6 +41,11 @@ class Rollout:
     last: State
     kept: State
 
+    def foreseen(self) -> Tensor:
+        """Features `[B, T, F]` with a sample of the prior in the place of z_t."""
+        latent = sample_onehot(self.prior).flatten(-2)
+        return torch.cat([self.features[..., : -latent.shape[-1]], latent], -1)
+
 
 class Backbone(nn.Module):
     """Base of all backbones; the five methods that raise are what a new backbone writes.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.base import Backbone, Rollout, State, keep_steps, reset_rows, sample_onehot
+from worldmodels.base import Backbone, Rollout, State, keep_steps, reset_rows
 from worldmodels.heads import BernoulliHead, TwoHotHead, symexp, symlog
 from worldmodels.nets import MLP, ConvDecoder, ConvEncoder, linear
 
@@ -129,20 +129,18 @@ class Decoder(nn.Module):
         return self._image_losses(keep_steps(chosen, feature), shown) | self._vector_losses(feature, obs)
 
     @torch.no_grad()
-    def surprise(self, rollout: Rollout, obs: Batch, decoded: Batch, chosen: Tensor | None) -> Tensor:
-        """By how much each observation is decoded worse from a sample of the prior, `[B, T]`.
+    def surprise(self, foreseen: Tensor, obs: Batch, decoded: Batch, chosen: Tensor | None) -> Tensor:
+        """By how much each observation is decoded worse from `foreseen` `[B, T, F]`, `[B, T]`.
 
-        Worse than from the posterior's, whose losses `decoded` are those of `sampled_losses`; where images
-        are not decoded, by vectors alone. The KL says the same of a model that codes sparingly, but below
-        the free nats it counts noise as well.
+        Worse than in `decoded`, what `sampled_losses` gave for the posterior's sample; where images are not
+        decoded, by vectors alone. The KL says the same of a model that codes sparingly, but below the free
+        nats it counts noise as well.
         """
-        latent = sample_onehot(rollout.prior).flatten(-2)
-        predicted = torch.cat([rollout.features[..., : -latent.shape[-1]], latent], -1)
-        surprise = torch.zeros_like(latent[..., 0])
-        for key, loss in self.sampled_losses(predicted, obs, chosen).items():
+        surprise = torch.zeros_like(foreseen[..., 0], dtype=torch.float32)
+        for key, loss in self.sampled_losses(foreseen, obs, chosen).items():
             worse = loss - decoded[key]
-            if worse.shape != surprise.shape:
-                worse = torch.zeros_like(surprise).scatter(1, chosen, worse)  # type: ignore[arg-type]
+            if chosen is not None and key in self.images:
+                worse = torch.zeros_like(surprise).scatter(1, chosen, worse)
             surprise += worse
         return surprise
 
@@ -205,6 +203,7 @@ class Recall(nn.Module):
     def forward(self, features: Tensor, surprise: Tensor, is_first: Tensor, obs: Batch) -> Tensor:
         """Loss of each asked pair `[positions]`, 0 where no step follows s; surprise `[B, T]`."""
         left = steps_left(is_first)
+        # something to draw even where nothing surprises, or no step has one after it
         weights = surprise.clamp(min=1e-6).nan_to_num(0.0, 0.0) * (left > 0) + 1e-30
         pair = torch.multinomial(weights.flatten(), self.positions, replacement=True)
         row, past = pair // left.shape[1], pair % left.shape[1]
@@ -293,7 +292,7 @@ class WorldModel(nn.Module):
         losses = {f"decoder/{key}": value for key, value in decoded.items()} | losses
         kl = dynamics.detach()
         if self.recall is not None:
-            surprise = self.decoder.surprise(rollout, obs, decoded, chosen)
+            surprise = self.decoder.surprise(rollout.foreseen(), obs, decoded, chosen)
             losses["recall"] = self.recall_scale * self.recall(rollout.features, surprise, is_first, obs)
         means = {name: value.mean() for name, value in losses.items()}
         total = sum(means.values())
@@ -328,9 +327,8 @@ def steps_left(is_first: Tensor) -> Tensor:
     """How many steps of the window `[B, T]` still follow each in its episode, whole numbers `[B, T]`."""
     steps = is_first.shape[1]
     now = torch.arange(steps, device=is_first.device)
-    following = F.pad(
-        torch.where(is_first, now, steps)[:, 1:], (0, 1), value=steps
-    )  # where the next one begins
+    # where the next episode begins, seen from each step: the first of the beginnings after it
+    following = F.pad(torch.where(is_first, now, steps)[:, 1:], (0, 1), value=steps)
     return following.flip(1).cummin(1).values.flip(1) - now - 1
 
 

@@ -269,7 +269,7 @@ def test_surprise_is_what_the_prior_did_not_foresee() -> None:
     with torch.no_grad():
         decoder.mlp[0].weight[:, 4:] = 0  # type: ignore[index,union-attr]  # the second group is noise to it
     decoded = decoder.sampled_losses(features, obs, None)
-    surprise = decoder.surprise(made_rollout(features, prior), obs, decoded, None)
+    surprise = decoder.surprise(made_rollout(features, prior).foreseen(), obs, decoded, None)
     other = features.detach().clone()
     other[0, 1, 2:4] = second
     expected = decoder.losses(other, obs)["vector"] - decoded["vector"]
@@ -290,7 +290,8 @@ def test_surprise_of_images_of_some_steps() -> None:
     rollout = made_rollout(features, torch.tensor([0.0, 1.0]).expand(3, 6, 1, 2))
     chosen = torch.tensor([[0, 5], [1, 2], [3, 1]])
     with torch.no_grad():
-        surprise = decoder.surprise(rollout, obs, decoder.sampled_losses(features, obs, chosen), chosen)
+        decoded = decoder.sampled_losses(features, obs, chosen)
+        surprise = decoder.surprise(rollout.foreseen(), obs, decoded, chosen)
         worse = {
             key: value - decoder.losses(features, obs)[key]
             for key, value in decoder.losses(other, obs).items()
