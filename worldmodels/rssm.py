@@ -24,7 +24,7 @@ class RSSM(Backbone):
 
     State leaves: `latent` z `[B, S, K]`, `deter` h `[B, deter]`. Features and policy input are (norm(h), z).
     The norm is the one deviation from DreamerV3 and can be switched off: a small h is faint beside the
-    one-hot z, and what the last action left in it hardly reaches the heads (docs/results.md).
+    one-hot z, and what the last action left in it hardly reaches the heads (docs/results_earlier.md).
 
     Args:
         embed_size, action_size: E and A.
