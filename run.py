@@ -1,4 +1,4 @@
-"""Command line: train (the default), eval, reproduce, compare, collect, plot, bench.
+"""Command line: train (the default), eval, reproduce, imagine, probe, compare, collect, plot, bench.
 
 It parses, checks and dispatches. A user's mistake (an unknown option, task, backbone or preset, a missing
 extra, another run's folder) ends with a message on stderr and exit code 2 before anything is created. Rooms
@@ -182,6 +182,46 @@ def imagine(argv: Sequence[str]) -> None:
     with mistakes_exit_2():  # nothing left to predict
         result = draw(config, _env_maker(config), args.logdir, out, args.steps, context, seed)
     print(json.dumps(result) if args.json else "\n".join(result["files"]))
+
+
+def probe(argv: Sequence[str]) -> None:
+    """Measure what the agents of runs still know of past observations."""
+    with mistakes_exit_2():
+        parser = Parser(
+            "probe",
+            "python run.py probe LOGDIR ... [--out FILE.png] [--steps N] [--envs N] [--seed N]\n"
+            "    [--device auto|cpu|cuda] [--json]",
+            "Let the agents of runs of one task act, and fit linear readouts of earlier observations from "
+            "what their actors and heads see: how much of what was seen so many steps ago is still there.",
+        )
+        parser.add_argument(
+            "logdirs", nargs="+", type=Path, metavar="LOGDIR", help="run folders, of one task"
+        )
+        parser.add_argument("--out", type=Path, metavar="FILE.png", help="picture to write [none]")
+        parser.add_argument("--steps", type=count, default=100, metavar="N", help="steps to play [100]")
+        parser.add_argument("--envs", type=count, default=128, metavar="N", help="environments [128]")
+        parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [each run's]")
+        parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [each run's]")
+        add_json(parser)
+        args, _ = parser.parse(argv)
+        resolved = [
+            _saved_configuration(_existing_run(logdir), args.device) for logdir in dict.fromkeys(args.logdirs)
+        ]
+
+    from studies import probe as study
+
+    _prepare_torch(resolved[0])
+    runs = [
+        (config, _env_maker(config), logdir)
+        for config, logdir in zip(resolved, dict.fromkeys(args.logdirs), strict=True)
+    ]
+    with mistakes_exit_2():  # runs of several tasks, too few steps
+        result = study.probe(runs, args.steps, args.envs, args.seed)
+    print(study.table(result))
+    if args.out:
+        print(study.draw(result, args.out))
+    if args.json:
+        print(json.dumps(result))
 
 
 def compare(argv: Sequence[str]) -> None:
@@ -390,6 +430,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "eval": evaluate,
     "reproduce": reproduce,
     "imagine": imagine,
+    "probe": probe,
     "compare": compare,
     "collect": collect,
     "plot": plot,

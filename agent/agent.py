@@ -283,6 +283,15 @@ class Agent:
             "kl": self.backbone.kl_losses(full)[0].cpu().numpy(),
         }
 
+    @torch.no_grad()
+    def policy_inputs(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What actor and heads see at each step of a replay batch, filtering its windows, `[B, T, P]`."""
+        self._seed_torch("report", self.updates)
+        data = self._to_device(batch)
+        embed, action = self.model.encoder(observations(data)), self.codec.encode(data["action"])
+        rollout = self.backbone.observe(self.start(data), embed, action, data["is_first"])
+        return rollout.policy.float().cpu().numpy()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on bit for bit."""
         return {

@@ -71,12 +71,12 @@ def imagine(
 
 
 def play(
-    agent: Agent, make_envs: Callable[[int, int, int], Any], steps: int, seed: int
+    agent: Agent, make_envs: Callable[[int, int, int], Any], steps: int, seed: int, count: int = EPISODES
 ) -> dict[str, np.ndarray]:
-    """Play `steps` rows in each of a few environments; return them as a batch of replay, [B,T,...]."""
-    envs = make_envs(EPISODES, seed, 0)
+    """Play `steps` rows in each of `count` environments; return them as a batch of replay, [B,T,...]."""
+    envs = make_envs(count, seed, 0)
     try:
-        rows, carry, played = envs.reset(), agent.initial(EPISODES), []
+        rows, carry, played = envs.reset(), agent.initial(count), []
         before = np.zeros_like(agent.codec.decode(carry.action))
         for number in range(steps):
             first = rows["is_first"].reshape(-1, *[1] * (before.ndim - 1))
