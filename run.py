@@ -204,17 +204,14 @@ def probe(argv: Sequence[str]) -> None:
         parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [each run's]")
         add_json(parser)
         args, _ = parser.parse(argv)
-        resolved = [
-            _saved_configuration(_existing_run(logdir), args.device) for logdir in dict.fromkeys(args.logdirs)
-        ]
+        configured = {
+            logdir: _saved_configuration(_existing_run(logdir), args.device) for logdir in args.logdirs
+        }
 
     from studies import probe as study
 
-    _prepare_torch(resolved[0])
-    runs = [
-        (config, _env_maker(config), logdir)
-        for config, logdir in zip(resolved, dict.fromkeys(args.logdirs), strict=True)
-    ]
+    _prepare_torch(next(iter(configured.values())))
+    runs = [(config, _env_maker(config), logdir) for logdir, config in configured.items()]
     with mistakes_exit_2():  # runs of several tasks, too few steps
         result = study.probe(runs, args.steps, args.envs, args.seed)
     print(study.table(result))
