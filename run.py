@@ -108,16 +108,20 @@ def evaluate(argv: Sequence[str]) -> None:
     with mistakes_exit_2():
         parser = Parser(
             "eval",
-            "python run.py eval --logdir DIR --episodes N [--seed N] [--device auto|cpu|cuda] [--json]",
+            "python run.py eval --logdir DIR --episodes N [--sampled] [--seed N] [--device auto|cpu|cuda]\n"
+            "    [--json]",
             "Evaluate the newest checkpoint of a run with its saved configuration.",
         )
         add_saved_run(parser)
         parser.add_argument(
             "--episodes", type=count, default=10, metavar="N", help="whole episodes to play [10]"
         )
+        parser.add_argument("--sampled", action="store_true", help="sample actions, as in training")
         parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [the run's]")
         args, _ = parser.parse(argv)
         config = _saved_configuration(_existing_run(args.logdir), args.device)
+        if args.sampled:
+            config = configs.override(config, {"eval.deterministic": False})
 
     from agent import online
 
@@ -194,15 +198,11 @@ def probe(argv: Sequence[str]) -> None:
             "Let the agents of runs of one task act, and fit linear readouts of earlier observations from "
             "what their actors and heads see: how much of what was seen so many steps ago is still there.",
         )
-        parser.add_argument(
-            "logdirs", nargs="+", type=Path, metavar="LOGDIR", help="run folders, of one task"
-        )
+        add_saved_run(parser, several=True)
         parser.add_argument("--out", type=Path, metavar="FILE.png", help="picture to write [none]")
         parser.add_argument("--steps", type=count, default=100, metavar="N", help="steps to play [100]")
         parser.add_argument("--envs", type=count, default=128, metavar="N", help="environments [128]")
         parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [each run's]")
-        parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [each run's]")
-        add_json(parser)
         args, _ = parser.parse(argv)
         configured = {
             logdir: _saved_configuration(_existing_run(logdir), args.device) for logdir in args.logdirs

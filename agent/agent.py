@@ -20,7 +20,7 @@ from agent.imagination import choose_starts, dream_step, imagine
 from agent.optim import Optimiser
 from worldmodels import State, WorldModel, make_backbone
 from worldmodels.base import keep_steps, merge_rows
-from worldmodels.world_model import observations
+from worldmodels.world_model import Batch, observations
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -264,12 +264,7 @@ class Agent:
             `true` and `predicted`: observations by key, `[B, T, ...]` numpy (images in [0, 1]); the first
             `context` predictions are reconstructions. `kl`: `[B, T]` nats, filtering the whole window.
         """
-        self._seed_torch("report", self.updates)
-        data = self._to_device(batch)
-        data["action"] = self.codec.encode(data["action"])
-        obs = observations(data)
-        embed, action, is_first = self.model.encoder(obs), data["action"], data["is_first"]
-        start = self.start(data)
+        obs, start, embed, action, is_first = self._for_report(batch)
         full = self.backbone.observe(start, embed, action, is_first)
         seen = self.backbone.observe(start, embed[:, :context], action[:, :context], is_first[:, :context])
         _, imagined = self.backbone.imagine(seen.last, action[:, context:], is_first[:, context:])
@@ -286,11 +281,16 @@ class Agent:
     @torch.no_grad()
     def policy_inputs(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
         """What actor and heads see at each step of a replay batch, filtering its windows, `[B, T, P]`."""
+        _, start, embed, action, is_first = self._for_report(batch)
+        return self.backbone.observe(start, embed, action, is_first).policy.float().cpu().numpy()
+
+    def _for_report(self, batch: Mapping[str, np.ndarray]) -> tuple[Batch, State, Tensor, Tensor, Tensor]:
+        """Observations of a replay batch, and what `observe` takes: start, embed, action, is_first."""
         self._seed_torch("report", self.updates)
         data = self._to_device(batch)
-        embed, action = self.model.encoder(observations(data)), self.codec.encode(data["action"])
-        rollout = self.backbone.observe(self.start(data), embed, action, data["is_first"])
-        return rollout.policy.float().cpu().numpy()
+        obs = observations(data)
+        action = self.codec.encode(data["action"])
+        return obs, self.start(data), self.model.encoder(obs), action, data["is_first"]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on bit for bit."""

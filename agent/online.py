@@ -427,10 +427,15 @@ def _build(config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any],
 
 def kl_by_step(kl: np.ndarray, is_first: np.ndarray) -> dict[int, float]:
     """Mean KL `[B, T]` by steps since the episode began, over the episodes that begin in the window."""
-    steps = np.arange(kl.shape[1])
-    begin = np.maximum.accumulate(np.where(is_first, steps, -1), axis=1)
-    age = np.where(begin >= 0, steps - begin, -1)
+    age = episode_age(is_first)
     return {int(a): float(kl[age == a].mean()) for a in np.unique(age) if a >= 0}
+
+
+def episode_age(is_first: np.ndarray) -> np.ndarray:
+    """Steps since the episode began `[B, T]`, -1 where it began before the window."""
+    steps = np.arange(is_first.shape[1])
+    begin = np.maximum.accumulate(np.where(is_first, steps, -1), axis=1)
+    return np.where(begin >= 0, steps - begin, -1)
 
 
 def choose_device(name: str) -> torch.device:

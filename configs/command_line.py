@@ -61,9 +61,12 @@ def add_common(parser: Parser) -> None:
     add_json(parser)
 
 
-def add_saved_run(parser: Parser) -> None:
-    """What a command takes that works on a run which is on disk."""
-    parser.add_argument("--logdir", required=True, type=Path, metavar="DIR", help="folder of the run")
+def add_saved_run(parser: Parser, several: bool = False) -> None:
+    """What a command takes that works on a run which is on disk, or on several, as `logdirs`."""
+    if several:
+        parser.add_argument("logdirs", nargs="+", type=Path, metavar="LOGDIR", help="folders of the runs")
+    else:
+        parser.add_argument("--logdir", required=True, type=Path, metavar="DIR", help="folder of the run")
     parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
     add_json(parser)
 

@@ -13,6 +13,7 @@ from PIL import Image
 from agent import pictures
 from agent.agent import Agent
 from agent.online import kl_by_step, load_agent
+from studies.plots import save
 
 EPISODES = 8  # played side by side
 SHOWN = 2  # whose predictions are drawn
@@ -55,10 +56,10 @@ def imagine(
             files.append(out / f"open_loop_{key.replace('/', '.')}_{row}.png")
             Image.fromarray(drawn).save(files[-1])
     kl = kl_by_step(report["kl"], batch["is_first"])
-    files.append(_save(_draw_kl(kl), out / "kl_by_step.png"))
+    files.append(save(_draw_kl(kl), out / "kl_by_step.png"))
     times = [layer.detach().cpu().numpy() for layer in agent.backbone.memory_times()]
     if times:
-        files.append(_save(_draw_times(times, steps), out / "memory.png"))
+        files.append(save(_draw_times(times, steps), out / "memory.png"))
     return {
         "step": step,
         "files": [str(path) for path in files],
@@ -107,8 +108,3 @@ def _draw_times(times: list[np.ndarray], steps: int) -> Figure:
     axes.set(xscale="log", xlabel="steps until a state has decayed to 1/e", ylabel="states")
     axes.legend()
     return figure
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
-    return path

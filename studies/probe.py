@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from agent.online import load_agent
+from agent.online import episode_age, load_agent
 from studies.imagine import play
 from studies.plots import save
 
@@ -55,7 +55,7 @@ def probe(runs: Sequence[Run], steps: int, count: int, seed: int | None) -> dict
         batch = play(agent, make_envs, steps, own, count)
         inputs = agent.policy_inputs(batch).astype(np.float64)
         seen = _flat(batch)
-        age = _age(batch["is_first"])
+        age = episode_age(batch["is_first"])
         lags = lags or [int(lag) for lag in np.unique(np.geomspace(1, max(age.max(), 1), LAGS).round())]
         found = [explained(inputs, seen, age, lag) for lag in lags]
         row = {"name": str(logdir), "backbone": config["backbone"], "step": step, "inputs": inputs.shape[-1]}
@@ -134,9 +134,3 @@ def _flat(batch: Mapping[str, np.ndarray]) -> np.ndarray:
                 part = np.add.reduceat(part, edges, axis)
         parts.append(part.reshape(*lead, -1))
     return np.concatenate(parts, -1)
-
-
-def _age(is_first: np.ndarray) -> np.ndarray:
-    """Steps since the episode began, [B,T]; the rows begin with one."""
-    step = np.arange(is_first.shape[1])
-    return step - np.maximum.accumulate(np.where(is_first, step, 0), 1)

@@ -393,6 +393,9 @@ class TestEval:
         assert json.loads(capsys.readouterr().out.splitlines()[-1]) == EVALUATION
         run.main(["eval", "--logdir", "a", "--seed", "9"])
         assert calls["eval"][3:] == (10, 9)
+        assert calls["eval"][0].eval.deterministic
+        run.main(["eval", "--logdir", "a", "--sampled"])
+        assert not calls["eval"][0].eval.deterministic
         assert "memory_chain:n=5 with s4wm: mean return 0.5" in capsys.readouterr().out
 
     def test_on_another_device(self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -186,7 +186,9 @@ def test_another_format_stops(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes()) | {"format": 99}
     manifest["crc32"] = checkpoint._manifest_checksum(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ValueError, match="has format 99, this version of the code reads format 3"):
+    with pytest.raises(
+        ValueError, match=f"has format 99, this version of the code reads format {checkpoint.FORMAT}"
+    ):
         checkpoint.load_newest(tmp_path)
 
 

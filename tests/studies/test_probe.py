@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import run
-from studies.probe import _age, _flat, draw, explained
+from agent.online import episode_age
+from studies.probe import _flat, draw, explained
 
 
 def window(seed: int, delay: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -16,7 +17,7 @@ def window(seed: int, delay: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     seen = random.normal(size=(40, 60, 3))
     is_first = random.random((40, 60)) < 0.02
     is_first[:, 0] = True
-    age = _age(is_first)
+    age = episode_age(is_first)
     held = []
     for lag in range(delay):
         past = np.roll(seen, lag, 1)
@@ -42,11 +43,6 @@ def test_too_few_pairs_and_nothing_that_varies_have_no_share() -> None:
     inputs, seen, age = window(3, delay=5)
     assert explained(inputs, seen, age, 59) is None
     assert explained(inputs, np.ones_like(seen), age, 1) is None
-
-
-def test_ages_begin_anew_with_an_episode() -> None:
-    is_first = np.array([[True, False, False, True, False], [True, True, False, False, False]])
-    assert _age(is_first).tolist() == [[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]
 
 
 def test_pictures_are_sums_over_patches_beside_vectors() -> None:
