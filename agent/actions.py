@@ -75,9 +75,9 @@ class Categoricals:
     def __init__(self, logits: Tensor, sizes: list[int], unimix: float) -> None:
         self.probs = [mix_uniform(part, unimix) for part in logits.split(sizes, -1)]
 
-    def sample(self) -> Tensor:
-        """`[..., A]`, no gradient."""
-        samples = [sample_onehot(part.detach()) for part in self.probs]
+    def rsample(self) -> Tensor:
+        """`[..., A]`, with the straight-through gradient to the probabilities."""
+        samples = [sample_onehot(part) for part in self.probs]
         return samples[0] if len(samples) == 1 else torch.cat(samples, -1)
 
     def mode(self) -> Tensor:
@@ -103,9 +103,9 @@ class BoundedNormal:
         self.mean = torch.tanh(mean)
         self.std = (max_std - min_std) * torch.sigmoid(spread + 2) + min_std
 
-    def sample(self) -> Tensor:
-        """`[..., A]`, no gradient; may leave [-1, 1], `decode` clips what the environment gets."""
-        return (self.mean + self.std * torch.randn_like(self.mean)).detach()
+    def rsample(self) -> Tensor:
+        """`[..., A]`, reparametrised; may leave [-1, 1], `decode` clips what the environment gets."""
+        return self.mean + self.std * torch.randn_like(self.mean)
 
     def mode(self) -> Tensor:
         """`[..., A]`."""

@@ -13,6 +13,8 @@ from agent.imagination import Trajectory
 from worldmodels.heads import TwoHotHead
 from worldmodels.nets import MLP
 
+GRADIENTS = ("reinforce", "dynamics", "auto")
+
 
 def lambda_returns(
     reward: Tensor, alive: Tensor, last: Tensor, value: Tensor, discount: float, lam: float
@@ -72,6 +74,9 @@ class ActorCritic(nn.Module):
         bins, resolution: of the critic's two-hot code.
         discount: 1 - 1 / effective horizon.
         lam: lambda of the returns.
+        gradient: how the actor learns from a dream. `reinforce`: by the score function (DreamerV3, eq. 11).
+            `dynamics`: by the derivative of the returns with respect to the actions, through the world model
+            (DreamerV2, eq. 6 with rho = 0). `auto`: `dynamics` for continuous actions.
         entropy: weight of the policy's entropy.
         slow_rate: how far the slow critic moves towards the critic at each update.
         slow_regulariser: weight of the critic's cross-entropy to the slow critic's prediction.
@@ -88,13 +93,17 @@ class ActorCritic(nn.Module):
         resolution: float,
         discount: float,
         lam: float,
+        gradient: str,
         entropy: float,
         slow_rate: float,
         slow_regulariser: float,
         replay_value: float,
     ) -> None:
         super().__init__()
+        if gradient not in GRADIENTS:
+            raise ValueError(f"actor_critic.gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
         self.codec = codec
+        self.through_dynamics = gradient == "dynamics" or (gradient == "auto" and not codec.discrete)
         self.discount, self.lam, self.entropy = discount, lam, entropy
         self.slow_rate, self.slow_regulariser, self.replay_value = slow_rate, slow_regulariser, replay_value
         self.actor = MLP(inputs, units, layers, codec.policy_outputs, out_scale=0.01)
@@ -107,8 +116,8 @@ class ActorCritic(nn.Module):
         return self.codec.distribution(self.actor(inputs))
 
     def sample(self, inputs: Tensor) -> Tensor:
-        """Action vectors `[..., A]` for policy inputs `[..., P]`."""
-        return self.policy(inputs).sample()
+        """Action vectors `[..., A]` for policy inputs `[..., P]`; their gradient is the policy's alone."""
+        return self.policy(inputs.detach()).rsample()
 
     def loss(
         self, dream: Trajectory, reward: Tensor, alive: Tensor
@@ -116,25 +125,31 @@ class ActorCritic(nn.Module):
         """Actor and critic loss of imagined trajectories, each a scalar, and metrics.
 
         Args:
-            dream: N trajectories of horizon H.
+            dream: N trajectories of horizon H; as they come from `imagine` with `sample`, with gradients to
+                the actions if `through_dynamics`.
             reward: `[N, H + 1]`, predicted for each position; the first is not used.
             alive: `[N, H + 1]`, probability that the position is not terminal; the first is what replay says.
         """
-        logits = self.critic(dream.policy)
+        inputs = dream.policy.detach()
+        logits = self.critic(inputs)
         value = self.critic.mean(logits.detach())
-        returns = lambda_returns(reward, alive, torch.zeros_like(reward), value, self.discount, self.lam)
+        ahead = self.critic.mean(self.critic(dream.policy)) if self.through_dynamics else value
+        imagined = lambda_returns(reward, alive, torch.zeros_like(reward), ahead, self.discount, self.lam)
+        returns = imagined.detach()
         # Steps after a probable end count as little as they are probable.
         weight = torch.cumprod(
-            alive[:, :-1]
+            alive[:, :-1].detach()
             * torch.cat([alive.new_ones(1), alive.new_full((alive.shape[1] - 2,), self.discount)]),
             1,
         )
         scale = self.scale.update(returns)
-        advantage = (returns - value[:, :-1]) / scale
-        policy = self.policy(dream.policy[:, :-1])
+        policy = self.policy(inputs[:, :-1])
         entropy = policy.entropy()
-        actor = -(weight * (policy.log_prob(dream.action) * advantage + self.entropy * entropy)).mean()
-        critic = (weight * self._critic_loss(logits[:, :-1], dream.policy[:, :-1], returns)).mean()
+        gain = (imagined - value[:, :-1]) / scale
+        if not self.through_dynamics:
+            gain = policy.log_prob(dream.action.detach()) * gain.detach()
+        actor = -(weight * (gain + self.entropy * entropy)).mean()
+        critic = (weight * self._critic_loss(logits[:, :-1], inputs[:, :-1], returns)).mean()
         metrics = {
             "actor": actor,
             "critic": critic,

@@ -123,7 +123,7 @@ class Agent:
             embed = self.model.encoder(observations(data))
             state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"])
             policy = self.actor_critic.policy(self.backbone.policy_input(state))
-            action = policy.mode() if evaluate and self.deterministic_eval else policy.sample()
+            action = policy.mode() if evaluate and self.deterministic_eval else policy.rsample()
         # Carried is what the environment gets and replay will hold: a sample may be outside [-1, 1].
         return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
 
@@ -157,7 +157,7 @@ class Agent:
             kept = {key: leaf[:, :dreams] for key, leaf in kept.items()}
             keep = keep[:, :dreams]
         starts = merge_rows(kept)
-        with torch.no_grad(), self._autocast():
+        with torch.set_grad_enabled(self.actor_critic.through_dynamics), self._autocast():
             dream = imagine(
                 self.backbone,
                 starts,
@@ -169,7 +169,8 @@ class Agent:
             inputs = self.model.head_input(dream.policy, F.pad(dream.action.clamp(-1, 1), (0, 0, 1, 0)))
             reward = self.model.reward.mean(self.model.reward(inputs))
             alive = self.model.continues.mean(self.model.continues(inputs))
-            alive[:, 0] = 1 - keep_steps(keep, data["is_terminal"]).flatten().float()
+            going_on = 1 - keep_steps(keep, data["is_terminal"]).flatten().float()
+            alive = torch.cat([going_on[:, None], alive[:, 1:]], 1)
         with self._autocast():
             actor, critic, metrics = self.actor_critic.loss(dream, reward, alive)
             replayed = self.actor_critic.replay_value and self.actor_critic.replay_loss(

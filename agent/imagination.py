@@ -35,7 +35,6 @@ def dream_step(
     return state, backbone.policy_input(state), action
 
 
-@torch.no_grad()
 def imagine(
     backbone: Backbone,
     state: State,
@@ -46,8 +45,8 @@ def imagine(
     """Roll out `horizon` steps from states with leaves `[N, ...]`.
 
     `act` maps the policy input `[N, P]` to an action vector `[N, A]`; the model gets it clipped to [-1, 1],
-    as the environment and replay do (one-hot vectors are inside). No gradient is recorded: the actor learns
-    by the score function, not through the dynamics. `step` may be a compiled `dream_step`.
+    as the environment and replay do (one-hot vectors are inside). Gradients from later steps to the actions
+    are recorded unless the caller has switched that off. `step` may be a compiled `dream_step`.
     """
     policies, actions = [backbone.policy_input(state)], []
     state = backbone.prepare_imagination(state, horizon)

@@ -63,7 +63,9 @@ class Optimiser:
     def step(self, loss: Tensor) -> Tensor:
         """Backpropagate, clip, step; returns the gradient norm `[]` before clipping, on the device."""
         self.adam.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward(
+            inputs=self.parameters
+        )  # a loss through another optimiser's modules is no loss of theirs
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.adam.step()
         self.schedule.step()

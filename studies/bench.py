@@ -273,7 +273,7 @@ def _imagination(name: str, subject: Subject) -> Case:
     state = agent.backbone.initial(starts)
 
     def run() -> None:
-        with subject.autocast():
+        with torch.no_grad(), subject.autocast():
             imagine(agent.backbone, state, agent.actor_critic.sample, horizon, agent.dream_step)
 
     return Case(name, horizon, starts * horizon, count(agent.backbone, agent.actor_critic.actor), run)

@@ -44,7 +44,7 @@ def test_samples_and_modes_can_be_acted(space: spaces.Space) -> None:
     codec = codec_of(space)
     torch.manual_seed(0)
     policy = codec.distribution(3 * torch.randn(50, codec.policy_outputs))
-    for vectors in (policy.sample(), policy.mode()):
+    for vectors in (policy.rsample(), policy.mode()):
         assert vectors.shape == (50, codec.size)
         actions = codec.decode(vectors)
         assert actions.shape == (50, *space.shape)
@@ -94,7 +94,7 @@ def test_categoricals_are_torch_s() -> None:
 def test_categorical_samples_come_as_often_as_they_should() -> None:
     torch.manual_seed(0)
     policy = Categoricals(torch.tensor([[2.0, 0.0, -1.0, 1.0, 1.0]]).expand(20_000, 5), [3, 2], 0.01)
-    often = policy.sample().mean(0)
+    often = policy.rsample().mean(0)
     torch.testing.assert_close(often, torch.cat(policy.probs, -1)[0], atol=0.015, rtol=0)
 
 
@@ -123,15 +123,23 @@ def test_bounded_normal_is_torch_s() -> None:
 def test_bounded_normal_samples() -> None:
     torch.manual_seed(0)
     policy = BoundedNormal(torch.tensor([[0.3, -2.0, -1.0, 0.5]]).expand(20_000, 4), 0.1, 1.0)
-    samples = policy.sample()
+    samples = policy.rsample()
     torch.testing.assert_close(samples.mean(0), policy.mean[0], atol=0.02, rtol=0)
     torch.testing.assert_close(samples.std(0), policy.std[0], atol=0.02, rtol=0)
 
 
-def test_samples_carry_no_gradient() -> None:
-    for codec in (codec_of(spaces.Discrete(3)), codec_of(spaces.Box(-1, 1, (2,)))):
-        outputs = torch.randn(5, codec.policy_outputs, requires_grad=True)
-        policy = codec.distribution(outputs)
-        assert not policy.sample().requires_grad
-        (gradient,) = torch.autograd.grad(policy.log_prob(policy.sample()).sum(), outputs)
-        assert bool(gradient.any())
+def test_gradients_of_samples() -> None:
+    """Of a Normal: reparametrised. Of a categorical: that of its probabilities (straight through)."""
+    outputs = torch.randn(5, 4, requires_grad=True)
+    weight = torch.randn(5, 4)
+    normal = codec_of(spaces.Box(-1, 1, (2,))).distribution(outputs)
+    sample = normal.rsample()
+    noise = ((sample - normal.mean) / normal.std).detach()
+    expected = torch.autograd.grad(
+        (weight[:, :2] * (normal.mean + normal.std * noise)).sum(), outputs, retain_graph=True
+    )
+    torch.testing.assert_close(torch.autograd.grad((weight[:, :2] * sample).sum(), outputs), expected)
+
+    categorical = codec_of(spaces.Discrete(4)).distribution(outputs)
+    actual = torch.autograd.grad((weight * categorical.rsample()).sum(), outputs, retain_graph=True)
+    torch.testing.assert_close(actual, torch.autograd.grad((weight * categorical.probs[0]).sum(), outputs))

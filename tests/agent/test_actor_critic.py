@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
@@ -123,6 +124,7 @@ def make(space: spaces.Space | None = None, **changed: Any) -> ActorCritic:
         "resolution": 1.0,
         "discount": 0.9,
         "lam": 0.95,
+        "gradient": "reinforce",
         "entropy": 0.0,
         "slow_rate": 0.25,
         "slow_regulariser": 1.0,
@@ -134,7 +136,7 @@ def make(space: spaces.Space | None = None, **changed: Any) -> ActorCritic:
 def dream_of(agent: ActorCritic, count: int = 6, horizon: int = 3) -> Trajectory:
     torch.manual_seed(1)
     inputs = torch.randn(count, horizon + 1, 4)
-    return Trajectory(inputs, agent.policy(inputs[:, :-1]).sample())
+    return Trajectory(inputs, agent.sample(inputs[:, :-1]).detach())
 
 
 def test_nothing_counts_after_a_certain_end() -> None:
@@ -191,10 +193,11 @@ def test_only_the_actor_learns_from_the_actor_s_loss() -> None:
     assert all(not metric.requires_grad and metric.shape == () for metric in metrics.values())
 
 
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([3, 2]), spaces.Box(-1, 1, (2,))])
-def test_the_policy_moves_towards_what_paid(space: spaces.Space) -> None:
+def test_the_policy_moves_towards_what_paid(space: spaces.Space, gradient: str) -> None:
     """A bandit: one action is rewarded, and after some updates the policy takes it."""
-    agent = make(space)
+    agent = make(space, gradient=gradient)
     optimiser = torch.optim.Adam(agent.actor.parameters(), 0.02)
     features = torch.zeros(256, 2, 4)
     space.seed(3)
@@ -202,9 +205,8 @@ def test_the_policy_moves_towards_what_paid(space: spaces.Space) -> None:
     target = agent.codec.encode(best).clamp(-0.5, 0.5)
     for seed in range(60):
         torch.manual_seed(seed)
-        action = agent.policy(features[:, :1]).sample()
-        reward = torch.zeros(256, 2)
-        reward[:, 1] = -(action[:, 0] - target).square().sum(-1)
+        action = agent.sample(features[:, :1])
+        reward = F.pad(-(action - target).square().sum(-1), (1, 0))
         actor, _, _ = agent.loss(Trajectory(features, action), reward, torch.ones(256, 2))
         optimiser.zero_grad()
         actor.backward()
@@ -214,6 +216,41 @@ def test_the_policy_moves_towards_what_paid(space: spaces.Space) -> None:
         torch.testing.assert_close(mode, target, atol=0.15, rtol=0)
     else:
         assert torch.equal(mode, agent.codec.encode(best))
+
+
+def test_the_gradient_through_the_dynamics_by_hand() -> None:
+    """Two steps; position 1 sees the action of 0, rewards are the actions, the critic gives V.
+
+    R1 = a1 + 0.9 V2, R0 = a0 + 0.9 (0.05 V1 + 0.95 R1), weights 1 and 0.9; all of it divided by the scale.
+    """
+    agent = make(spaces.Box(-1, 1, (1,)), gradient="dynamics")
+    scale = 1e12  # above any value
+    agent.scale = ReturnScale(floor=scale)
+    with torch.no_grad():  # else all values are 0
+        for parameter in agent.critic.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    start, policy, action = torch.randn(3, 4), [], []
+    policy.append(start)
+    for _ in range(2):
+        action.append(agent.sample(policy[-1]))
+        policy.append(start + action[-1])
+    dream = Trajectory(torch.stack(policy, 1), torch.stack(action, 1))
+    reward = F.pad(dream.action[..., 0], (1, 0))
+    actor, _, _ = agent.loss(dream, reward, torch.ones(3, 3))
+    value = agent.critic.mean(agent.critic(dream.policy))
+    r1 = reward[:, 2] + 0.9 * value[:, 2]
+    r0 = reward[:, 1] + 0.9 * (0.05 * value[:, 1] + 0.95 * r1)
+    parameters = list(agent.actor.parameters())
+    actual = torch.autograd.grad(scale * actor, parameters, retain_graph=True)
+    expected = torch.autograd.grad(-(r0 + 0.9 * r1).mean() / 2, parameters)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * max(g.abs().max() for g in expected))
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
+def test_which_gradient(space: spaces.Space) -> None:
+    assert make(space, gradient="auto").through_dynamics == isinstance(space, spaces.Box)
+    with pytest.raises(ValueError, match=r"actor_critic\.gradient must be one of .*, got 'both'"):
+        make(space, gradient="both")
 
 
 def test_slow_critic() -> None:

@@ -47,17 +47,28 @@ def test_the_model_sees_actions_as_the_environment_does() -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_shapes_and_no_gradient(name: str) -> None:
+def test_shapes_and_gradients(name: str) -> None:
     config = configs.load(backbone=name, presets=["debug"])
     backbone = make_backbone(config.kind, config[config.kind], embed_size=3, action_size=2)
     state, _ = backbone.observe_step(
         backbone.initial(5), torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5, dtype=torch.bool)
     )
-    dream = imagine(backbone, state, lambda inputs: torch.rand(5, 2), horizon=4)
+    state = {key: leaf.detach() for key, leaf in state.items()}
+    chosen = torch.rand(5, 4, 2, requires_grad=True)
+    dreams = []
+    for gradient in (True, False):
+        torch.manual_seed(1)
+        choices = iter(chosen.unbind(1))
+        with torch.set_grad_enabled(gradient):
+            dreams.append(imagine(backbone, state, lambda inputs, choices=choices: next(choices), horizon=4))
+    dream, plain = dreams
     assert dream.policy.shape == (5, 5, backbone.policy_size)
     assert dream.action.shape == (5, 4, 2)
-    assert not any(value.requires_grad for value in (dream.policy, dream.action))
+    torch.testing.assert_close(dream.policy, plain.policy)
+    assert not plain.policy.requires_grad
     assert torch.equal(dream.policy[:, 0], backbone.policy_input(state))
+    (of_third,) = torch.autograd.grad(dream.policy[:, 3].square().sum(), chosen)
+    assert of_third[:, :3].abs().sum((0, 2)).all() and not of_third[:, 3].any(), "of the actions before it"
 
 
 def test_random_starts() -> None:
