@@ -20,6 +20,7 @@ from agent.imagination import choose_starts, dream_step, imagine
 from agent.optim import Optimiser
 from worldmodels import State, WorldModel, make_backbone
 from worldmodels.base import keep_steps, merge_rows
+from worldmodels.nets import frozen
 from worldmodels.world_model import Batch, observations
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -157,7 +158,8 @@ class Agent:
             kept = {key: leaf[:, :dreams] for key, leaf in kept.items()}
             keep = keep[:, :dreams]
         starts = merge_rows(kept)
-        with torch.set_grad_enabled(self.actor_critic.through_dynamics), self._autocast():
+        through = self.actor_critic.through_dynamics
+        with torch.set_grad_enabled(through), frozen(self.model), self._autocast():
             dream = imagine(
                 self.backbone,
                 starts,

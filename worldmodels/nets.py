@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,19 @@ def initialise(weight: Tensor, fan_in: int, fan_out: int, scale: float = 1.0) ->
     nn.init.trunc_normal_(weight, std=deviation, a=-2 * deviation, b=2 * deviation)
     with torch.no_grad():
         weight.mul_(scale)
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """No gradients to the parameters of `module` are recorded inside, those through it are."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class RMSNorm(nn.Module):

@@ -333,9 +333,27 @@ def test_an_update_moves_every_parameter() -> None:
         assert [key for key in before if torch.equal(before[key], after[key])] == []
 
 
-def test_bfloat16() -> None:
+@pytest.mark.parametrize("action", ACTIONS)
+def test_through_the_dynamics_only_the_actor_learns_otherwise(action: str) -> None:
+    """The gradient of the returns passes through model and critic and leaves both as they would be."""
     for backbone in BACKBONES:
-        agent = make(backbone, precision="bfloat16")
+        after = []
+        for gradient in ("reinforce", "dynamics"):
+            agent = make(backbone, VECTOR, action, actor_critic__gradient=gradient, optimiser__warmup=0)
+            for seed in range(2):  # the heads begin at 0 and let no gradient through
+                agent.update(make_batch(agent, VECTOR, seed=seed))
+            assert all(np.isfinite(value) for value in agent.metrics().values())
+            after.append(agent)
+        same, other = (agent.model.state_dict() for agent in after)
+        assert all(torch.equal(same[key], other[key]) for key in same)
+        first, second = (agent.actor_critic.actor.state_dict() for agent in after)
+        assert not any(torch.equal(first[key], second[key]) for key in first if "weight" in key)
+
+
+@pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
+def test_bfloat16(gradient: str) -> None:
+    for backbone in BACKBONES:
+        agent = make(backbone, precision="bfloat16", actor_critic__gradient=gradient)
         for seed in range(2):
             agent.update(make_batch(agent, SPACE, seed=seed))
         carry, _ = agent.act(agent.initial(2), make_rows(agent, SPACE, 2, 1, is_first=True))

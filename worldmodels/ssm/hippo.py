@@ -125,9 +125,10 @@ class TimeInvariant(nn.Module):
     def discretise(self) -> tuple[Tensor, ...]:
         """The discretised system, as the subclass defines it.
 
-        Without gradients it is kept until a parameter changes: acting and imagination ask at each step.
+        Without gradients to the parameters it is kept until one changes: acting and imagination ask at each
+        step.
         """
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters(recurse=False)):
             # Whatever trains the parameters comes by here first. Their version alone does not tell: torch's
             # fused optimisers change parameters without counting it up.
             self._held = None
