@@ -622,7 +622,7 @@ def _recorded(task: str, backbone: str) -> list[str]:
                     f"{got['steps']:,} steps (docs/results/{path.name})"
                 )
                 if "command" in record:
-                    lines.append(f"  by: {record['command']}")
+                    lines.append(f"  by: {record['command']}, at commit {record['commit']:.7}")
     return lines
 
 

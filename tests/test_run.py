@@ -334,6 +334,7 @@ class TestTrain:
         got = {"return_mean": 0.125, "interval": [0.1, 0.2], "seeds": 5, "steps": 100_000}
         record = {
             "command": "python run.py compare",
+            "commit": "0123456789abcdef",
             "task": "memory_chain:n=5",
             "results": {"s4wm": got, "rssm": got | {"seeds": [0, 1, 2]}, "gru": got | {"seeds": 1}},
         }
@@ -346,9 +347,9 @@ class TestTrain:
             "after 1,000 environment steps, 20 updates, 4 s",
             "recorded with rssm: mean return 0.125 [0.1, 0.2] over 3 seeds of 100,000 steps "
             "(docs/results/a.json)",
-            "  by: python run.py compare",
+            "  by: python run.py compare, at commit 0123456",
             "recorded with gru: mean return 0.125 of one seed of 100,000 steps (docs/results/a.json)",
-            "  by: python run.py compare",
+            "  by: python run.py compare, at commit 0123456",
             "run folder: somewhere",
         ]
 

@@ -84,7 +84,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
-        """Advance one step unobserved (prior sample): action `[B, A]` -> state, feature `[B, F]`."""
+        """Advance one step unobserved (prior sample): action `[B, A]` -> state, feature `[B, F]`.
+
+        Differentiable with respect to state and action: continuous policies learn through it.
+        """
         raise NotImplementedError
 
     def policy_input(self, state: State) -> Tensor:
