@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from agent.actions import ActionCodec, BoundedNormal, Categoricals
 from agent.imagination import Trajectory
 from worldmodels.heads import TwoHotHead
-from worldmodels.nets import MLP
+from worldmodels.nets import MLP, frozen
 
 GRADIENTS = ("reinforce", "dynamics", "auto")
 
@@ -133,7 +133,10 @@ class ActorCritic(nn.Module):
         inputs = dream.policy.detach()
         logits = self.critic(inputs)
         value = self.critic.mean(logits.detach())
-        ahead = self.critic.mean(self.critic(dream.policy)) if self.through_dynamics else value
+        ahead = value
+        if self.through_dynamics:
+            with frozen(self.critic):
+                ahead = self.critic.mean(self.critic(dream.policy))
         imagined = lambda_returns(reward, alive, torch.zeros_like(reward), ahead, self.discount, self.lam)
         returns = imagined.detach()
         # Steps after a probable end count as little as they are probable.

@@ -63,8 +63,7 @@ class Optimiser:
     def step(self, loss: Tensor) -> Tensor:
         """Backpropagate, clip, step; returns the gradient norm `[]` before clipping, on the device."""
         self.adam.zero_grad(set_to_none=True)
-        # Only to these: a loss may come by way of other modules (the actor's through model and critic).
-        loss.backward(inputs=self.parameters)
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.adam.step()
         self.schedule.step()

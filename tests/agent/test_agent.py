@@ -340,14 +340,15 @@ def test_through_the_dynamics_only_the_actor_learns_otherwise(action: str) -> No
         after = []
         for gradient in ("reinforce", "dynamics"):
             agent = make(backbone, VECTOR, action, actor_critic__gradient=gradient, optimiser__warmup=0)
-            for seed in range(2):  # the heads begin at 0 and let no gradient through
-                agent.update(make_batch(agent, VECTOR, seed=seed))
+            agent.update(make_batch(agent, VECTOR, seed=0))
+            critic = {key: value.clone() for key, value in agent.actor_critic.critic.state_dict().items()}
+            agent.update(make_batch(agent, VECTOR, seed=1))  # before, the heads let no gradient through
             assert all(np.isfinite(value) for value in agent.metrics().values())
-            after.append(agent)
-        same, other = (agent.model.state_dict() for agent in after)
-        assert all(torch.equal(same[key], other[key]) for key in same)
-        first, second = (agent.actor_critic.actor.state_dict() for agent in after)
-        assert not any(torch.equal(first[key], second[key]) for key in first if "weight" in key)
+            after.append((critic, agent.model.state_dict(), agent.actor_critic.actor.state_dict()))
+        for one, other in list(zip(*after, strict=True))[:2]:  # the second update has another actor's dreams
+            assert all(torch.equal(one[key], other[key]) for key in one)
+        one, other = (actor for _, _, actor in after)
+        assert not any(torch.equal(one[key], other[key]) for key in one if "weight" in key)
 
 
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])

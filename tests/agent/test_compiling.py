@@ -13,21 +13,21 @@ CPU = torch.device("cpu")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, CPP_COMPILERS)), reason="needs a C++ compiler")
-@pytest.mark.parametrize("gradient, graphs", [("reinforce", 1), ("dynamics", 2)])
-def test_a_compiled_agent_learns_the_same(gradient: str, graphs: int) -> None:
+@pytest.mark.parametrize("action, graphs", [("discrete", 1), ("box", 2)])
+def test_a_compiled_agent_learns_the_same(action: str, graphs: int) -> None:
     """Three updates with the same dreams: what steps hold of the parameters is renewed between them."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     metrics, parameters = [], []
     for compile_it in (False, True):
-        agent = make(space=VECTOR, compile=compile_it, action="box", actor_critic__gradient=gradient)
+        agent = make(space=VECTOR, compile=compile_it, action=action)
         batch = make_batch(agent, VECTOR)
         for _ in range(3):
             agent.update(batch)
         metrics.append(agent.metrics())
         parameters.append(dict(agent.actor_critic.actor.named_parameters()))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs, (
-        "not one graph for every step and update (one more for the first step, whose state has no gradient)"
+        "not one graph for every step and update (of box one more: the first state has no gradient)"
     )
     assert metrics[1] == pytest.approx(metrics[0], rel=1e-3, abs=1e-5)
     for name, value in parameters[0].items():
