@@ -90,10 +90,12 @@ def train(argv: Sequence[str]) -> None:
         _replay_maker(config)(config.envs.count, None, dict)  # sizes that do not go together
 
     from agent import online
+    from studies.provenance import record as record_session
 
     _prepare_torch(config)
     with _alone_in(logdir):
         configs.save(config, logdir / "config.yaml")
+        record_session(logdir, ["python", "run.py", *argv])
         try:
             result = online.train(config, _env_maker(config), _replay_maker(config), logdir)
         except online.Stopped as stopped:
@@ -622,7 +624,9 @@ def _recorded(task: str, backbone: str) -> list[str]:
                     f"{got['steps']:,} steps (docs/results/{path.name})"
                 )
                 if "command" in record:
-                    lines.append(f"  by: {record['command']}, at commit {record['commit']:.7}")
+                    commits = got.get("commits") or [record["commit"]]
+                    listed = ", ".join(commit[:7] + commit[40:] for commit in commits)  # the rest: "-dirty"
+                    lines.append(f"  by: {record['command']}, at commit {listed}")
     return lines
 
 

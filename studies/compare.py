@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import os
-import platform
 import shlex
 import signal
 import subprocess
@@ -22,14 +21,12 @@ from types import FrameType
 from typing import IO, Any, NoReturn
 
 import numpy as np
-import torch
 
 import envs
-from studies import plots
+from studies import plots, provenance
 from studies.collect import cores
 from studies.plots import Curve
 
-REPOSITORY = Path(__file__).parents[1]
 NEAR = 0.9  # share of the optimum whose first sight is reported
 _SAY = partial(print, flush=True)
 PATIENCE = 60.0  # seconds a run is given to save when the comparison is stopped
@@ -54,7 +51,7 @@ class Run:
 
 def train_command(run: Run) -> list[str]:
     """Return the command that starts a run, or goes on with it."""
-    command = [sys.executable, str(REPOSITORY / "run.py"), "train", "--json"]
+    command = [sys.executable, str(provenance.REPOSITORY / "run.py"), "train", "--json"]
     command += ["--backbone", run.backbone, "--task", run.task, "--seed", str(run.seed)]
     command += ["--steps", str(run.steps), "--logdir", str(run.folder)]
     if "threads" not in run.overrides:
@@ -89,7 +86,8 @@ def compare(
 
     Returns: what is also written to <logdir>/compare.json: `results` (backbone -> `return_mean`, `interval`,
     `returns` of all seeds, `seeds`, `steps`, `seconds_mean` and more), `improvement` (how probably a run of
-    one backbone ends higher than one of another), `curves`, `task`, `command`, `commit`, `hardware`.
+    one backbone ends higher than one of another), `curves`, `task`, `command`, `commit` and `hardware` of
+    the comparison; a result's `commits` are those that trained its runs.
     compare.csv holds every evaluation, compare.png the curves.
 
     Raises ValueError if an argument is out of range or `logdir` holds another comparison, RuntimeError with
@@ -118,12 +116,15 @@ def compare(
         "task": task,
         "optimum": optimum,
         "steps": steps,
-        "results": {name: _result(runs_of, steps, optimum) for name, runs_of in curves.items()},
+        "results": {
+            name: _result(runs_of, steps, optimum) | {"commits": _commits(runs, name)}
+            for name, runs_of in curves.items()
+        },
         "improvement": _improvements(curves),
         "curves": {name: _bands(runs_of) for name, runs_of in curves.items()},
         "command": _own_command(task, backbones, seeds, steps, folder, jobs, presets, overrides),
-        "commit": commit(),
-        "hardware": hardware() | {"jobs": jobs, "threads": threads},
+        "commit": provenance.commit(),
+        "hardware": provenance.hardware() | {"jobs": jobs, "threads": threads},
     }
     _publish(folder / "compare.json", json.dumps(report, indent=1))
     _publish(folder / "compare.csv", _table_of_all(runs, curves))
@@ -167,33 +168,6 @@ def table(report: Mapping[str, Any]) -> list[str]:
                 f"a run of {pair['of']} ends higher than one of {pair['over']} with probability {chance}"
             )
     return [f"{report['task']}, {report['steps']:,} steps", *(line.rstrip() for line in lines), *better]
-
-
-def commit() -> str:
-    """Return the checked-out commit, with '-dirty' if tracked files were changed; 'unknown' outside git."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        result = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return "unknown"
-    return result.stdout.strip()
-
-
-def hardware() -> dict[str, Any]:
-    """Return what the times of a comparison depend on."""
-    models = [
-        line.partition(":")[2].strip()
-        for line in (_text("/proc/cpuinfo") or "").splitlines()
-        if line.startswith("model name")
-    ]
-    return {
-        "platform": platform.platform(),
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cpus": cores(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 def _run_all(
@@ -331,6 +305,12 @@ def _result(curves: Sequence[Curve], steps: int, optimum: float | None) -> dict[
         "steps_to_90": near,
         "steps_to_90_median": median if np.isfinite(median) else None,
     }
+
+
+def _commits(runs: Sequence[Run], backbone: str) -> list[str]:
+    """Return the commits that trained the runs of a backbone, each once."""
+    found = (provenance.commits(run.folder) for run in runs if run.backbone == backbone)
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
 def _improvements(curves: Mapping[str, Sequence[Curve]]) -> list[dict[str, Any]]:

@@ -52,6 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         Stopped=Stopped,
     )
     monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online))
+    monkeypatch.setitem(sys.modules, "studies.provenance", SimpleNamespace(record=keep("record", None)))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
     plots = SimpleNamespace(
         plot=keep("plot", Path("curves.png")), draw_costs=keep("draw_costs", Path("c.png"))
@@ -269,6 +270,8 @@ class TestTrain:
             },
         )
         assert configs.read("a/b/config.yaml") == config
+        folder, words = calls["record"]
+        assert folder == Path("a/b") and words[:2] == ["python", "run.py"] and "--replay.capacity" in words
         envs = make_envs(2, 3, 10)
         assert envs.num_envs == 2
         envs.close()
@@ -334,9 +337,13 @@ class TestTrain:
         got = {"return_mean": 0.125, "interval": [0.1, 0.2], "seeds": 5, "steps": 100_000}
         record = {
             "command": "python run.py compare",
-            "commit": "0123456789abcdef",
+            "commit": "0123456789" * 4,
             "task": "memory_chain:n=5",
-            "results": {"s4wm": got, "rssm": got | {"seeds": [0, 1, 2]}, "gru": got | {"seeds": 1}},
+            "results": {
+                "s4wm": got,
+                "rssm": got | {"seeds": [0, 1, 2]},
+                "gru": got | {"seeds": 1, "commits": ["a" * 40, "b" * 40 + "-dirty"]},
+            },
         }
         Path("results/a.json").write_text(json.dumps(record))
         Path("results/b.json").write_text(json.dumps(record | {"task": "other"}))
@@ -349,7 +356,7 @@ class TestTrain:
             "(docs/results/a.json)",
             "  by: python run.py compare, at commit 0123456",
             "recorded with gru: mean return 0.125 of one seed of 100,000 steps (docs/results/a.json)",
-            "  by: python run.py compare, at commit 0123456",
+            "  by: python run.py compare, at commit aaaaaaa, bbbbbbb-dirty",
             "run folder: somewhere",
         ]
 

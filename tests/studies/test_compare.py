@@ -56,6 +56,7 @@ def test_every_seed_counts(tmp_path: Path) -> None:
     assert (ours["seeds"], ours["steps"]) == (3, 1000)
     assert report["task"] == "chain:n=3" and report["optimum"] == 1.0
     assert report["hardware"].keys() >= {"platform", "cpus", "torch"} and report["commit"]
+    assert ours["commits"] == ["s4wm0", "s4wm1"] and theirs["commits"] == ["rssm0", "rssm1"]
     assert report["command"].startswith("python run.py compare --task chain:n=3 --backbones s4wm rssm ")
     curve = report["curves"]["rssm"]["steps"]
     assert len(curve["x"]) == len(curve["mean"]) == len(curve["low"]) == len(curve["high"])
@@ -160,7 +161,7 @@ def test_termination_stops_the_runs(tmp_path: Path) -> None:
         "envs.optimum = lambda task: None\n"
         "compare('t', ['s4wm'], 1, 100, sys.argv[3], command=test_compare.fake('hang'))\n"
     )
-    words = [sys.executable, "-c", code, str(module.REPOSITORY), str(FAKE.parent), str(tmp_path)]
+    words = [sys.executable, "-c", code, str(module.provenance.REPOSITORY), str(FAKE.parent), str(tmp_path)]
     process = subprocess.Popen(words)
     ready = tmp_path / "s4wm" / "seed0" / "ready"
     try:
