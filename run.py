@@ -388,34 +388,8 @@ def bench(argv: Sequence[str]) -> None:
 
     _prepare_torch(config)
     lengths = args.lengths or [config.batch_length]
-    if args.what == "backbones":
-        from studies.components import components, table
-
-        result = components(resolved, lengths[0], args.repeats, device)
-    elif args.what == "overhead":
-        from studies.overhead import overhead, table
-
-        makers = {name: (_env_maker(each), _replay_maker(each)) for name, each in resolved.items()}
-        result = overhead(resolved, makers, args.repeats, device)
-    elif args.what == "states":
-        from studies.states import MODES, states, table
-
-        modes = {
-            f"{name} {mode}": configs.override(
-                each, {"replay.initial_state": mode, "batch_length": lengths[0]}
-            )
-            for name, each in resolved.items()
-            for mode in MODES
-        }
-        makers = {name: (_env_maker(each), _replay_maker(each)) for name, each in modes.items()}
-        result = states(modes, makers, args.repeats)
-    else:
-        from studies.bench import bench as measure
-        from studies.bench import table
-
-        with mistakes_exit_2():  # a layer that is none, or a backbone without layers
-            result = measure(args.what, resolved, lengths, args.repeats, device)
-    print(table(result))
+    result, lines = _measure(args.what, resolved, lengths, args.repeats, device)
+    print(lines)
     if args.picture:
         from studies.plots import draw_costs
 
@@ -563,6 +537,42 @@ def _all_to_measure(what: str) -> list[str]:
     """The names that `bench` measures if none are given."""
     names = configs.backbones()
     return [name for name in names if what != "layers" or configs.load(backbone=name).kind == "s4wm"]
+
+
+def _measure(
+    what: str, resolved: Mapping[str, configs.Config], lengths: Sequence[int], repeats: int, device: str
+) -> tuple[dict[str, Any], str]:
+    """What `bench --what` measures of each configuration, and the table of it."""
+    if what == "backbones":
+        from studies.components import components, table
+
+        result = components(resolved, lengths[0], repeats, device)
+    elif what == "overhead":
+        from studies.overhead import overhead, table
+
+        result = overhead(resolved, _makers(resolved), repeats, device)
+    elif what == "states":
+        from studies.states import MODES, states, table
+
+        modes = {
+            f"{name} {mode}": configs.override(
+                config, {"replay.initial_state": mode, "batch_length": lengths[0]}
+            )
+            for name, config in resolved.items()
+            for mode in MODES
+        }
+        result = states(modes, _makers(modes), repeats)
+    else:
+        from studies.bench import bench as measure
+        from studies.bench import table
+
+        with mistakes_exit_2():  # a layer that is none, or a backbone without layers
+            result = measure(what, resolved, lengths, repeats, device)
+    return result, table(result)
+
+
+def _makers(resolved: Mapping[str, configs.Config]) -> dict[str, tuple[Any, Any]]:
+    return {name: (_env_maker(config), _replay_maker(config)) for name, config in resolved.items()}
 
 
 def _env_maker(config: configs.Config) -> "Callable[[int, int, int], VectorDoor]":
