@@ -71,15 +71,26 @@ class Decoder(nn.Module):
         space: observation space.
         depth, units, layers: sizes.
         steps: images of a window that `sampled_losses` decodes, of each row; 0 for all.
+        vector_scale: weight of the squared errors of vectors: a Gaussian likelihood of the deviation
+            (2 vector_scale)^-1/2 in symlog space.
     """
 
     def __init__(
-        self, inputs: int, space: gymnasium.spaces.Dict, depth: int, units: int, layers: int, steps: int
+        self,
+        inputs: int,
+        space: gymnasium.spaces.Dict,
+        depth: int,
+        units: int,
+        layers: int,
+        steps: int,
+        vector_scale: float = 1.0,
     ) -> None:
         super().__init__()
         if steps < 0:
             raise ValueError(f"decoder.steps must be a number of steps, or 0 for all of them; got {steps}")
-        self.steps = steps
+        if vector_scale <= 0:
+            raise ValueError(f"decoder.vector_scale must be above 0, got {vector_scale}")
+        self.steps, self.vector_scale = steps, vector_scale
         self.images = [key for key, leaf in space.items() if is_image(leaf)]
         self.vectors = {key: _size(leaf) for key, leaf in space.items() if not is_image(leaf)}
         self.classes = {key: classes(space[key]) for key in self.vectors}
@@ -106,8 +117,9 @@ class Decoder(nn.Module):
     def losses(self, feature: Tensor, obs: Batch) -> Batch:
         """`[...]` a key: squared errors summed over pixels or elements; cross-entropies over one-hot codes.
 
-        As in DreamerV3 (eq. 2; its implementation has the cross-entropy for discrete observations). By the
-        squared error of a one-hot code its information is not worth the KL that it costs.
+        As in DreamerV3 (eq. 2; its implementation has the cross-entropy for discrete observations), but for
+        `vector_scale`. By the squared error of a one-hot code its information is not worth the KL that it
+        costs.
         """
         return self._image_losses(feature, obs) | self._vector_losses(feature, obs)
 
@@ -154,7 +166,7 @@ class Decoder(nn.Module):
             if self.classes[key]:
                 losses[key] = -(obs[key] * _by_code(F.log_softmax, mean, self.classes[key])).sum(-1)
             else:
-                losses[key] = (mean - symlog(obs[key])).square().sum(-1)
+                losses[key] = self.vector_scale * (mean - symlog(obs[key])).square().sum(-1)
         return losses
 
     def observations(self, feature: Tensor) -> Batch:

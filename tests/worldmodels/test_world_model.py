@@ -167,6 +167,23 @@ def test_one_hot_codes_are_decoded_by_cross_entropy(sizes: tuple[int, ...]) -> N
         torch.testing.assert_close(probabilities, part.softmax(-1))
 
 
+def test_the_scale_of_vectors_weighs_squared_errors_alone() -> None:
+    space = spaces.Dict({**SPACES["mix"], "seen": OneHot((3,))})
+    obs = {**observations(space, 2, 3), "seen": F.one_hot(torch.randint(3, (2, 3)), 3).float()}
+    torch.manual_seed(0)
+    plain = Decoder(10, space, 2, 8, 1, steps=0)
+    scaled = Decoder(10, space, 2, 8, 1, steps=0, vector_scale=10.0)
+    scaled.load_state_dict(plain.state_dict())
+    feature = torch.randn(2, 3, 10)
+    expected, found = plain.losses(feature, obs), scaled.losses(feature, obs)
+    for key, leaf in space.items():
+        squared = not is_image(leaf) and key != "seen"
+        torch.testing.assert_close(found[key], (10 if squared else 1) * expected[key])
+        assert not squared or found[key].min() > 0
+    with pytest.raises(ValueError, match="decoder.vector_scale must be above 0, got 0"):
+        Decoder(10, space, 2, 8, 1, steps=0, vector_scale=0.0)
+
+
 def test_images_of_some_steps_stand_for_all() -> None:
     """Vectors are decoded at every step; the images' mean loss is right on average, for any window."""
     space = spaces.Dict(SPACES["mix"])
