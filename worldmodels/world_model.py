@@ -72,7 +72,7 @@ class Decoder(nn.Module):
         depth, units, layers: sizes.
         steps: images of a window that `sampled_losses` decodes, of each row; 0 for all.
         vector_scale: weight of the squared errors of vectors: a Gaussian likelihood of the deviation
-            (2 vector_scale)^-1/2 in symlog space.
+            (2 vector_scale)^-1/2 in symlog space. The recall loss's decoder has the same.
     """
 
     def __init__(
