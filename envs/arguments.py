@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 Value = bool | int | float | str
 
@@ -88,6 +88,19 @@ def check_whole(owner: str, name: str, value: object, low: int, high: int | None
     if not fits or (high is not None and value > high):  # type: ignore[operator]
         bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{owner}: argument {name!r} must be a whole number {bounds}, got {value!r}.")
+    return value  # type: ignore[return-value]
+
+
+def check_one_of(owner: str, name: str, value: object, choices: Sequence[str]) -> str:
+    """Return `value` if it is one of `choices`.
+
+    Raises:
+        ValueError: it is not; the message names owner, argument, choices and the nearest of them.
+    """
+    if value not in choices:
+        known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        near = did_you_mean(str(value), choices)
+        raise ValueError(f"{owner}: argument {name!r} must be {known}, got {value!r}.{near}")
     return value  # type: ignore[return-value]
 
 

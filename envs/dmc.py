@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import extras, gl
-from envs.arguments import Value, check_whole, did_you_mean
+from envs.arguments import Value, check_one_of, check_whole, did_you_mean
 
 OBSERVATIONS = ("vectors", "masked", "pixels")
 
@@ -83,11 +83,7 @@ def build(
     if name not in tasks:
         near = did_you_mean(name, tasks) or f" There are: {', '.join(sorted(tasks))}."
         raise ValueError(f"DMControl: argument 'name' must be a task of the suite, got {name!r}.{near}")
-    if observation not in OBSERVATIONS:
-        raise ValueError(
-            f"dmc:{name}: argument 'observation' must be {', '.join(OBSERVATIONS[:-1])} or "
-            f"{OBSERVATIONS[-1]}, got {observation!r}."
-        )
+    observation = check_one_of(f"dmc:{name}", "observation", observation, OBSERVATIONS)
     if observation == "pixels":
         gl.require(f"Task 'dmc:{name}:observation=pixels'")
     elif size is not None or fast is not None:
@@ -97,7 +93,7 @@ def build(
     return DMControl(
         *tasks[name],
         repeat=check_whole(f"dmc:{name}", "repeat", repeat, 1),
-        observation=str(observation),
+        observation=observation,
         size=check_whole(f"dmc:{name}", "size", 64 if size is None else size, 8, 480),
         fast=bool(fast),
         render_mode=render_mode,

@@ -1,4 +1,4 @@
-"""MiniGrid tasks as pictures of what the agent sees, as `minigrid:MemoryS7`."""
+"""MiniGrid tasks, from pictures of what the agent sees or from its symbols, as `minigrid:MemoryS7`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import re
 from types import ModuleType
 
 import gymnasium
+import numpy as np
+from gymnasium import spaces
 
 from envs import extras
-from envs.arguments import Value, check_whole, did_you_mean
+from envs.arguments import Value, check_one_of, check_whole, did_you_mean
+
+OBSERVATIONS = ("pixels", "symbols")
 
 # The package registers size 17 with random corridor lengths only.
 _ADDED: dict[str, tuple[str, dict[str, int]]] = {"MemoryS17": ("MiniGrid-MemoryS13-v0", {"size": 17})}
@@ -35,31 +39,65 @@ def names() -> list[str]:
 
 def arguments(_name: str) -> list[str]:
     """Return the names of the arguments that every MiniGrid task takes here."""
-    return ["tile"]
+    return ["observation", "tile"]
 
 
-def build(name: str, tile: Value = 8) -> gymnasium.Env:
-    """Build a MiniGrid task whose observation is the picture of the agent's 7 x 7 view.
+def build(name: str, tile: Value | None = None, observation: Value = "pixels") -> gymnasium.Env:
+    """Build a MiniGrid task whose observation is the agent's 7 x 7 view.
 
-    Observation: uint8 `[7 tile, 7 tile, 3]`. The direction is left out (the view turns with the agent), and
-    so is the mission: it is the same sentence in every episode of the tasks that are allowed here.
+    Observation 'pixels': uint8 `[7 tile, 7 tile, 3]`, the view drawn. Observation 'symbols': see `Symbols`.
+    In both the direction is left out (the view turns with the agent), and so is the mission: it is the same
+    sentence in every episode of the tasks that are allowed here.
 
     Args:
         name: one of `names()`.
-        tile: pixels a tile, at least 1; 8 gives 56 x 56.
+        tile: pixels a tile, at least 1, for pixels only; 8, the default, gives 56 x 56.
+        observation: one of `OBSERVATIONS`.
 
     Raises:
-        ValueError: `tile` is out of range, or the mission changes from episode to episode.
+        ValueError: an argument is out of range, `tile` is given without pixels, or the mission changes from
+            episode to episode.
     """
-    tile = check_whole(f"minigrid:{name}", "tile", tile, 1)
+    owner = f"minigrid:{name}"
+    observation = check_one_of(owner, "observation", observation, OBSERVATIONS)
+    if observation == "symbols" and tile is not None:
+        raise ValueError(f"{owner}: argument 'tile' is for observation=pixels only.")
+    tile = check_whole(owner, "tile", 8 if tile is None else tile, 1)
     wrappers = _package()
     env_id, kwargs = _ADDED.get(name) or (_registered()[name], {})
     env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     if env.observation_space["mission"].ordered_placeholders:  # type: ignore[index]
         env.close()
         raise ValueError(
-            f"Task 'minigrid:{name}' tells in words what to do, and the words change from episode to "
-            f"episode: a picture alone is not enough.{did_you_mean('MemoryS7', names())} Tasks with one "
+            f"Task {owner!r} tells in words what to do, and the words change from episode to "
+            f"episode: the view alone is not enough.{did_you_mean('MemoryS7', names())} Tasks with one "
             "fixed mission work."
         )
+    if observation == "symbols":
+        return Symbols(env)
     return wrappers.ImgObsWrapper(wrappers.RGBImgPartialObsWrapper(env, tile_size=tile))
+
+
+class Symbols(gymnasium.ObservationWrapper):
+    """MiniGrid's own observation: what each tile of the view holds, as numbers instead of a picture.
+
+    Observation: Dict of `object`, `color` and `state` (open, closed, locked), MultiDiscrete `[7, 7]` each,
+    numbered as in `minigrid.core.constants`. What the agent carries is on its own tile.
+
+    Args:
+        env: a MiniGrid environment that observes the agent's view.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        known = extras.load("minigrid.core.constants", "'minigrid:...'", "minigrid", "minigrid")
+        shape = env.observation_space["image"].shape[:2]  # type: ignore[index]
+        numbers = {"object": known.OBJECT_TO_IDX, "color": known.COLOR_TO_IDX, "state": known.STATE_TO_IDX}
+        self.observation_space = spaces.Dict(
+            {key: spaces.MultiDiscrete(np.full(shape, len(index))) for key, index in numbers.items()}
+        )
+
+    def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the layers of the view, `[7, 7]` each."""
+        layers = np.moveaxis(observation["image"].astype(np.int64), -1, 0)
+        return dict(zip(("object", "color", "state"), layers, strict=True))

@@ -93,6 +93,7 @@ ROWS: tuple[Row, ...] = (
     Row("popgym:NoisyPositionOnlyPendulumEasy", "tens of steps"),
     Row("popgym:LabyrinthEscapeEasy", "the way"),
     Row("minigrid:MemoryS7", "10 steps or more", episodes=20),
+    Row("minigrid:MemoryS11:observation=symbols", "15 steps or more", episodes=20),
     Row("minigrid:MemoryS17", "20 steps or more", episodes=5),
     Row("dmc:walker_walk", "none", episodes=5),
     Row("dmc:walker_walk:observation=masked", "2 steps", episodes=5),

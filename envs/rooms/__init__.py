@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_action, check_whole, did_you_mean
+from envs.arguments import check_action, check_one_of, check_whole
 from envs.rooms import scene as scenes
 from envs.rooms.mujoco_renderer import MujocoRenderer
 from envs.rooms.raycaster import Raycaster
@@ -85,12 +85,9 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
             raise ValueError(f"Rooms: argument 'count' must be 2, 4 or 10, got {count!r}.")
         if not isinstance(teleport, bool):
             raise ValueError(f"Rooms: argument 'teleport' must be true or false, got {teleport!r}.")
-        if renderer not in RENDERERS:
-            raise ValueError(
-                f"Rooms: argument 'renderer' must be {' or '.join(RENDERERS)}, got {renderer!r}."
-                f"{did_you_mean(str(renderer), RENDERERS)}"
-            )
+        check_one_of("Rooms", "renderer", renderer, RENDERERS)
         self.objects = check_whole("Rooms", "objects", objects, 1, 2)
+
         self.count, self.teleport, self.renderer, self.render_mode = count, teleport, renderer, render_mode
         self.context_length, query = FRAMES[count]
         self.cue_length = CUE if teleport else 0
