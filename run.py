@@ -125,11 +125,11 @@ def evaluate(argv: Sequence[str]) -> None:
         if args.sampled:
             config = configs.override(config, {"eval.deterministic": False})
 
-    from agent import online
+    from agent import evaluation
 
     _prepare_torch(config)
     seed = config.seed if args.seed is None else args.seed
-    result = online.evaluate(config, _env_maker(config), args.logdir, args.episodes, seed)
+    result = evaluation.evaluate(config, _env_maker(config), args.logdir, args.episodes, seed)
     print(json.dumps(result) if args.json else _evaluation(config, result))
 
 

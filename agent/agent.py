@@ -39,6 +39,18 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` -> device; a ValueError if CUDA is asked for and absent."""
+    available = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not available:
+        raise ValueError(
+            "device cuda was asked for, but torch finds no GPU; use --device auto or --device cpu"
+        )
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
 class Agent:
     """World model, actor and critic behind `act` and `update`.
 

@@ -1,4 +1,4 @@
-"""The online loop: collect experience, train on it, evaluate, save; and evaluation on its own."""
+"""The online loop: collect experience, train on it, evaluate, save."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 
 from agent import checkpoint, crash, pictures
-from agent.agent import Agent, Carry, derive_seed
+from agent.agent import Agent, Carry, choose_device, derive_seed
+from agent.evaluation import EpisodeStatistics, build_agent, run_episodes
 from agent.logger import Logger
 from agent.stopping import Stopped, StopRequest
 
 Rows = dict[str, np.ndarray]
-EVALUATION_ENVS = 100_000
-"""Index of the first evaluation environment: its seeds must not meet those of training."""
 
 
 def train(
@@ -313,116 +312,11 @@ class Training:
         self.replay.prune(checkpoint.chunks_needed(self.logdir))
 
 
-class EpisodeStatistics:
-    """Return and length of every finished episode of a vector of environments, from its rows."""
-
-    def __init__(self, count: int) -> None:
-        self.returns = np.zeros(count)
-        self.lengths = np.zeros(count, int)
-
-    def add(self, rows: Rows) -> list[dict[str, float]]:
-        """Take in one row an environment; one dict for each episode that ended, with its `env`."""
-        self.returns = np.where(rows["is_first"], 0, self.returns + rows["reward"])
-        self.lengths = np.where(rows["is_first"], 0, self.lengths + 1)
-        return [
-            {
-                "episode/return": float(self.returns[env]),
-                "episode/length": float(self.lengths[env]),
-                "env": int(env),
-            }
-            for env in np.flatnonzero(rows["is_last"])
-        ]
-
-
-def run_episodes(
-    agent: Agent,
-    make_envs: Callable[[int, int, int], Any],
-    episodes: int,
-    count: int,
-    seed: int,
-    check: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Evaluate on `count` fresh environments, the recurrent state kept over each whole episode.
-
-    How many episodes each environment plays is fixed beforehand, as evenly as it goes, so that short episodes
-    are not counted more often than long ones. `check` is called at every step, and may raise.
-    """
-    count = min(count, episodes)
-    each = [episodes // count + (env < episodes % count) for env in range(count)]
-    envs = make_envs(count, seed, EVALUATION_ENVS)
-    statistics = EpisodeStatistics(count)
-    finished: list[list[dict[str, float]]] = [[] for _ in range(count)]
-    try:
-        rows, carry, steps = envs.reset(), agent.initial(count), 0
-        while True:
-            for episode in statistics.add(rows):
-                finished[int(episode["env"])].append(episode)
-            if all(len(done) >= wanted for done, wanted in zip(finished, each, strict=True)):
-                break
-            check()
-            carry, action = agent.act(carry, rows, evaluate=True, counter=steps)
-            rows, steps = envs.step(action), steps + 1
-    finally:
-        envs.close()
-    played = [episode for done, wanted in zip(finished, each, strict=True) for episode in done[:wanted]]
-    returns = [episode["episode/return"] for episode in played]
-    return {
-        "return_mean": float(np.mean(returns)),
-        "return_std": float(np.std(returns)),
-        "returns": returns,
-        "episodes": len(returns),
-        "length_mean": float(np.mean([episode["episode/length"] for episode in played])),
-    }
-
-
-def evaluate(
-    config: Mapping[str, Any],
-    make_envs: Callable[[int, int, int], Any],
-    logdir: str | Path,
-    episodes: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Evaluate the newest valid checkpoint in `logdir`: the result of `run_episodes`, with the saved `step`.
-
-    Raises:
-        ValueError: if there is no checkpoint.
-    """
-    agent, step = load_agent(config, make_envs, logdir, seed)
-    result = run_episodes(agent, make_envs, episodes, config["eval"]["envs"], derive_seed(seed, "evaluate"))
-    return result | {"step": step}
-
-
-def load_agent(
-    config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], logdir: str | Path, seed: int
-) -> tuple[Agent, int]:
-    """The agent of the newest valid checkpoint in `logdir`, and its step.
-
-    Raises:
-        ValueError: if there is no checkpoint.
-    """
-    saved = checkpoint.load_newest(logdir, with_replay=False)
-    if saved is None:
-        raise ValueError(
-            f"no checkpoint in {logdir}/checkpoints; train first: python run.py --logdir {logdir}"
-        )
-    agent = _build(config, make_envs, seed)
-    agent.load_state_dict(saved.agent_state)
-    return agent, saved.step
-
-
 def reproduce(
     config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], logdir: str | Path
 ) -> dict[str, Any]:
     """Play the failing updates in `logdir` again: see `crash.reproduce`."""
-    return crash.reproduce(_build(config, make_envs, config["seed"]), Path(logdir))
-
-
-def _build(config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], seed: int) -> Agent:
-    """An agent for the spaces of the environments, on the device of the configuration."""
-    envs = make_envs(1, seed, 0)
-    spaces = envs.observation_space, envs.action_space
-    envs.close()
-    return Agent(*spaces, config, choose_device(config["device"]))
+    return crash.reproduce(build_agent(config, make_envs, config["seed"]), Path(logdir))
 
 
 def kl_by_step(kl: np.ndarray, is_first: np.ndarray) -> dict[int, float]:
@@ -436,18 +330,6 @@ def episode_age(is_first: np.ndarray) -> np.ndarray:
     steps = np.arange(is_first.shape[1])
     begin = np.maximum.accumulate(np.where(is_first, steps, -1), axis=1)
     return np.where(begin >= 0, steps - begin, -1)
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> device; a ValueError if CUDA is asked for and absent."""
-    available = torch.cuda.is_available()
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
-    if name == "cuda" and not available:
-        raise ValueError(
-            "device cuda was asked for, but torch finds no GPU; use --device auto or --device cpu"
-        )
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def _numpy(state: Mapping[str, torch.Tensor]) -> Rows:

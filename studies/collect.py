@@ -167,8 +167,7 @@ def _trained(logdir: str, config: Mapping[str, Any], env: gymnasium.Env) -> Poli
     import torch
 
     from agent import checkpoint
-    from agent.agent import Agent
-    from agent.online import choose_device
+    from agent.agent import Agent, choose_device
 
     torch.set_num_threads(1)  # the processes share the cores; and results depend on the number of threads
     saved = checkpoint.load_newest(logdir, with_replay=False)

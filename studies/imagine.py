@@ -12,7 +12,8 @@ from PIL import Image
 
 from agent import pictures
 from agent.agent import Agent
-from agent.online import kl_by_step, load_agent
+from agent.evaluation import load_agent
+from agent.online import kl_by_step
 from studies.plots import save
 
 EPISODES = 8  # played side by side

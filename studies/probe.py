@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from agent.online import episode_age, load_agent
+from agent.evaluation import load_agent
+from agent.online import episode_age
 from studies.imagine import play
 from studies.plots import save
 

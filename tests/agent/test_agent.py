@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 import configs
-from agent.agent import Agent, Carry, derive_seed
+from agent.agent import Agent, Carry, choose_device, derive_seed
 from agent.imagination import imagine
 from worldmodels import BACKBONES, State
 from worldmodels.world_model import observations
@@ -502,3 +502,13 @@ def test_what_replay_reads_is_pinned_for_a_gpu() -> None:
         assert value.is_pinned(), key
         np.testing.assert_array_equal(value.numpy(), batch[key])
     agent.update(agent.prepare(batch))
+
+
+def test_choosing_a_device() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(ValueError, match="auto, cpu or cuda, got 'tpu'"):
+        choose_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="finds no GPU"):
+            choose_device("cuda")

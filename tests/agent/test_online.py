@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,139 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 
 import configs
 import envs
 from agent import checkpoint, crash
 from agent.agent import Agent, Carry, derive_seed
 from agent.crash import FlightRecorder
-from agent.online import (
-    EVALUATION_ENVS,
-    EpisodeStatistics,
-    Training,
-    choose_device,
-    evaluate,
-    kl_by_step,
-    reproduce,
-    run_episodes,
-    train,
-)
+from agent.evaluation import EVALUATION_ENVS, evaluate, run_episodes
+from agent.online import Training, kl_by_step, reproduce
 from agent.stopping import SIGNALS, Stopped
 from replay import Loader, Replay
+from tests.agent.house import Cues, House, Rows, configure
 from worldmodels import State
 from worldmodels.ssm import LAYERS
-
-Rows = dict[str, np.ndarray]
-
-
-class Cues:
-    """Environments that show +1 or -1, wait, then ask: action 1 gives the cue as reward, action 0 nothing.
-
-    Cues take turns: the best mean return over an even number of episodes is exactly 0.5, 0 without memory.
-    Row t of an episode shows [cue at t = 0, 1 if asked now]; row wait + 1 is the last.
-
-    Args:
-        waits: steps between cue and question, one for each environment.
-        limited: episodes end by a time limit, not by an end of the task.
-    """
-
-    observation_space = spaces.Dict({"vector": spaces.Box(-1, 1, (2,), np.float32)})
-    action_space = spaces.Discrete(2)
-
-    def __init__(self, waits: list[int], limited: bool = False, first: int = 0) -> None:
-        self.waits, self.limited = np.array(waits), limited
-        self.num_envs = len(waits)
-        self.index = first + np.arange(self.num_envs)
-        self.episodes = np.full(self.num_envs, -1)
-        self.taken, self.restarted, self.closed = 0, 0, False
-        self.begun: list[int] | None = None
-
-    def reset(self, first_episodes: np.ndarray | None = None) -> Rows:
-        self.begun = None if first_episodes is None else first_episodes.tolist()
-        self.episodes = self.episodes + 1 if first_episodes is None else np.array(first_episodes)
-        self.t = np.zeros(self.num_envs, int)
-        return self._rows(np.zeros(self.num_envs))
-
-    def step(self, action: np.ndarray) -> Rows:
-        over = self.t == self.waits + 1
-        asked = self.t == self.waits
-        reward = np.where(asked & (action == 1), self._cue(), 0)
-        self.taken += int((~over).sum())
-        self.t = np.where(over, 0, self.t + 1)
-        self.episodes = self.episodes + over
-        return self._rows(reward)
-
-    def state(self) -> list[dict[str, Any]]:
-        """Nothing: these cannot be brought back to where they were."""
-        return []
-
-    def close(self) -> None:
-        self.closed = True
-
-    def _cue(self) -> np.ndarray:
-        return 1.0 - 2 * ((self.index + self.episodes) % 2)
-
-    def _rows(self, reward: np.ndarray) -> Rows:
-        last = self.t == self.waits + 1
-        seen = np.stack([np.where(self.t == 0, self._cue(), 0), self.t == self.waits], -1)
-        return {
-            "obs/vector": seen.astype(np.float32),
-            "reward": reward.astype(np.float32),
-            "is_first": self.t == 0,
-            "is_last": last,
-            "is_terminal": last & (not self.limited),
-        }
-
-
-class House:
-    """Builders of environments and replay for `train`, which keep what they built."""
-
-    def __init__(self, config: configs.Config, waits: Callable[[int], int], limited: bool = False) -> None:
-        self.config, self.waits, self.limited = config, waits, limited
-        self.envs: list[Cues] = []
-        self.seeds: list[tuple[int, int, int]] = []
-
-    def make_envs(self, count: int, seed: int, first: int) -> Cues:
-        self.seeds.append((count, seed, first))
-        self.envs.append(Cues([self.waits(index) for index in range(count)], self.limited, first))
-        return self.envs[-1]
-
-    def make_replay(self, streams: int, folder: Path, prepare: Callable[[Rows], Any]) -> Loader:
-        config = self.config
-        self.replay = Replay(
-            streams=streams,
-            batch_size=config.batch_size,
-            batch_length=config.batch_length,
-            seed=config.seed,
-            folder=folder,
-            **config.replay,
-        )
-        return Loader(self.replay, prepare)
-
-    def train(self, logdir: Path) -> dict[str, Any]:
-        logdir.mkdir(exist_ok=True)
-        return train(self.config, self.make_envs, self.make_replay, logdir)
-
-
-def configure(backbone: str = "s4wm", **changed: Any) -> configs.Config:
-    """The debug preset without what is only to be looked at; `changed` has two underscores for a dot."""
-    overrides: dict[str, Any] = {
-        "device": "cpu",
-        "steps": 150,
-        "prefill": 60,
-        "batch_length": 8,
-        "train_ratio": 4.0,
-        "replay.state_every": 4,
-        "envs.count": 3,
-        "eval.every": 50,
-        "log.every": 25,
-        "log.pictures": 0,
-        "log.tensorboard": False,
-        "checkpoint.every": 60,
-    }
-    overrides |= {key.replace("__", "."): value for key, value in changed.items()}
-    return configs.load(backbone=backbone, presets=["debug"], overrides=overrides)
 
 
 def metrics_of(logdir: Path) -> list[dict[str, float]]:
@@ -537,96 +416,12 @@ def test_without_its_cause_the_update_does_not_fail_again(tmp_path: Path) -> Non
         crash.reproduce(again, tmp_path / "nowhere")
 
 
-class Scribe:
-    """Stands in for an agent: its carry counts the steps since each environment's episode began."""
-
-    def __init__(self) -> None:
-        self.counters: list[int] = []
-
-    def initial(self, count: int) -> np.ndarray:
-        return np.full(count, -1)
-
-    def act(
-        self, carry: np.ndarray, rows: Rows, evaluate: bool = False, counter: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        assert evaluate and counter is not None
-        self.counters.append(counter)
-        carry = np.where(rows["is_first"], 0, carry + 1)
-        self.carry = carry
-        # Right by memory alone: it has to know the cue, and how long ago that was.
-        self.cue = np.where(rows["is_first"], rows["obs/vector"][:, 0], getattr(self, "cue", 0))
-        return carry, np.where(rows["is_last"], 0, (self.cue > 0).astype(int))
-
-
-@pytest.mark.parametrize(
-    ("episodes", "count", "each"), [(6, 3, [2, 2, 2]), (7, 3, [3, 2, 2]), (2, 5, [1, 1]), (1, 1, [1])]
-)
-def test_every_environment_plays_as_many_episodes(episodes: int, count: int, each: list[int]) -> None:
-    """Short episodes are not counted more often; the carry is handed on over the whole episode."""
-    house = House(configure(), waits=lambda index: 1 + 3 * index)
-    agent = Scribe()
-    result = run_episodes(agent, house.make_envs, episodes, count, seed=5)  # type: ignore[arg-type]
-    count = min(count, episodes)
-    assert house.seeds == [(count, 5, EVALUATION_ENVS)] and house.envs[0].closed
-    assert result["episodes"] == len(result["returns"]) == episodes
-    lengths = [2 + 3 * index for index in range(count)]
-    assert result["length_mean"] == np.mean(np.repeat(lengths, each))
-    cues = [
-        float((EVALUATION_ENVS + env + episode) % 2 == 0)
-        for env in range(count)
-        for episode in range(each[env])
-    ]
-    assert result["returns"] == cues
-    assert result["return_mean"] == np.mean(cues) and result["return_std"] == np.std(cues)
-    assert agent.counters == list(range(len(agent.counters)))
-    assert agent.carry[-1] == lengths[-1] - 1, "the carry was lost on the way"
-
-
-def test_environments_are_closed_when_acting_fails() -> None:
-    house = House(configure(), waits=lambda index: 1)
-    agent = SimpleNamespace(initial=lambda count: None, act=lambda *given, **named: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run_episodes(agent, house.make_envs, 2, 2, seed=0)  # type: ignore[arg-type]
-    assert house.envs[0].closed
-
-
-def test_episode_statistics_by_hand() -> None:
-    """Two environments: one ends after two steps and begins again, one goes on."""
-    statistics = EpisodeStatistics(2)
-    ended = []
-    for reward, is_first, is_last in (
-        ([0, 0], [True, True], [False, False]),
-        ([1, 5], [False, False], [False, False]),
-        ([2, 5], [False, False], [True, False]),
-        ([0, 5], [True, False], [False, False]),
-        ([7, 5], [False, False], [True, True]),
-    ):
-        rows = {"reward": reward, "is_first": is_first, "is_last": is_last}
-        ended.append(statistics.add({key: np.array(value) for key, value in rows.items()}))
-    assert ended[:2] == [[], []] and ended[3] == []
-    assert ended[2] == [{"episode/return": 3, "episode/length": 2, "env": 0}]
-    assert ended[4] == [
-        {"episode/return": 7, "episode/length": 1, "env": 0},
-        {"episode/return": 20, "episode/length": 4, "env": 1},
-    ]
-
-
 def test_kl_by_step_by_hand() -> None:
     """Rows before the window's first beginning have an unknown age and are left out."""
     kl = np.array([[9.0, 8.0, 1.0, 2.0], [3.0, 4.0, 5.0, 6.0], [9.0, 9.0, 9.0, 9.0]])
     is_first = np.array([[False, False, True, False], [True, False, False, True], [False] * 4])
     assert kl_by_step(kl, is_first) == {0: (1 + 3 + 6) / 3, 1: (2 + 4) / 2, 2: 5}
     assert kl_by_step(kl[2:], is_first[2:]) == {}
-
-
-def test_choosing_a_device() -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="auto, cpu or cuda, got 'tpu'"):
-        choose_device("tpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="finds no GPU"):
-            choose_device("cuda")
 
 
 def success(result: dict[str, Any]) -> float:

@@ -9,7 +9,7 @@ from PIL import Image
 
 import configs
 import run
-from agent.online import load_agent
+from agent.evaluation import load_agent
 from studies.imagine import EPISODES, play
 
 
