@@ -118,7 +118,9 @@ def evaluate(argv: Sequence[str]) -> None:
         parser.add_argument(
             "--episodes", type=count, default=10, metavar="N", help="whole episodes to play [10]"
         )
-        parser.add_argument("--sampled", action="store_true", help="sample actions, as in training")
+        parser.add_argument(
+            "--sampled", action="store_true", help="sample latents and actions, as in training"
+        )
         parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [the run's]")
         args, _ = parser.parse(argv)
         config = _saved_configuration(_existing_run(args.logdir), args.device)

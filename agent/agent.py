@@ -19,7 +19,7 @@ from agent.compiling import compiled
 from agent.imagination import choose_starts, dream_step, imagine
 from agent.optim import Optimiser
 from worldmodels import State, WorldModel, make_backbone
-from worldmodels.base import keep_steps, merge_rows
+from worldmodels.base import MODE, Noise, keep_steps, merge_rows
 from worldmodels.nets import frozen
 from worldmodels.world_model import Batch, observations
 
@@ -122,7 +122,7 @@ class Agent:
         Args:
             carry: from `initial` or the call before.
             rows: `obs/...` `[N, ...]` and `is_first` `[N]`.
-            evaluate: take the most probable action if the configuration says so.
+            evaluate: take the most probable latent and action if the configuration says so.
             counter: what the randomness of this call derives from, apart from the seed; by default the number
                 of calls so far. Evaluation passes its own, so that it leaves training untouched.
         """
@@ -134,9 +134,11 @@ class Agent:
         )
         with self._autocast():
             embed = self.model.encoder(observations(data))
-            state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"])
+            greedy = evaluate and self.deterministic_eval
+            noise: Noise = MODE if greedy else None
+            state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"], noise)
             policy = self.actor_critic.policy(self.backbone.policy_input(state))
-            action = policy.mode() if evaluate and self.deterministic_eval else policy.rsample()
+            action = policy.mode() if greedy else policy.rsample()
         # Carried is what the environment gets and replay will hold: a sample may be outside [-1, 1].
         return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
 

@@ -12,6 +12,7 @@ evaluation. `continue[t] = 1 - is_terminal[t]`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,10 @@ from torch import Tensor, nn
 
 State = dict[str, Tensor]
 """Recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it, only its backbone knows."""
+
+MODE: Final = "mode"
+Noise = Tensor | Literal["mode"] | None
+"""What a latent is drawn by: numbers uniform on [0, 1), torch's generator (None), or nothing (`MODE`)."""
 
 
 @dataclass
@@ -78,15 +83,19 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def observe_step(
-        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Noise = None
     ) -> tuple[State, Tensor]:
-        """Filter one step: embed `[B, E]`, action `[B, A]`, is_first `[B]` -> state, feature `[B, F]`."""
+        """Filter one step: embed `[B, E]`, action `[B, A]`, is_first `[B]` -> state, feature `[B, F]`.
+
+        `noise` may also be `MODE`: the latent is the most probable one then.
+        """
         raise NotImplementedError
 
-    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+    def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
         """Advance one step unobserved (prior sample): action `[B, A]` -> state, feature `[B, F]`.
 
-        Differentiable with respect to state and action: continuous policies learn through it.
+        Differentiable with respect to state and action: continuous policies learn through it. `noise` may
+        also be `MODE`.
         """
         raise NotImplementedError
 
@@ -163,17 +172,20 @@ def mix_uniform(logits: Tensor, unimix: float) -> Tensor:
     return torch.lerp(probs, probs.new_full((), 1 / logits.shape[-1]), unimix) if unimix else probs
 
 
-def sample_onehot(probs: Tensor, noise: Tensor | None = None) -> Tensor:
+def sample_onehot(probs: Tensor, noise: Noise = None) -> Tensor:
     """One-hot sample of each categorical `[..., K]`, with the straight-through gradient to the probabilities.
 
     Inverts the cumulative distribution at `noise` `[...]`, uniform on [0, 1): one number a categorical, and
-    the sample is a function of (probs, noise).
+    the sample is a function of (probs, noise). With `MODE` it is the most probable class.
     """
     with torch.no_grad():
-        if noise is None:
-            noise = torch.rand(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
-        noise = noise[..., None].contiguous()
-        index = torch.searchsorted(probs[..., :-1].cumsum(-1), noise, right=True)
+        if isinstance(noise, str):
+            index = probs.argmax(-1, keepdim=True)
+        else:
+            if noise is None:
+                noise = torch.rand(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
+            noise = noise[..., None].contiguous()
+            index = torch.searchsorted(probs[..., :-1].cumsum(-1), noise, right=True)
         sample = torch.zeros_like(probs).scatter_(-1, index, 1.0)
     if not probs.requires_grad:
         return sample

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from worldmodels.base import (
     Backbone,
+    Noise,
     Rollout,
     State,
     keep_steps,
@@ -129,7 +130,7 @@ class RSSM(Backbone):
         )
 
     def observe_step(
-        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Noise = None
     ) -> tuple[State, Tensor]:
         state = reset_state(is_first, state)
         action = self.action_in(reset_rows(is_first, action.to(embed.dtype)))
@@ -138,7 +139,7 @@ class RSSM(Backbone):
         state = {"latent": latent, "deter": deter}
         return state, self._feature(state)
 
-    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+    def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
         deter = self._recur(state["deter"], state["latent"], self.action_in(action))
         latent = sample_onehot(self._probs(self.prior_net(deter)), noise)
         state = {"latent": latent, "deter": deter}

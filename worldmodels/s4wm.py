@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worldmodels.base import (
     Backbone,
+    Noise,
     Rollout,
     State,
     keep_steps,
@@ -128,7 +129,7 @@ class S4WM(Backbone):
         )
 
     def observe_step(
-        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Noise = None
     ) -> tuple[State, Tensor]:
         state = reset_state(is_first, state)
         inputs = self._inputs(state["latent"], reset_rows(is_first, action))
@@ -137,7 +138,7 @@ class S4WM(Backbone):
         state = {"latent": latent, "output": output, "memory": memory}
         return state, self._feature(state)
 
-    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+    def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
         inputs = self._inputs(state["latent"], action)
         if "memory" in state:
             output, memory = self.stack.step(inputs, state["memory"])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worldmodels.base import (
     Backbone,
+    Noise,
     Rollout,
     State,
     keep_steps,
@@ -138,7 +139,7 @@ class TSSM(Backbone):
         )
 
     def observe_step(
-        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None = None
+        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Noise = None
     ) -> tuple[State, Tensor]:
         state = reset_state(is_first, state)
         rest = self._step(state, self._inputs(state["latent"], reset_rows(is_first, action)))
@@ -146,7 +147,7 @@ class TSSM(Backbone):
         state = {"latent": latent, **rest}
         return state, self._feature(state)
 
-    def imagine_step(self, state: State, action: Tensor, noise: Tensor | None = None) -> tuple[State, Tensor]:
+    def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
         rest = self._step(state, self._inputs(state["latent"], action))
         latent = sample_onehot(self._probs(self.prior_net(rest["output"])), noise)
         state = {"latent": latent, **rest}

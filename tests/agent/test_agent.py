@@ -162,7 +162,7 @@ def test_acting_is_a_function_of_seed_and_counter(action: str) -> None:
     assert all(agent.codec.space.contains(one) for one in acts[0])
 
 
-def test_evaluation_takes_the_most_probable_action() -> None:
+def test_evaluation_takes_the_most_probable_latent_and_action() -> None:
     agent = make()
     rows = make_rows(agent, SPACE, 16, seed=1, is_first=True)
     with torch.no_grad():
@@ -171,6 +171,10 @@ def test_evaluation_takes_the_most_probable_action() -> None:
     carry, action = agent.act(agent.initial(16), rows, evaluate=True, counter=0)
     policy = agent.actor_critic.policy(agent.backbone.policy_input(carry.state))
     np.testing.assert_array_equal(action, agent.codec.decode(policy.mode()))
+    again, _ = agent.act(agent.initial(16), rows, evaluate=True, counter=1)
+    trained, _ = agent.act(agent.initial(16), rows, counter=1)
+    assert torch.equal(again.state["latent"], carry.state["latent"]), "the latent was drawn"
+    assert not torch.equal(trained.state["latent"], carry.state["latent"])
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -183,7 +187,7 @@ def test_acting_is_what_training_observes(
     steps, count, groups = 12, 3, agent.backbone.latent_shape[0]
     noise = torch.rand(count, steps, groups)
     step = agent.backbone.observe_step
-    monkeypatch.setattr(agent.backbone, "observe_step", lambda *given: step(*given, noise=noise[:, t]))
+    monkeypatch.setattr(agent.backbone, "observe_step", lambda *given: step(*given[:4], noise=noise[:, t]))
     starts = np.zeros((count, steps), bool)
     starts[:, 0] = starts[1, 4] = starts[2, 7] = starts[2, 8] = True
     carry, seen, stored = agent.initial(count), [], []

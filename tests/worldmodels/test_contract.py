@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.worldmodels import contract
 from tests.worldmodels.contract import Case
 from worldmodels import BACKBONES, make_backbone
-from worldmodels.base import sample_onehot
+from worldmodels.base import MODE, reset_rows, reset_state, sample_onehot
 from worldmodels.s4wm import POLICY_INPUTS
 from worldmodels.ssm import LAYERS
 
@@ -75,6 +76,22 @@ def test_imagination_moves_the_memory_as_observation_does(case: Case) -> None:
     assert torch.equal(imagined["latent"], expected)
     assert not torch.equal(imagined["latent"], observed["latent"])
     assert not torch.equal(feature, rollout.features[:, 0])
+
+
+def test_the_mode_is_the_most_probable_latent(case: Case) -> None:
+    """Where nothing is drawn, filtering and imagining a step take each group's most probable class."""
+    backbone = case.make()
+    inputs = contract.make_inputs(case, backbone)
+    first = inputs.window(0, 1)
+    rollout = first.observe(backbone)
+    rows = first.embed[:, 0], first.action[:, 0], first.is_first[:, 0]
+    observed, _ = backbone.observe_step(inputs.state, *rows, MODE)
+    imagined, _ = backbone.imagine_step(
+        reset_state(rows[2], inputs.state), reset_rows(rows[2], rows[1]), MODE
+    )
+    for state, probs in ((observed, rollout.posterior[:, 0]), (imagined, rollout.prior[:, 0])):
+        assert torch.equal(state["latent"], F.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs.dtype))
+        assert (probs.amax(-1) < 1).all(), "a sample could not have been another one"
 
 
 @pytest.mark.parametrize("layer", ["s4d", "s4"])
