@@ -47,11 +47,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     online = SimpleNamespace(
         train=keep("train", TRAINED),
-        evaluate=keep("eval", EVALUATION),
         reproduce=keep("reproduce", FAILED),
         Stopped=Stopped,
     )
-    monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online))
+    evaluation = SimpleNamespace(evaluate=keep("eval", EVALUATION))
+    monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online, evaluation=evaluation))
     monkeypatch.setitem(sys.modules, "studies.provenance", SimpleNamespace(record=keep("record", None)))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
     plots = SimpleNamespace(
