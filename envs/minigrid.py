@@ -93,6 +93,7 @@ class Symbols(gymnasium.ObservationWrapper):
         known = extras.load("minigrid.core.constants", "'minigrid:...'", "minigrid", "minigrid")
         shape = env.observation_space["image"].shape[:2]  # type: ignore[index]
         numbers = {"object": known.OBJECT_TO_IDX, "color": known.COLOR_TO_IDX, "state": known.STATE_TO_IDX}
+        self._layers = tuple(numbers)  # in the order of the image's last axis; spaces.Dict sorts its keys
         self.observation_space = spaces.Dict(
             {key: spaces.MultiDiscrete(np.full(shape, len(index))) for key, index in numbers.items()}
         )
@@ -100,4 +101,4 @@ class Symbols(gymnasium.ObservationWrapper):
     def observation(self, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the layers of the view, `[7, 7]` each."""
         layers = np.moveaxis(observation["image"].astype(np.int64), -1, 0)
-        return dict(zip(("object", "color", "state"), layers, strict=True))
+        return dict(zip(self._layers, layers, strict=True))
