@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from worldmodels.base import mix_uniform, sample_onehot
+from worldmodels.latent import mix_uniform, sample_onehot
 
 
 class ActionCodec:

@@ -19,7 +19,8 @@ from agent.compiling import compiled
 from agent.imagination import choose_starts, dream_step, imagine
 from agent.optim import Optimiser
 from worldmodels import State, WorldModel, make_backbone
-from worldmodels.base import MODE, Noise, keep_steps, merge_rows
+from worldmodels.base import keep_steps, merge_rows
+from worldmodels.latent import MODE, Noise
 from worldmodels.nets import frozen
 from worldmodels.world_model import Batch, observations
 

@@ -1,7 +1,7 @@
 """What every world-model backbone promises, and the one place where the time convention is written down.
 
 Symbols: B batch, T replay length, N start states, A action, E embedding, F feature, P policy input,
-S groups x K classes of the stochastic latent.
+S x K the stochastic latent: S groups of K classes, or S numbers (K = 1).
 
 Time convention. Row t of a batch holds `obs[t]` together with the `reward[t]` and `is_terminal[t]` that
 ARRIVED with it, and `action[t]`, the action that LED INTO `obs[t]`. `is_first[b, t]` erases the state, the
@@ -12,18 +12,14 @@ evaluation. `continue[t] = 1 - is_terminal[t]`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from worldmodels.latent import Latent, Noise
 
 State = dict[str, Tensor]
 """Recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it, only its backbone knows."""
-
-MODE: Final = "mode"
-Noise = Tensor | Literal["mode"] | None
-"""What a latent is drawn by: numbers uniform on [0, 1), torch's generator (None), or nothing (`MODE`)."""
 
 
 @dataclass
@@ -33,8 +29,9 @@ class Rollout:
     Attributes:
         features: `[B, T, F]`, what the decoder reads: h_t, then the sample z_t, flat, at the end.
         policy: `[B, T, P]`, what actor, critic, reward and continue networks read.
-        posterior: `[B, T, S, K]` probabilities of q(z_t | ...).
-        prior: `[B, T, S, K]` probabilities of p(z_t | h_t).
+        posterior: q(z_t | ...), as the backbone's `latent` writes it: `[B, T, S, K]` probabilities, or
+            `[B, T, S, 2]` means and deviations.
+        prior: p(z_t | h_t), the same.
         last: the state after step T - 1, leaves `[B, ...]`.
         kept: the states after the steps that the caller named, leaves `[B, keep, ...]`, or nothing.
     """
@@ -46,11 +43,6 @@ class Rollout:
     last: State
     kept: State
 
-    def foreseen(self) -> Tensor:
-        """Features `[B, T, F]` with a sample of the prior in the place of z_t."""
-        latent = sample_onehot(self.prior).flatten(-2)
-        return torch.cat([self.features[..., : -latent.shape[-1]], latent], -1)
-
 
 class Backbone(nn.Module):
     """Base of all backbones; the five methods that raise are what a new backbone writes.
@@ -61,7 +53,7 @@ class Backbone(nn.Module):
 
     feature_size: int
     policy_size: int
-    latent_shape: tuple[int, int]
+    latent: Latent
 
     def initial(self, batch_size: int) -> State:
         """State before the first step of an episode, leaves `[B, ...]`, all zeros."""
@@ -87,7 +79,7 @@ class Backbone(nn.Module):
     ) -> tuple[State, Tensor]:
         """Filter one step: embed `[B, E]`, action `[B, A]`, is_first `[B]` -> state, feature `[B, F]`.
 
-        `noise` may also be `MODE`: the latent is the most probable one then.
+        `noise` may also be `latent.MODE`: the latent is the most probable one then.
         """
         raise NotImplementedError
 
@@ -95,7 +87,7 @@ class Backbone(nn.Module):
         """Advance one step unobserved (prior sample): action `[B, A]` -> state, feature `[B, F]`.
 
         Differentiable with respect to state and action: continuous policies learn through it. `noise` may
-        also be `MODE`.
+        also be `latent.MODE`.
         """
         raise NotImplementedError
 
@@ -143,7 +135,12 @@ class Backbone(nn.Module):
         dynamics = KL(sg(posterior) || prior), representation = KL(posterior || sg(prior)).
         """
         posterior, prior = rollout.posterior, rollout.prior
-        return categorical_kl(posterior.detach(), prior), categorical_kl(posterior, prior.detach())
+        return self.latent.kl(posterior.detach(), prior), self.latent.kl(posterior, prior.detach())
+
+    def foreseen(self, rollout: Rollout) -> Tensor:
+        """Features `[B, T, F]` with a sample of the prior in the place of z_t."""
+        sample = self.latent.sample(rollout.prior).flatten(-2)
+        return torch.cat([rollout.features[..., : -sample.shape[-1]], sample], -1)
 
 
 def reset_rows(is_first: Tensor, value: Tensor) -> Tensor:
@@ -164,35 +161,3 @@ def keep_steps(keep: Tensor, value: Tensor) -> Tensor:
 def merge_rows(state: State) -> State:
     """Kept states `[B, n, ...]` as one batch of start states `[B * n, ...]`."""
     return {key: leaf.flatten(0, 1) for key, leaf in state.items()}
-
-
-def mix_uniform(logits: Tensor, unimix: float) -> Tensor:
-    """Probabilities (1 - unimix) softmax(logits) + unimix / K over the last axis, in float32 or wider."""
-    probs = F.softmax(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits, -1)
-    return torch.lerp(probs, probs.new_full((), 1 / logits.shape[-1]), unimix) if unimix else probs
-
-
-def sample_onehot(probs: Tensor, noise: Noise = None) -> Tensor:
-    """One-hot sample of each categorical `[..., K]`, with the straight-through gradient to the probabilities.
-
-    Inverts the cumulative distribution at `noise` `[...]`, uniform on [0, 1): one number a categorical, and
-    the sample is a function of (probs, noise). With `MODE` it is the most probable class.
-    """
-    with torch.no_grad():
-        if isinstance(noise, str):
-            index = probs.argmax(-1, keepdim=True)
-        else:
-            if noise is None:
-                noise = torch.rand(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
-            noise = noise[..., None].contiguous()
-            index = torch.searchsorted(probs[..., :-1].cumsum(-1), noise, right=True)
-        sample = torch.zeros_like(probs).scatter_(-1, index, 1.0)
-    if not probs.requires_grad:
-        return sample
-    return sample + (probs - probs.detach())
-
-
-def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
-    """KL(left || right) of S independent categoricals, probabilities `[..., S, K]` -> nats `[...]`."""
-    tiny = torch.finfo(left.dtype).tiny  # without unimix a probability may be exactly 0
-    return (left * (left.clamp_min(tiny).log() - right.clamp_min(tiny).log())).sum((-2, -1))

@@ -8,15 +8,13 @@ from torch import Tensor, nn
 
 from worldmodels.base import (
     Backbone,
-    Noise,
     Rollout,
     State,
     keep_steps,
-    mix_uniform,
     reset_rows,
     reset_state,
-    sample_onehot,
 )
+from worldmodels.latent import Noise, make_latent
 from worldmodels.nets import MLP, BlockLinear, RMSNorm, linear
 
 
@@ -29,14 +27,14 @@ class RSSM(Backbone):
 
     Args:
         embed_size, action_size: E and A.
-        stoch, classes: S groups of K classes.
+        stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
         deter: size of the recurrent state.
         units: width of the input projections, prior and posterior networks.
         blocks: blocks of the block-diagonal recurrent weights; must divide `deter`.
         dynamics_layers: hidden block-diagonal layers inside the recurrence.
         prior_layers, posterior_layers: hidden layers of the two latent heads.
         feature_norm: RMS norm of h where decoder, heads, actor and critic read it.
-        unimix: share of the uniform distribution in posterior and prior.
+        unimix: share of the uniform distribution in a categorical posterior and prior.
     """
 
     def __init__(
@@ -58,9 +56,9 @@ class RSSM(Backbone):
         super().__init__()
         if deter % blocks:
             raise ValueError(f"rssm.deter {deter} must be divisible by rssm.blocks {blocks}")
-        self.latent_shape = (stoch, classes)
-        self.deter, self.blocks, self.unimix = deter, blocks, unimix
-        latent = stoch * classes
+        self.latent = make_latent(stoch, classes, unimix)
+        self.deter, self.blocks = deter, blocks
+        latent, outputs = self.latent.size, self.latent.outputs
         self.deter_in = MLP(deter, units, 1, norm=RMSNorm)
         self.latent_in = MLP(latent, units, 1, norm=RMSNorm)
         self.action_in = MLP(action_size, units, 1, norm=RMSNorm)
@@ -72,7 +70,7 @@ class RSSM(Backbone):
             self.hidden_norm.append(RMSNorm(deter))
             inputs = deter
         self.gates = BlockLinear(inputs, 3 * deter, blocks)
-        self.prior_net = MLP(deter, units, prior_layers, latent, norm=RMSNorm)
+        self.prior_net = MLP(deter, units, prior_layers, outputs, norm=RMSNorm)
         # The posterior's first layer reads (h, embed); its two halves are kept apart, because the embeddings
         # of the whole window go through theirs at once while h arrives step by step.
         self.embed_in = nn.Linear(embed_size, units, bias=False)
@@ -81,14 +79,14 @@ class RSSM(Backbone):
         self.posterior_in.weight.data.copy_(bound[:, :deter])
         self.embed_in.weight.data.copy_(bound[:, deter:])
         self.posterior_rest = nn.Sequential(
-            RMSNorm(units), nn.SiLU(), MLP(units, units, posterior_layers - 1, latent, norm=RMSNorm)
+            RMSNorm(units), nn.SiLU(), MLP(units, units, posterior_layers - 1, outputs, norm=RMSNorm)
         )
         self.feature_norm: nn.Module = RMSNorm(deter) if feature_norm else nn.Identity()
         self.feature_size = self.policy_size = deter + latent
 
     def initial(self, batch_size: int) -> State:
         zeros = self.posterior_in.weight.new_zeros
-        return {"latent": zeros(batch_size, *self.latent_shape), "deter": zeros(batch_size, self.deter)}
+        return {"latent": zeros(batch_size, *self.latent.shape), "deter": zeros(batch_size, self.deter)}
 
     def observe(
         self,
@@ -103,7 +101,7 @@ class RSSM(Backbone):
         action = self.action_in(reset_rows(is_first, action.to(embed.dtype)))
         embed = self.embed_in(embed)
         if noise is None:
-            noise = torch.rand(*is_first.shape, self.latent_shape[0], device=embed.device)
+            noise = torch.rand(*is_first.shape, self.latent.shape[0], device=embed.device)
         # Which steps hold a reset: read once where that costs nothing; on a GPU it would wait for the device.
         resets = [True] * is_first.shape[1] if is_first.is_cuda else is_first.any(0).tolist()
         latents, deters, posteriors = [], [], []
@@ -114,7 +112,7 @@ class RSSM(Backbone):
                 latent, deter = reset_rows(first, latent), reset_rows(first, deter)
             deter = self._recur(deter, latent, step_action)
             posterior = self._posterior(deter, step_embed)
-            latent = sample_onehot(posterior, step_noise)
+            latent = self.latent.sample(posterior, step_noise)
             latents.append(latent)
             deters.append(deter)
             posteriors.append(posterior)
@@ -124,7 +122,7 @@ class RSSM(Backbone):
             features=features,
             policy=features,
             posterior=torch.stack(posteriors, 1),
-            prior=self._probs(self.prior_net(states["deter"])),
+            prior=self.latent.distribution(self.prior_net(states["deter"])),
             last={"latent": latent, "deter": deter},
             kept={} if keep is None else {key: keep_steps(keep, leaf) for key, leaf in states.items()},
         )
@@ -135,13 +133,13 @@ class RSSM(Backbone):
         state = reset_state(is_first, state)
         action = self.action_in(reset_rows(is_first, action.to(embed.dtype)))
         deter = self._recur(state["deter"], state["latent"], action)
-        latent = sample_onehot(self._posterior(deter, self.embed_in(embed)), noise)
+        latent = self.latent.sample(self._posterior(deter, self.embed_in(embed)), noise)
         state = {"latent": latent, "deter": deter}
         return state, self._feature(state)
 
     def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
         deter = self._recur(state["deter"], state["latent"], self.action_in(action))
-        latent = sample_onehot(self._probs(self.prior_net(deter)), noise)
+        latent = self.latent.sample(self.latent.distribution(self.prior_net(deter)), noise)
         state = {"latent": latent, "deter": deter}
         return state, self._feature(state)
 
@@ -162,10 +160,7 @@ class RSSM(Backbone):
         return torch.lerp(groups, candidate, torch.sigmoid(update - 1)).transpose(0, 1).flatten(-2)
 
     def _posterior(self, deter: Tensor, embed: Tensor) -> Tensor:
-        return self._probs(self.posterior_rest(self.posterior_in(deter) + embed))
+        return self.latent.distribution(self.posterior_rest(self.posterior_in(deter) + embed))
 
     def _feature(self, state: State) -> Tensor:
         return torch.cat([self.feature_norm(state["deter"]), state["latent"].flatten(-2)], -1)
-
-    def _probs(self, logits: Tensor) -> Tensor:
-        return mix_uniform(logits.unflatten(-1, self.latent_shape), self.unimix)

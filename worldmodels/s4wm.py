@@ -11,15 +11,13 @@ from torch import Tensor
 
 from worldmodels.base import (
     Backbone,
-    Noise,
     Rollout,
     State,
     keep_steps,
-    mix_uniform,
     reset_rows,
     reset_state,
-    sample_onehot,
 )
+from worldmodels.latent import Noise, make_latent
 from worldmodels.nets import MLP, linear
 from worldmodels.ssm import LAYERS, Stack
 
@@ -37,12 +35,12 @@ class S4WM(Backbone):
 
     Args:
         embed_size, action_size: E and A.
-        stoch, classes: S groups of K classes.
+        stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
         units, hidden_layers: width and depth of posterior, prior and input networks.
         width, layers: D and L of the stack.
         layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, but for a
             `width` there, which takes the place of D unless it is 0.
-        unimix: share of the uniform distribution in posterior and prior.
+        unimix: share of the uniform distribution in a categorical posterior and prior.
         policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states) or
             `full` (all three).
         gradient_checkpointing: compute each block of a window again for its gradient instead of keeping it.
@@ -74,16 +72,16 @@ class S4WM(Backbone):
             )
         options = dict(layer_options[layer])
         width = options.pop("width", 0) or width
-        self.latent_shape = (stoch, classes)
-        self.width, self.unimix, self.policy_view = width, unimix, policy_input
-        latent = stoch * classes
-        self.posterior_net = MLP(embed_size, units, hidden_layers, latent)
+        self.latent = make_latent(stoch, classes, unimix)
+        self.width, self.policy_view = width, policy_input
+        latent, outputs = self.latent.size, self.latent.outputs
+        self.posterior_net = MLP(embed_size, units, hidden_layers, outputs)
         # Latent and action are normed apart, as in DreamerV3: the action would be a few numbers among many.
         self.latent_in = MLP(latent, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)
         self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing)
-        self.prior_net = MLP(width, units, hidden_layers, latent)
+        self.prior_net = MLP(width, units, hidden_layers, outputs)
         self.feature_size = width + latent
         memory = self.stack.initial(1).numel()
         self.policy_size = {
@@ -95,7 +93,7 @@ class S4WM(Backbone):
     def initial(self, batch_size: int) -> State:
         memory = self.stack.initial(batch_size)
         return {
-            "latent": memory.new_zeros(batch_size, *self.latent_shape),
+            "latent": memory.new_zeros(batch_size, *self.latent.shape),
             "output": memory.new_zeros(batch_size, self.width),
             "memory": memory,
         }
@@ -109,8 +107,8 @@ class S4WM(Backbone):
         keep: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Rollout:
-        posterior = self._probs(self.posterior_net(embed))
-        latent = sample_onehot(posterior, noise)
+        posterior = self.latent.distribution(self.posterior_net(embed))
+        latent = self.latent.sample(posterior, noise)
         before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)
         inputs = self._inputs(reset_rows(is_first, before), reset_rows(is_first, action))
         everywhere = self.policy_view != "output"  # then the policy reads the layers' states of every step
@@ -123,7 +121,7 @@ class S4WM(Backbone):
             features=self._feature(states),
             policy=self.policy_input(states),
             posterior=posterior,
-            prior=self._probs(self.prior_net(output)),
+            prior=self.latent.distribution(self.prior_net(output)),
             last={"latent": latent[:, -1], "output": output[:, -1], "memory": last},
             kept=kept,
         )
@@ -134,7 +132,7 @@ class S4WM(Backbone):
         state = reset_state(is_first, state)
         inputs = self._inputs(state["latent"], reset_rows(is_first, action))
         output, memory = self.stack.step(inputs, state["memory"])
-        latent = sample_onehot(self._probs(self.posterior_net(embed)), noise)
+        latent = self.latent.sample(self.latent.distribution(self.posterior_net(embed)), noise)
         state = {"latent": latent, "output": output, "memory": memory}
         return state, self._feature(state)
 
@@ -145,7 +143,7 @@ class S4WM(Backbone):
             rest = {"memory": memory}
         else:
             output, rest = self.stack.respond(inputs, state)
-        latent = sample_onehot(self._probs(self.prior_net(output)), noise)
+        latent = self.latent.sample(self.latent.distribution(self.prior_net(output)), noise)
         state = {**rest, "latent": latent, "output": output}
         return state, self._feature(state)
 
@@ -183,6 +181,3 @@ class S4WM(Backbone):
 
     def _feature(self, state: State) -> Tensor:
         return torch.cat([state["output"], state["latent"].flatten(-2)], -1)
-
-    def _probs(self, logits: Tensor) -> Tensor:
-        return mix_uniform(logits.unflatten(-1, self.latent_shape), self.unimix)

@@ -9,15 +9,13 @@ from torch import Tensor, nn
 
 from worldmodels.base import (
     Backbone,
-    Noise,
     Rollout,
     State,
     keep_steps,
-    mix_uniform,
     reset_rows,
     reset_state,
-    sample_onehot,
 )
+from worldmodels.latent import Noise, make_latent
 from worldmodels.nets import MLP, linear
 
 
@@ -34,12 +32,12 @@ class TSSM(Backbone):
 
     Args:
         embed_size, action_size: E and A.
-        stoch, classes: S groups of K classes.
+        stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
         units, hidden_layers: width and depth of posterior, prior and input networks.
         width, layers, heads: D, L, and attention heads, which divide D.
         feed_forward: width of the network after each attention.
         memory: M, steps that a layer looks back.
-        unimix: share of the uniform distribution in posterior and prior.
+        unimix: share of the uniform distribution in a categorical posterior and prior.
     """
 
     def __init__(
@@ -63,23 +61,23 @@ class TSSM(Backbone):
             raise ValueError(f"tssm.width {width} must be divisible by twice tssm.heads {heads}")
         if memory < 1:
             raise ValueError(f"tssm.memory must be at least 1, got {memory}")
-        self.latent_shape = (stoch, classes)
-        self.width, self.memory, self.unimix = width, memory, unimix
-        latent = stoch * classes
-        self.posterior_net = MLP(embed_size, units, hidden_layers, latent)
+        self.latent = make_latent(stoch, classes, unimix)
+        self.width, self.memory = width, memory
+        latent, outputs = self.latent.size, self.latent.outputs
+        self.posterior_net = MLP(embed_size, units, hidden_layers, outputs)
         self.latent_in = MLP(latent, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)
         self.blocks = nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.prior_net = MLP(width, units, hidden_layers, latent)
+        self.prior_net = MLP(width, units, hidden_layers, outputs)
         self.feature_size = self.policy_size = width + latent
         self.register_buffer("waves", _waves(memory, width), persistent=False)  # [M + 1, D], by distance
 
     def initial(self, batch_size: int) -> State:
         zeros = self.input_net.weight.new_zeros
         return {
-            "latent": zeros(batch_size, *self.latent_shape),
+            "latent": zeros(batch_size, *self.latent.shape),
             "output": zeros(batch_size, self.width),
             "memory": zeros(batch_size, len(self.blocks), self.memory, self.width),
             "length": zeros(batch_size),
@@ -94,8 +92,8 @@ class TSSM(Backbone):
         keep: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Rollout:
-        posterior = self._probs(self.posterior_net(embed))
-        latent = sample_onehot(posterior, noise)
+        posterior = self.latent.distribution(self.posterior_net(embed))
+        latent = self.latent.sample(posterior, noise)
         before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)
         x = self._inputs(reset_rows(is_first, before), reset_rows(is_first, action))
         rows, steps = is_first.shape
@@ -130,7 +128,7 @@ class TSSM(Backbone):
             features=features,
             policy=features,
             posterior=posterior,
-            prior=self._probs(self.prior_net(output)),
+            prior=self.latent.distribution(self.prior_net(output)),
             last={"latent": latent[:, -1], "output": output[:, -1]}
             | {key: v[:, 0] for key, v in end.items()},
             kept={}
@@ -143,13 +141,13 @@ class TSSM(Backbone):
     ) -> tuple[State, Tensor]:
         state = reset_state(is_first, state)
         rest = self._step(state, self._inputs(state["latent"], reset_rows(is_first, action)))
-        latent = sample_onehot(self._probs(self.posterior_net(embed)), noise)
+        latent = self.latent.sample(self.latent.distribution(self.posterior_net(embed)), noise)
         state = {"latent": latent, **rest}
         return state, self._feature(state)
 
     def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
         rest = self._step(state, self._inputs(state["latent"], action))
-        latent = sample_onehot(self._probs(self.prior_net(rest["output"])), noise)
+        latent = self.latent.sample(self.latent.distribution(self.prior_net(rest["output"])), noise)
         state = {"latent": latent, **rest}
         return state, self._feature(state)
 
@@ -213,9 +211,6 @@ class TSSM(Backbone):
 
     def _feature(self, state: State) -> Tensor:
         return torch.cat([state["output"], state["latent"].flatten(-2)], -1)
-
-    def _probs(self, logits: Tensor) -> Tensor:
-        return mix_uniform(logits.unflatten(-1, self.latent_shape), self.unimix)
 
 
 class Block(nn.Module):

@@ -304,7 +304,7 @@ class WorldModel(nn.Module):
         losses = {f"decoder/{key}": value for key, value in decoded.items()} | losses
         kl = dynamics.detach()
         if self.recall is not None:
-            surprise = self.decoder.surprise(rollout.foreseen(), obs, decoded, chosen)
+            surprise = self.decoder.surprise(self.backbone.foreseen(rollout), obs, decoded, chosen)
             losses["recall"] = self.recall_scale * self.recall(rollout.features, surprise, is_first, obs)
         means = {name: value.mean() for name, value in losses.items()}
         total = sum(means.values())

@@ -184,7 +184,7 @@ def test_acting_is_what_training_observes(
 ) -> None:
     """Over episodes, with actions stored and shifted as replay does: the same policy input at every step."""
     agent = make(backbone, action=action)
-    steps, count, groups = 12, 3, agent.backbone.latent_shape[0]
+    steps, count, groups = 12, 3, agent.backbone.latent.shape[0]
     noise = torch.rand(count, steps, groups)
     step = agent.backbone.observe_step
     monkeypatch.setattr(agent.backbone, "observe_step", lambda *given: step(*given[:4], noise=noise[:, t]))
@@ -326,9 +326,11 @@ def test_the_reward_of_a_dreamed_step_knows_the_action_that_led_there(
     assert not action[:, 0].any()
 
 
-def test_an_update_moves_every_parameter() -> None:
+@pytest.mark.parametrize("classes", [4, 0])
+def test_an_update_moves_every_parameter(classes: int) -> None:
+    """With categorical and Gaussian latents."""
     for backbone in BACKBONES:
-        agent = make(backbone, optimiser__warmup=0)
+        agent = make(backbone, optimiser__warmup=0, **{f"{backbone}__classes": classes})
         before = flat({**agent.model.state_dict(), **agent.actor_critic.state_dict()})
         before = {key: value.clone() for key, value in before.items()}
         for seed in range(3):  # output layers that begin at 0 let gradients through from the second on
@@ -420,7 +422,7 @@ def test_a_burn_in_ends_in_the_state_that_stepping_has(
     batch, before = make_batch(agent, SPACE, steps=8), make_batch(agent, SPACE, steps=6, seed=1)
     before["is_first"][2, 3] = True
     length = np.array([0, 2, 5, 6])
-    noise = torch.rand(4, 6, *agent.backbone.latent_shape[:1])
+    noise = torch.rand(4, 6, agent.backbone.latent.shape[0])
     random = some_state(agent)
     rows = {key: before[key] for key in before if key.startswith("obs/") or key in ("action", "is_first")}
     data = agent._to_device(

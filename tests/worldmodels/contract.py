@@ -16,6 +16,7 @@ import configs
 from agent.optim import Optimiser
 from worldmodels import Backbone, Rollout, State, WorldModel, make_backbone
 from worldmodels.base import keep_steps, merge_rows, reset_state
+from worldmodels.latent import Categorical
 
 B, T, E, A = 4, 13, 5, 3
 
@@ -76,7 +77,7 @@ def make_inputs(case: Case, backbone: Backbone, seed: int = 1, steps: int = T) -
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, dtype=torch.float64).to(case.device, case.dtype)
 
-    groups = backbone.latent_shape[0]
+    groups = backbone.latent.shape[0]
     state = backbone.initial(B)
     with torch.no_grad():
         for _ in range(3):
@@ -136,15 +137,22 @@ def check_shapes(case: Case) -> None:
     keep = torch.tensor([[0, 5, T - 1]] * B, device=case.device)
     rollout = inputs.observe(backbone, keep)
     assert rollout.features.shape == (B, T, backbone.feature_size)
-    groups, classes = backbone.latent_shape
-    latent = rollout.features[..., -groups * classes :].unflatten(-1, (groups, classes))
-    close(case, latent.sum(-1), torch.ones_like(latent[..., 0]), "features end with a sample of the latent")
-    close(case, latent.amax(-1), torch.ones_like(latent[..., 0]), "features end with a sample of the latent")
+    sample = backbone.latent.sample(rollout.posterior, inputs.noise).flatten(-2)
+    close(
+        case,
+        rollout.features[..., -backbone.latent.size :],
+        sample,
+        "features end with a sample of the latent",
+    )
     assert rollout.policy.shape == (B, T, backbone.policy_size)
-    for probs in (rollout.posterior, rollout.prior):
-        assert probs.shape == (B, T, *backbone.latent_shape)
-        assert bool((probs > 0).all())
-        close(case, probs.sum(-1), torch.ones_like(probs[..., 0]), "probabilities sum to 1")
+    for distribution in (rollout.posterior, rollout.prior):
+        if isinstance(backbone.latent, Categorical):
+            assert distribution.shape == (B, T, *backbone.latent.shape)
+            assert bool((distribution > 0).all())
+            close(case, distribution.sum(-1), torch.ones_like(distribution[..., 0]), "probabilities sum to 1")
+        else:
+            assert distribution.shape == (B, T, backbone.latent.shape[0], 2)
+            assert bool((distribution[..., 1] > 0).all()), "a deviation is positive"
     initial = backbone.initial(B)
     for key, leaf in initial.items():
         assert leaf.shape == rollout.last[key].shape, key
@@ -456,7 +464,7 @@ def check_kl_gradients(case: Case) -> None:
     backbone = case.make()
     rollout = make_inputs(case, backbone).observe(backbone)
     posterior, prior = rollout.posterior.detach(), rollout.prior.detach()
-    expected = (posterior * (posterior / prior).log()).sum((-2, -1))
+    expected = backbone.latent.kl(posterior, prior)
     posterior.requires_grad_()
     prior.requires_grad_()
     dynamics, representation = backbone.kl_losses(replace(rollout, posterior=posterior, prior=prior))

@@ -9,16 +9,19 @@ import torch.nn.functional as F
 from tests.worldmodels import contract
 from tests.worldmodels.contract import Case
 from worldmodels import BACKBONES, make_backbone
-from worldmodels.base import MODE, reset_rows, reset_state, sample_onehot
+from worldmodels.base import reset_rows, reset_state
+from worldmodels.latent import MODE, Categorical
 from worldmodels.s4wm import POLICY_INPUTS
 from worldmodels.ssm import LAYERS
 
 CASES = {
     "rssm": Case("rssm"),
     "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
+    "rssm-gaussian": Case("rssm", {"rssm.classes": 0}),
     "tssm": Case("tssm"),
     "tssm-longer": Case("tssm", {"tssm.memory": 40, "tssm.layers": 3}),
     "s4wm-s5": Case("s4wm", {"s4wm.layer": "s5"}),
+    "s4wm-gaussian": Case("s4wm", {"s4wm.classes": 0}),
     "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
     "s4wm-s4d-output": Case("s4wm", {"s4wm.layer": "s4d", "s4wm.policy_input": "output"}),
     "s4wm-s4": Case("s4wm", {"s4wm.layer": "s4", "s4wm.policy_input": "output"}),
@@ -72,14 +75,14 @@ def test_imagination_moves_the_memory_as_observation_does(case: Case) -> None:
     for key in observed:
         if key != "latent":
             contract.close(case, imagined[key], observed[key], key)
-    expected = sample_onehot(rollout.prior[:, 0], inputs.noise[:, 0])
+    expected = backbone.latent.sample(rollout.prior[:, 0], inputs.noise[:, 0])
     assert torch.equal(imagined["latent"], expected)
     assert not torch.equal(imagined["latent"], observed["latent"])
     assert not torch.equal(feature, rollout.features[:, 0])
 
 
 def test_the_mode_is_the_most_probable_latent(case: Case) -> None:
-    """Where nothing is drawn, filtering and imagining a step take each group's most probable class."""
+    """Where nothing is drawn, filtering and imagining a step take the most probable class, or the mean."""
     backbone = case.make()
     inputs = contract.make_inputs(case, backbone)
     first = inputs.window(0, 1)
@@ -89,9 +92,13 @@ def test_the_mode_is_the_most_probable_latent(case: Case) -> None:
     imagined, _ = backbone.imagine_step(
         reset_state(rows[2], inputs.state), reset_rows(rows[2], rows[1]), MODE
     )
-    for state, probs in ((observed, rollout.posterior[:, 0]), (imagined, rollout.prior[:, 0])):
-        assert torch.equal(state["latent"], F.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs.dtype))
-        assert (probs.amax(-1) < 1).all(), "a sample could not have been another one"
+    for state, given in ((observed, rollout.posterior[:, 0]), (imagined, rollout.prior[:, 0])):
+        if isinstance(backbone.latent, Categorical):
+            mode = F.one_hot(given.argmax(-1), given.shape[-1]).to(given.dtype)
+            assert (given.amax(-1) < 1).all(), "a sample could not have been another one"
+        else:
+            mode = given[..., :1]
+        contract.close(case, state["latent"], mode, "the mode")
 
 
 @pytest.mark.parametrize("layer", ["s4d", "s4"])

@@ -13,8 +13,9 @@ from torch import Tensor
 import configs
 from envs.wrappers import OneHot
 from worldmodels import BACKBONES, WorldModel, make_backbone
-from worldmodels.base import Rollout
+from worldmodels.base import Backbone, Rollout
 from worldmodels.heads import symlog
+from worldmodels.latent import Categorical
 from worldmodels.world_model import Decoder, Encoder, Recall, is_image, mean_where, steps_left
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -267,9 +268,11 @@ def test_reward_sign_accuracy_counts_rewards_that_are_not_zero() -> None:
     assert mean_where(value, chosen & False) == 0
 
 
-def made_rollout(features: Tensor, prior: Tensor) -> Rollout:
-    """Features `[B, T, F]`, a prior `[B, T, S, K]`, and nothing else that is right."""
-    return Rollout(features, features, prior, prior, {}, {})
+def foreseen(features: Tensor, prior: Tensor) -> Tensor:
+    """Of a backbone with features `[B, T, F]` and a categorical prior `[B, T, S, K]`."""
+    backbone = Backbone()
+    backbone.latent = Categorical(*prior.shape[-2:], unimix=0.0)
+    return backbone.foreseen(Rollout(features, features, prior, prior, {}, {}))
 
 
 def test_surprise_is_what_the_prior_did_not_foresee() -> None:
@@ -286,7 +289,7 @@ def test_surprise_is_what_the_prior_did_not_foresee() -> None:
     with torch.no_grad():
         decoder.mlp[0].weight[:, 4:] = 0  # type: ignore[index,union-attr]  # the second group is noise to it
     decoded = decoder.sampled_losses(features, obs, None)
-    surprise = decoder.surprise(made_rollout(features, prior).foreseen(), obs, decoded, None)
+    surprise = decoder.surprise(foreseen(features, prior), obs, decoded, None)
     other = features.detach().clone()
     other[0, 1, 2:4] = second
     expected = decoder.losses(other, obs)["vector"] - decoded["vector"]
@@ -304,11 +307,11 @@ def test_surprise_of_images_of_some_steps() -> None:
     features, other = (
         torch.cat([h, torch.tensor(latent).expand(3, 6, 2)], -1) for latent in ([1.0, 0.0], [0.0, 1.0])
     )
-    rollout = made_rollout(features, torch.tensor([0.0, 1.0]).expand(3, 6, 1, 2))
+    prior = torch.tensor([0.0, 1.0]).expand(3, 6, 1, 2)
     chosen = torch.tensor([[0, 5], [1, 2], [3, 1]])
     with torch.no_grad():
         decoded = decoder.sampled_losses(features, obs, chosen)
-        surprise = decoder.surprise(rollout.foreseen(), obs, decoded, chosen)
+        surprise = decoder.surprise(foreseen(features, prior), obs, decoded, chosen)
         worse = {
             key: value - decoder.losses(features, obs)[key]
             for key, value in decoder.losses(other, obs).items()
