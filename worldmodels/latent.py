@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodels.nets import widen
+
 MODE: Final = "mode"
 Noise = Tensor | Literal["mode"] | None
 """What a latent is drawn by: numbers uniform on [0, 1), torch's generator (None), or nothing (`MODE`)."""
@@ -56,7 +58,8 @@ class Categorical:
         return sample_onehot(distribution, noise)
 
     def kl(self, left: Tensor, right: Tensor) -> Tensor:
-        return categorical_kl(left, right)
+        tiny = torch.finfo(left.dtype).tiny  # without unimix a probability may be exactly 0
+        return (left * (left.clamp_min(tiny).log() - right.clamp_min(tiny).log())).sum((-2, -1))
 
 
 class Gaussian:
@@ -76,7 +79,7 @@ class Gaussian:
         self.size, self.outputs = numbers, 2 * numbers
 
     def distribution(self, outputs: Tensor) -> Tensor:
-        mean, width = _wide(outputs).chunk(2, -1)
+        mean, width = widen(outputs).chunk(2, -1)
         return torch.stack([mean, 2 * torch.sigmoid(width / 2) + self.MIN_STD], -1)  # as DreamerV2's
 
     def sample(self, distribution: Tensor, noise: Noise = None) -> Tensor:
@@ -111,13 +114,9 @@ def make_latent(stoch: int, classes: int, unimix: float) -> Latent:
     return Categorical(stoch, classes, unimix) if classes else Gaussian(stoch)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def mix_uniform(logits: Tensor, unimix: float) -> Tensor:
     """Probabilities (1 - unimix) softmax(logits) + unimix / K over the last axis, in float32 or wider."""
-    probs = F.softmax(_wide(logits), -1)
+    probs = F.softmax(widen(logits), -1)
     return torch.lerp(probs, probs.new_full((), 1 / logits.shape[-1]), unimix) if unimix else probs
 
 
@@ -139,9 +138,3 @@ def sample_onehot(probs: Tensor, noise: Noise = None) -> Tensor:
     if not probs.requires_grad:
         return sample
     return sample + (probs - probs.detach())
-
-
-def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
-    """KL(left || right) of S independent categoricals, probabilities `[..., S, K]` -> nats `[...]`."""
-    tiny = torch.finfo(left.dtype).tiny  # without unimix a probability may be exactly 0
-    return (left * (left.clamp_min(tiny).log() - right.clamp_min(tiny).log())).sum((-2, -1))

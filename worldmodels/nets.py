@@ -40,6 +40,11 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def widen(x: Tensor) -> Tensor:
+    """In float32 where the type is half of that, otherwise as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis, computed in float32 or wider (Zhang and Sennrich, 2019)."""
 
@@ -50,7 +55,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., size]` -> the same shape and dtype."""
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        wide = widen(x)
         return F.rms_norm(wide, wide.shape[-1:], self.scale, self.eps).to(x.dtype)
 
 

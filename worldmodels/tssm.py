@@ -16,7 +16,7 @@ from worldmodels.base import (
     reset_state,
 )
 from worldmodels.latent import Noise, make_latent
-from worldmodels.nets import MLP, linear
+from worldmodels.nets import MLP, linear, widen
 
 
 class TSSM(Backbone):
@@ -253,7 +253,7 @@ class Block(nn.Module):
         content = (query + self.content_bias) @ key.mT  # [B, heads, T, n]
         place = (query + self.position_bias) @ position.mT  # [B, heads, T, M + 1]
         place = place.gather(-1, distance.expand(*content.shape))
-        score = (content + place).float() if content.dtype == torch.bfloat16 else content + place
+        score = widen(content + place)
         score = (score / math.sqrt(query.shape[-1])).masked_fill(~seen[:, None], -torch.inf)
         mixed = (score.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(-2)
         x = x + self.out(mixed)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.distributions import Distribution, Normal, OneHotCategorical, kl_divergence
 
 import configs
 from agent.optim import Optimiser
@@ -464,7 +465,13 @@ def check_kl_gradients(case: Case) -> None:
     backbone = case.make()
     rollout = make_inputs(case, backbone).observe(backbone)
     posterior, prior = rollout.posterior.detach(), rollout.prior.detach()
-    expected = backbone.latent.kl(posterior, prior)
+    left: Distribution
+    right: Distribution
+    if isinstance(backbone.latent, Categorical):
+        left, right = OneHotCategorical(posterior), OneHotCategorical(prior)
+    else:
+        left, right = Normal(*posterior.unbind(-1)), Normal(*prior.unbind(-1))
+    expected = kl_divergence(left, right).sum(-1)
     posterior.requires_grad_()
     prior.requires_grad_()
     dynamics, representation = backbone.kl_losses(replace(rollout, posterior=posterior, prior=prior))
