@@ -88,6 +88,7 @@ def train(argv: Sequence[str]) -> None:
         logdir = Path(config.logdir or _default_logdir(config))
         _refuse_another_run(config, logdir)
         _replay_maker(config)(config.envs.count, None, dict)  # sizes that do not go together
+        _check_agent(config)
 
     from agent import online
     from studies.provenance import record as record_session
@@ -255,7 +256,9 @@ def compare(argv: Sequence[str]) -> None:
             raise ValueError(f"name each backbone once, got --backbones {' '.join(args.backbones)}.")
         chosen = overrides if args.steps is None else overrides | {"steps": args.steps}
         resolved = [_configure(args.task, backbone, args.configs, chosen) for backbone in args.backbones]
-        for config in resolved:  # finished runs too: an earlier version's defaults may have been others
+        for config in resolved:
+            _check_agent(config)
+            # finished runs too: an earlier version's defaults may have been others
             for folder in sorted(args.logdir.glob(f"{config.backbone}/seed*")):
                 _refuse_another_run(config, folder, ignore=(*configs.FREE_TO_CHANGE, "seed"))
 
@@ -447,6 +450,14 @@ def _check_task(task: str, seed: int) -> None:
         envs.make(task, seed).close()
     except ImportError as error:
         raise ValueError(str(error)) from error
+
+
+def _check_agent(config: configs.Config) -> None:
+    """Build one agent. Raises ValueError where its parts refuse a name or a size."""
+    from agent import evaluation
+
+    here = configs.override(config, {"device": "cpu", "envs.mode": "sync"})
+    evaluation.build_agent(here, _env_maker(here), here.seed)
 
 
 def _default_logdir(config: configs.Config) -> Path:

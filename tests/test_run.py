@@ -13,6 +13,7 @@ import pytest
 
 import configs
 import run
+from agent.evaluation import build_agent
 from agent.stopping import Stopped
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +51,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         reproduce=keep("reproduce", FAILED),
         Stopped=Stopped,
     )
-    evaluation = SimpleNamespace(evaluate=keep("eval", EVALUATION))
+    evaluation = SimpleNamespace(evaluate=keep("eval", EVALUATION), build_agent=build_agent)
     monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online, evaluation=evaluation))
     monkeypatch.setitem(sys.modules, "studies.provenance", SimpleNamespace(record=keep("record", None)))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
@@ -153,6 +154,14 @@ REFUSED = [
     (["--replay.initial_state", "kept"], "initial_state must be one of zero, stored, burn_in, got 'kept'"),
     (["--replay.consecutive", "true"], "online and replay.consecutive exclude each other"),
     (["--replay.capacity", "100"], "Use a capacity of at least "),
+    (["--s4wm.layer", "s6"], "s4wm.layer must be one of s5, s4d, s4, lru, mamba2, got 's6'"),
+    (["--s4wm.stoch", "0"], "got stoch 0, classes 4"),
+    (["--backbone", "rssm", "--rssm.blocks", "7"], "rssm.deter 96 must be divisible by rssm.blocks 7"),
+    (["--precision", "float8"], "precision must be one of"),
+    (
+        ["compare", "--backbones", "s4wm", "rssm", "--logdir", "none", "--rssm.blocks", "7"],
+        "must be divisible by rssm.blocks 7",
+    ),
     (["eval"], "arguments are required: --logdir"),
     (["eval", "--logdir", "none"], "no run in none: expected none/config.yaml"),
     (["reproduce", "--logdir", "none"], "no crash in none: expected none/crash"),
