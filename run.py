@@ -7,12 +7,14 @@ that need torch are imported by the command that uses them, so that help and mes
 
 import ctypes
 import fcntl
+import importlib.util
 import json
 import os
 import platform
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
+SEVERAL = 15  # options that differ between two sizes, of which one is chosen where there is a GPU
 MEASURES = (
     "layers",
     "world_model",
@@ -206,7 +209,9 @@ def probe(argv: Sequence[str]) -> None:
         add_saved_run(parser, several=True)
         parser.add_argument("--out", type=Path, metavar="FILE.png", help="picture to write [none]")
         parser.add_argument("--steps", type=count, default=100, metavar="N", help="steps to play [100]")
-        parser.add_argument("--envs", type=count, default=128, metavar="N", help="environments [128]")
+        parser.add_argument(
+            "--envs", type=count, metavar="N", help="environments [128; eval.envs where each is a process]"
+        )
         parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [each run's]")
         args, _ = parser.parse(argv)
         configured = {
@@ -217,8 +222,10 @@ def probe(argv: Sequence[str]) -> None:
 
     _prepare_torch(next(iter(configured.values())))
     runs = [(config, _env_maker(config), logdir) for logdir, config in configured.items()]
+    first = runs[0][0]
+    envs = args.envs or (first.eval.envs if first.envs.mode == "async" else 128)
     with mistakes_exit_2():  # runs of several tasks, too few steps
-        result = study.probe(runs, args.steps, args.envs, args.seed)
+        result = study.probe(runs, args.steps, envs, args.seed)
     print(study.table(result))
     if args.out:
         print(study.draw(result, args.out))
@@ -267,7 +274,15 @@ def compare(argv: Sequence[str]) -> None:
     task, steps = resolved[0].task, resolved[0].steps
     with mistakes_exit_2():  # a folder that holds another comparison
         result = run_all(
-            task, args.backbones, args.seeds, steps, args.logdir, args.jobs, args.configs, overrides
+            task,
+            args.backbones,
+            args.seeds,
+            steps,
+            args.logdir,
+            args.jobs,
+            args.configs,
+            overrides,
+            resolved[0].threads,
         )
     if args.json:
         print(json.dumps(result))
@@ -448,15 +463,31 @@ def _check_task(task: str, seed: int) -> None:
 
     try:
         envs.make(task, seed).close()
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
+        if _of_others(error):
+            traceback.print_exception(error)
+            raise ValueError(f"the environment of task '{task}' cannot be made: {error}") from error
         raise ValueError(str(error)) from error
 
 
-def _check_agent(config: configs.Config) -> None:
-    """Build one agent. Raises ValueError where its parts refuse a name or a size."""
-    from agent import evaluation
+def _of_others(error: BaseException) -> bool:
+    """Whether an error came up in code that is neither ours, gymnasium's nor Python's import system."""
+    gymnasium = Path(importlib.util.find_spec("gymnasium").origin).parent  # type: ignore[union-attr, arg-type]
+    files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
+    known = (str(Path(__file__).parent), str(gymnasium), importlib.__path__[0], "<frozen importlib")
+    return not all(file.startswith(known) for file in files)
 
-    here = configs.override(config, {"device": "cpu", "envs.mode": "sync"})
+
+def _check_agent(config: configs.Config) -> None:
+    """Build one agent. Raises ValueError where its parts refuse a name or a size, or compiling is asked for
+    and cannot be."""
+    from agent import evaluation
+    from agent.agent import choose_device
+    from agent.compiling import check_compiler
+
+    if config.compile:
+        check_compiler(choose_device(config.device))
+    here = configs.override(config, {"device": "cpu", "compile": False, "envs.mode": "sync"})
     evaluation.build_agent(here, _env_maker(here), here.seed)
 
 
@@ -472,13 +503,14 @@ def _refuse_another_run(
     if logdir.exists() and not logdir.is_dir():
         raise ValueError(f"{logdir} is a file; expected a folder, or a path where there is nothing yet.")
     saved = logdir / "config.yaml"
-    if saved.exists():
+    if saved.exists() and (_has_checkpoint(logdir) or (logdir / "result.json").exists()):
         changed = configs.differences(configs.read(saved), config, ignore)
         if changed:
             listed = "\n  ".join(changed)
+            size = "its size (--configs) included, " if len(changed) > SEVERAL else ""
             raise ValueError(
                 f"{logdir} holds a run that was configured otherwise:\n  {listed}\n"
-                f"Give the same options to go on with it, or another --logdir for a new run."
+                f"Give the same options to go on with it, {size}or another --logdir for a new run."
             )
 
 
@@ -519,9 +551,13 @@ def _existing_run(logdir: Path) -> Path:
     path = logdir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"no run in {logdir}: expected {path}. Train one first, or name another --logdir.")
-    if not any((logdir / "checkpoints").glob("*")):
+    if not _has_checkpoint(logdir):
         raise ValueError(f"the run in {logdir} has no checkpoint yet: nothing in {logdir / 'checkpoints'}.")
     return path
+
+
+def _has_checkpoint(logdir: Path) -> bool:
+    return any((logdir / "checkpoints").glob("*"))
 
 
 def _saved_configuration(path: Path, device: str | None) -> configs.Config:
@@ -615,7 +651,8 @@ def _replay_maker(config: configs.Config) -> "Callable[..., Loader]":
 def _evaluation(config: configs.Config, result: Mapping[str, Any]) -> str:
     got = f"mean return {result['return_mean']:.3g} (standard deviation {result['return_std']:.2g})"
     played = f"{result['episodes']} episodes of {result['length_mean']:.4g} steps"
-    return f"{config.task} with {config.backbone}: {got} over {played}"
+    cut = f", {result['cut']} of them cut at {config.eval.max_steps:,} (eval.max_steps)"
+    return f"{config.task} with {config.backbone}: {got} over {played}{cut if result['cut'] else ''}"
 
 
 def _summary(config: configs.Config, result: Mapping[str, Any]) -> str:

@@ -20,10 +20,14 @@ class ActionCodec:
     Discrete and MultiDiscrete, counted from 0, become one-hot vectors side by side; a Box is flattened.
 
     Raises:
-        ValueError: for any other action space.
+        ValueError: for any other action space, and for deviations that are none.
     """
 
     def __init__(self, space: gymnasium.Space, unimix: float, min_std: float, max_std: float) -> None:
+        if not 0 < min_std <= max_std:
+            raise ValueError(
+                f"actor_critic.min_std must be above 0 and at most max_std, got {min_std} and {max_std}"
+            )
         self.space, self.shape = space, space.shape or ()
         self.unimix, self.min_std, self.max_std = unimix, min_std, max_std
         if isinstance(space, spaces.Discrete):
@@ -88,11 +92,16 @@ class Categoricals:
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-probability `[...]` of one-hot vectors `[..., A]`."""
-        return (torch.cat(self.probs, -1).log() * action).sum(-1)
+        return (self._logs(torch.cat(self.probs, -1)) * action).sum(-1)
 
     def entropy(self) -> Tensor:
         """`[...]` in nats, summed over the categoricals."""
-        return -sum((part * part.log()).sum(-1) for part in self.probs)  # type: ignore[return-value]
+        return -sum((part * self._logs(part)).sum(-1) for part in self.probs)  # type: ignore[return-value]
+
+    @staticmethod
+    def _logs(probs: Tensor) -> Tensor:
+        """Logarithms, finite where a probability without its share of the uniform has become 0."""
+        return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
 
 
 class BoundedNormal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from agent.actions import ActionCodec
 from agent.actor_critic import ActorCritic
 from agent.compiling import compiled
-from agent.imagination import choose_starts, dream_step, imagine
+from agent.imagination import STARTS, choose_starts, dream_step, imagine
 from agent.optim import Optimiser
 from worldmodels import State, WorldModel, make_backbone
 from worldmodels.base import keep_steps, merge_rows
@@ -76,6 +77,10 @@ class Agent:
         self.seed = config["seed"]
         self.dtype = _precision(config["precision"])
         self.dream_options = dict(config["imagination"])
+        if self.dream_options["starts"] not in STARTS:
+            raise ValueError(
+                f"imagination.starts must be one of {', '.join(STARTS)}, got {self.dream_options['starts']!r}"
+            )
         self.dream_step = compiled(dream_step, self.device) if config["compile"] else dream_step
         self.deterministic_eval = config["eval"]["deterministic"]
         options = dict(config["actor_critic"])
@@ -174,7 +179,9 @@ class Agent:
             keep = keep[:, :dreams]
         starts = merge_rows(kept)
         through = self.actor_critic.through_dynamics
-        with torch.set_grad_enabled(through), frozen(self.model), self._autocast():
+        # Without a gradient nothing needs freezing, and autocast keeps the casts of what is not frozen.
+        fixed = frozen(self.model) if through else nullcontext()
+        with torch.set_grad_enabled(through), fixed, self._autocast():
             dream = imagine(
                 self.backbone,
                 starts,
@@ -262,7 +269,9 @@ class Agent:
             )
 
     def metrics(self) -> dict[str, float]:
-        """Means over the updates since the last call; waits for the device.
+        """Means over the updates since the last call, and what the backbone says of itself now.
+
+        Waits for the device.
 
         Raises:
             FloatingPointError: see `check_finite`.
@@ -272,7 +281,9 @@ class Agent:
             return {}
         means = (self._sums / self._summed).tolist()
         self._summed = 0
-        return {f"train/{name}": value for name, value in zip(self._names, means, strict=True)}
+        found = dict(zip(self._names, means, strict=True))
+        found |= {name: float(value) for name, value in self.backbone.diagnostics().items()}
+        return {f"train/{name}": value for name, value in found.items()}
 
     @torch.no_grad()
     def open_loop(self, batch: Mapping[str, np.ndarray], context: int) -> dict[str, Any]:

@@ -19,7 +19,17 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
     """`function` compiled by torch at its first call; random numbers stay those of torch's own generator.
 
     Raises:
-        ValueError: what the compiler needs is not installed: a C++ compiler for the CPU, Triton for a GPU.
+        ValueError: see `check_compiler`.
+    """
+    check_compiler(device)
+    return torch.compile(function, options={"fallback_random": True})
+
+
+def check_compiler(device: torch.device) -> None:
+    """Look for what compiling takes.
+
+    Raises:
+        ValueError: it is not installed: a C++ compiler for the CPU, Triton for a GPU.
     """
     if device.type == "cpu":
         chosen = os.environ.get("CXX")
@@ -34,4 +44,3 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
             "compile: true needs the package triton on a GPU, and it is not installed. Install it, or use "
             "--compile false."
         )
-    return torch.compile(function, options={"fallback_random": True})

@@ -27,13 +27,17 @@ class EpisodeStatistics:
         """Take in one row an environment; one dict for each episode that ended, with its `env`."""
         self.returns = np.where(rows["is_first"], 0, self.returns + rows["reward"])
         self.lengths = np.where(rows["is_first"], 0, self.lengths + 1)
+        return self.of(rows["is_last"])
+
+    def of(self, envs: np.ndarray) -> list[dict[str, float]]:
+        """The same of the environments `[N]` bool, as they are now."""
         return [
             {
                 "episode/return": float(self.returns[env]),
                 "episode/length": float(self.lengths[env]),
                 "env": int(env),
             }
-            for env in np.flatnonzero(rows["is_last"])
+            for env in np.flatnonzero(envs)
         ]
 
 
@@ -43,12 +47,18 @@ def run_episodes(
     episodes: int,
     count: int,
     seed: int,
+    max_steps: int,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluate on `count` fresh environments, the recurrent state kept over each whole episode.
 
     How many episodes each environment plays is fixed beforehand, as evenly as it goes, so that short episodes
-    are not counted more often than long ones. `check` is called at every step, and may raise.
+    are not counted more often than long ones. An episode that has not ended after `max_steps`, which may be
+    one that never does, counts with the return it has by then, and is its environment's last. `check` is
+    called at every step, and may raise.
+
+    Returns:
+        `return_mean`, `return_std`, `returns`, `episodes`, `length_mean`, and `cut`: how many were cut.
     """
     count = min(count, episodes)
     each = [episodes // count + (env < episodes % count) for env in range(count)]
@@ -56,10 +66,15 @@ def run_episodes(
     statistics = EpisodeStatistics(count)
     finished: list[list[dict[str, float]]] = [[] for _ in range(count)]
     try:
-        rows, carry, steps = envs.reset(), agent.initial(count), 0
+        rows, carry, steps, cut = envs.reset(), agent.initial(count), 0, 0
         while True:
             for episode in statistics.add(rows):
                 finished[int(episode["env"])].append(episode)
+            for episode in statistics.of((statistics.lengths >= max_steps) & ~rows["is_last"]):
+                env = int(episode["env"])
+                if len(finished[env]) < each[env]:
+                    finished[env].append(episode)
+                    each[env], cut = len(finished[env]), cut + 1
             if all(len(done) >= wanted for done, wanted in zip(finished, each, strict=True)):
                 break
             check()
@@ -75,6 +90,7 @@ def run_episodes(
         "returns": returns,
         "episodes": len(returns),
         "length_mean": float(np.mean([episode["episode/length"] for episode in played])),
+        "cut": cut,
     }
 
 
@@ -91,7 +107,8 @@ def evaluate(
         ValueError: if there is no checkpoint.
     """
     agent, step = load_agent(config, make_envs, logdir, seed)
-    result = run_episodes(agent, make_envs, episodes, config["eval"]["envs"], derive_seed(seed, "evaluate"))
+    options, seed = config["eval"], derive_seed(seed, "evaluate")
+    result = run_episodes(agent, make_envs, episodes, options["envs"], seed, options["max_steps"])
     return result | {"step": step}
 
 

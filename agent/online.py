@@ -257,13 +257,19 @@ class Training:
                 config["episodes"],
                 config["envs"],
                 derive_seed(self.config["seed"], "evaluate"),
+                config["max_steps"],
                 self.stop.check,
             )
         except Stopped:
             self.loop["next"]["eval"] = self.step  # the resumed run begins with it
             raise
         self.loop["evaluation"] = result | {"step": self.step}
-        names = ("return_mean", "return_std", "length_mean", "episodes")
+        if result["cut"]:
+            self.logger.say(
+                f"evaluation: {result['cut']} episodes had not ended after eval.max_steps = "
+                f"{config['max_steps']:,} steps and were cut"
+            )
+        names = ("return_mean", "return_std", "length_mean", "episodes", "cut")
         self.logger.add(
             self.step,
             {f"eval/{name}": result[name] for name in names}
@@ -271,11 +277,12 @@ class Training:
         )
 
     def _draw(self) -> None:
+        self.recorder.check()
         for number, times in enumerate(self.agent.backbone.memory_times()):
             self.logger.histogram(
                 self.step, f"memory_log10_steps/{number}", times.log10().detach().cpu().numpy()
             )
-        batch = self.replay.sample()
+        batch = self.replay.peek(self.agent.updates)
         context = batch["is_first"].shape[1] // 2
         report = self.agent.open_loop(batch, context)
         for key, true in report["true"].items():

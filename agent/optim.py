@@ -17,7 +17,7 @@ class Optimiser:
         ssm_lr: learning rate of the state-space layers' dynamics: what a layer names in `DYNAMICS`.
         eps: Adam's epsilon.
         weight_decay: for matrices; norms, biases and SSM dynamics have none.
-        clip: largest global gradient norm.
+        clip: largest global gradient norm, above 0.
         warmup: updates over which the learning rate rises linearly from 0.
     """
 
@@ -31,6 +31,8 @@ class Optimiser:
         clip: float,
         warmup: int,
     ) -> None:
+        if clip <= 0:
+            raise ValueError(f"optimiser.clip must be above 0 (inf clips nothing), got {clip}")
         modules = list(modules)
         named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
         of_ssm = {
@@ -44,7 +46,7 @@ class Optimiser:
             leaf = name.rsplit(".", 1)[-1]
             if id(parameter) in of_ssm:
                 dynamics.append(parameter)
-            elif parameter.dim() > 1 and leaf != "bias":
+            elif parameter.dim() > 1 and not leaf.endswith("bias"):
                 matrices.append(parameter)
             else:
                 rest.append(parameter)

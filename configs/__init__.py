@@ -19,7 +19,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from configs.tree import Config, did_you_mean
-from configs.values import as_type_of, listed, plain, shown, type_name, typed
+from configs.values import as_type_of, listed, outside, plain, shown, type_name, typed
 
 __all__ = [
     "Config",
@@ -268,8 +268,9 @@ def _checked(
                 f"{source}: option '{key}' expects {type_name(defaults[key])} (such as "
                 f"{typed(defaults[key])}), got {shown(value)}."
             ) from None
-        if isinstance(checked[key], int | float) and checked[key] < 0:  # sizes, counts, rates and weights
-            raise ValueError(f"{source}: option '{key}' expects 0 or more, got {shown(value)}.")
+        expected = outside(key, checked[key])
+        if expected:
+            raise ValueError(f"{source}: option '{key}' expects {expected}, got {shown(value)}.")
     return checked
 
 

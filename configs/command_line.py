@@ -102,6 +102,6 @@ def mistakes_exit_2() -> Iterator[None]:
 def count(text: str) -> int:
     """A positive whole number as typed: 3, 1e5, 1_000_000."""
     number = float(text)
-    if number < 1 or number != int(number):
+    if not number >= 1 or number != number // 1:  # neither is true of inf and nan
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
     return int(number)

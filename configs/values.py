@@ -3,6 +3,18 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# The least and the most that numbers may be, by an option's key or the last part of it; else 0 and no bound.
+_LEAST = {"batch_length": 2, "bins": 3} | dict.fromkeys(
+    [
+        *("batch_size", "count", "episodes", "eval.envs", "max_steps", "keep", "horizon", "positions"),
+        *("depth", "units", "layers", "hidden_layers", "prior_layers", "posterior_layers", "stoch", "deter"),
+        *("s4wm.width", "tssm.width", "tssm.heads", "tssm.memory", "feed_forward", "blocks"),
+        *("state_size", "head_size", "state_every", "chunk"),
+    ],
+    1,
+)
+_MOST = dict.fromkeys(("unimix", "discount", "lam", "slow_rate"), 1)
+
 _BOOLS = {"true": True, "yes": True, "false": False, "no": False}
 _NONES = ("", "null", "none", "~")
 
@@ -37,6 +49,17 @@ def as_type_of(default: Any, value: Any) -> Any:
     if number != number:
         raise ValueError
     return number
+
+
+def outside(key: str, value: Any) -> str:
+    """What is expected of the number that option `key` has, where it is another one; else nothing."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    names = key, key.rsplit(".", 1)[-1]
+    least, most = (next((of[name] for name in names if name in of), None) for of in (_LEAST, _MOST))
+    if (least or 0) <= value and (most is None or value <= most):
+        return ""
+    return f"{least or 0} or more" if most is None else f"a number from {least or 0} to {most}"
 
 
 def _as_int(value: Any) -> int:

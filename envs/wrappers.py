@@ -7,6 +7,8 @@ Time limits are gymnasium's own (`TimeLimit`, put there by `gymnasium.make`): th
 
 from __future__ import annotations
 
+import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -16,6 +18,10 @@ import numpy as np
 from gymnasium import spaces
 
 Convert = Callable[[Any], np.ndarray]
+LARGE = 1024
+"""Elements of a Box of floats of rank 3 beyond which it is probably an image."""
+HUGE = 1e9
+"""Bounds of actions that stand for none; spaces have those of float32 there."""
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
@@ -130,9 +136,11 @@ class FlatObservation(gymnasium.Wrapper):
     Leaves of nested Dict and Tuple observations are named by the path to them, joined by '.' (Tuple entries
     by their number); an observation that is neither is named 'image' or 'vector'. A leaf is
 
-    - an image, uint8 `[H, W, C]`, where it is a Box of uint8 of rank 3;
+    - an image, uint8 `[H, W, C]` from 0 to 255, where it is a Box of uint8 of rank 3, or of rank 2 with at
+      least 8 rows and columns. At most 4 channels that come first go last, and other bounds than 0 and 255
+      (a grid of tiles' numbers) are stretched to these;
     - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot
-      (their space is then `OneHot`).
+      (their space is then `OneHot`). A Box of rank 3 that is large for a vector gets a warning.
 
     Every leaf returned is a new array. Rewards may come as arrays of one element.
 
@@ -222,8 +230,15 @@ def _walk(
 def _leaf(path: tuple[str | int, ...], space: spaces.Space) -> tuple[spaces.Box, Convert]:
     """Return the Box that a leaf becomes, and the function that turns its values into that Box's."""
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and len(space.shape) == 3:
-            return spaces.Box(0, 255, space.shape, np.uint8), _image(space.shape)
+        rank = len(space.shape)
+        if space.dtype == np.uint8 and (rank == 3 or (rank == 2 and min(space.shape) >= 8)):
+            return _image(space)
+        if rank == 3 and math.prod(space.shape) > LARGE:
+            warnings.warn(
+                f"{_name(path)} is {space}: {math.prod(space.shape):,} floats, which are learned from as a "
+                f"vector. If it is an image, give it as uint8 from 0 to 255: convolutions see these alone.",
+                stacklevel=2,
+            )
         low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
         return spaces.Box(low, high, dtype=np.float32), _vector(space.shape)
     if isinstance(space, spaces.MultiBinary):
@@ -233,22 +248,37 @@ def _leaf(path: tuple[str | int, ...], space: spaces.Space) -> tuple[spaces.Box,
     if isinstance(space, spaces.MultiDiscrete):
         classes = space.nvec.reshape(-1)
         return OneHot(classes), _one_hot(classes, space.start.reshape(-1), space.shape)
-    where = f"leaf {'.'.join(map(str, path))!r}" if path else "the observation"
     raise ValueError(
-        f"Observations of type {type(space).__name__} cannot be learned from: {where} is {space}. Box, "
+        f"Observations of type {type(space).__name__} cannot be learned from: {_name(path)} is {space}. Box, "
         "Discrete, MultiDiscrete and MultiBinary work, also nested in Dict and Tuple. Drop or encode this "
         "leaf with a gymnasium.ObservationWrapper."
     )
 
 
-def _image(shape: tuple[int, ...]) -> Convert:
+def _name(path: tuple[str | int, ...]) -> str:
+    return f"leaf {'.'.join(map(str, path))!r}" if path else "the observation"
+
+
+def _image(space: spaces.Box) -> tuple[spaces.Box, Convert]:
+    """Box of uint8, `[H, W, C]`, `[C, H, W]` with at most 4 channels or `[H, W]` -> `[H, W, C]`, 0 to 255."""
+    shape, low, high = space.shape, int(space.low.min()), int(space.high.max())
+    channels_first = len(shape) == 3 and shape[0] <= 4 < min(shape[1:])
+    stretch = None
+    if (low, high) != (0, 255) and low < high:
+        stretch = np.rint(np.clip((np.arange(256.0) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
     def convert(value: Any) -> np.ndarray:
         image = np.array(value)
         if image.dtype != np.uint8 or image.shape != shape:
             raise ValueError(f"expected uint8 of shape {shape}, got {image.dtype} of shape {image.shape}")
-        return image
+        if len(shape) == 2:
+            image = image[..., None]
+        elif channels_first:
+            image = np.ascontiguousarray(image.transpose(1, 2, 0))
+        return image if stretch is None else stretch[image]
 
-    return convert
+    arranged = (*shape, 1) if len(shape) == 2 else (*shape[1:], shape[0]) if channels_first else shape
+    return spaces.Box(0, 255, arranged, np.uint8), convert
 
 
 def _vector(shape: tuple[int, ...]) -> Convert:
@@ -340,10 +370,10 @@ def _plain_box(space: spaces.Box) -> tuple[spaces.Box, Callable[[Any], Any]]:
             f"A Box action space of whole numbers is not supported: {space}. Use Discrete or MultiDiscrete "
             "for numbered choices, or a Box of floats."
         )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+    if not (np.abs(space.low) < HUGE).all() or not (np.abs(space.high) < HUGE).all():
         raise ValueError(
-            f"The Box action space {space} has no finite bounds: actions are chosen in [-1, 1] and mapped "
-            "onto the bounds. Give it finite low and high, or wrap the environment in "
+            f"The Box action space {space} has no finite bounds (below {HUGE:g}): actions are chosen in "
+            "[-1, 1] and mapped onto the bounds. Give it finite low and high, or wrap the environment in "
             "gymnasium.wrappers.RescaleAction or ClipAction around a bounded space before registering it."
         )
     low, high, dtype = space.low.astype(np.float64), space.high.astype(np.float64), space.dtype

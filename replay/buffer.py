@@ -217,14 +217,26 @@ class Replay:
         windows = self.choose()
         return self.complete(windows, self.rows(windows, self.store.read))
 
+    def peek(self, number: int) -> Rows:
+        """Return a batch like `sample`'s, all of it uniform: the `number`-th of its own kind.
+
+        What `sample` gives is the same whether anybody has peeked or not.
+        """
+        self._must_be_ready()
+        windows = self.sampler.peek(number)
+        return self.complete(windows, self.rows(windows, self.store.read))
+
     def choose(self) -> np.ndarray:
         """Draw the next batch's windows [B,3]: stream, first row, and the row whose state it starts from."""
+        self._must_be_ready()
+        return self.sampler.choose()
+
+    def _must_be_ready(self) -> None:
         if not self.ready():
             raise RuntimeError(
                 f"the replay cannot be sampled yet: a batch needs {self.batch_length} steps in each of "
                 f"{self.streams} streams, {self._size} are stored. Ask ready() first."
             )
-        return self.sampler.choose()
 
     def rows(self, windows: np.ndarray, read: Read) -> Rows:
         """Return what is stored of windows [B,3]; `read` is `Store.read`, or what `read_later` hands out."""
@@ -250,8 +262,9 @@ class Replay:
         return batch
 
     def still_there(self, windows: np.ndarray) -> bool:
-        """Return whether all rows of chosen windows [B,3] still count."""
-        return bool((windows[:, 2] >= self.store.oldest).all())
+        """Return whether all rows of chosen windows [B,3], and the actions into them, still count."""
+        oldest = self.store.oldest
+        return bool((windows[:, 2] >= oldest + (oldest > 0)).all())
 
     def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int = 0) -> None:
         """Keep the states [B,...] that training had, after `update` updates, in sampled windows.

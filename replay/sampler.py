@@ -82,6 +82,13 @@ class Sampler:
             if self._whole(window)[0]:
                 windows[served] = window
                 served += 1
+        return self._with_state_row(windows)
+
+    def peek(self, number: int) -> np.ndarray:
+        """Return uniform windows [B,3] like those of `choose`, of which nothing later depends."""
+        return self._with_state_row(self._uniform(np.random.default_rng((self.seed, number, 1))))
+
+    def _with_state_row(self, windows: np.ndarray) -> np.ndarray:
         return np.concatenate([windows, self._state_row(windows)[:, None]], 1)
 
     def _uniform(self, draws: np.random.Generator) -> np.ndarray:

@@ -28,6 +28,7 @@ from studies.collect import cores
 from studies.plots import Curve
 
 NEAR = 0.9  # share of the optimum whose first sight is reported
+FEW = 10  # runs from which on an interval holds the true mean about as often as it says
 _SAY = partial(print, flush=True)
 PATIENCE = 60.0  # seconds a run is given to save when the comparison is stopped
 
@@ -68,6 +69,7 @@ def compare(
     jobs: int = 1,
     presets: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
+    threads: int = 0,
     echo: Callable[[str], None] = _SAY,
     command: Callable[[Run], list[str]] = train_command,
 ) -> dict[str, Any]:
@@ -81,6 +83,8 @@ def compare(
         logdir: the runs are in <logdir>/<backbone>/seed<n>, their output in <logdir>/logs.
         jobs: runs at the same time; the processor's cores are shared out among them.
         presets, overrides: passed to each run as `--configs` and `--key value`.
+        threads: torch threads that a run is configured with, where its share of the cores has as many; 0: as
+            many as that share has.
         echo: receives progress and the final table.
         command: makes the command line of a run.
 
@@ -101,7 +105,8 @@ def compare(
     optimum = envs.optimum(task)
     folder = Path(logdir)
     _keep_plan(folder, {"task": task, "presets": list(presets), "overrides": overrides})
-    threads = max(1, cores() // jobs)
+    share = max(1, cores() // jobs)
+    threads = min(threads or share, share)
     runs = [
         Run(task, backbone, seed, steps, folder / backbone / f"seed{seed}", threads, presets, overrides)
         for seed in range(seeds)
@@ -137,21 +142,21 @@ def compare(
 
 def table(report: Mapping[str, Any]) -> list[str]:
     """Return the final scores of a comparison as lines of text."""
-    head = ["backbone", "return [95 % interval]", "seeds", "of optimum", "steps to 90 %", "seconds"]
-    rows = [head]
+    head = ["backbone", "return [95 % bootstrap interval]", "seeds", "of optimum", "steps to 90 %", "seconds"]
+    rows, seeds = [head], 0
     for name, result in report["results"].items():
-        low, high = result["interval"]
+        seeds, (low, high) = result["seeds"], result["interval"]
         share, near = result["fraction_of_optimum"], result["steps_to_90_median"]
         reached = sum(step is not None for step in result["steps_to_90"])
         if share is None:
             near_text = "-"
         else:
-            near_text = f"{near:,.0f}" if near is not None else f"{reached} of {result['seeds']} seeds"
+            near_text = f"{near:,.0f}" if near is not None else f"{reached} of {seeds} seeds"
         rows.append(
             [
                 name,
-                f"{result['return_mean']:.3g} [{low:.3g}, {high:.3g}]",
-                str(result["seeds"]),
+                f"{result['return_mean']:.3g}" + f" [{low:.3g}, {high:.3g}]" * (seeds > 1),
+                str(seeds),
                 "-" if share is None else f"{share:.2f}",
                 near_text,
                 "-" if result["seconds_mean"] is None else f"{result['seconds_mean']:,.0f}",
@@ -161,12 +166,15 @@ def table(report: Mapping[str, Any]) -> list[str]:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     better = []
     for pair in report["improvement"]:
-        if pair["of"] == rows[1][0]:  # the first backbone over each of the others; compare.json has all pairs
+        # the first backbone over each of the others; compare.json has all pairs
+        if pair["of"] == rows[1][0] and seeds > 1:
             low, high = pair["interval"]
             chance = f"{pair['probability']:.2f} [{low:.2f}, {high:.2f}]"
             better.append(
                 f"a run of {pair['of']} ends higher than one of {pair['over']} with probability {chance}"
             )
+    if 1 < seeds < FEW:
+        better.append("few runs make narrow intervals: with 3, about 75 in 100 hold the true mean, not 95")
     return [f"{report['task']}, {report['steps']:,} steps", *(line.rstrip() for line in lines), *better]
 
 
@@ -377,7 +385,11 @@ def _keep_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
         _publish(path, json.dumps(plan, indent=1))
-    elif json.loads(before) != json.loads(json.dumps(plan)):
+    elif json.loads(before) == json.loads(json.dumps(plan)):
+        return
+    elif not any(any(folder.glob(f"*/seed*/{what}")) for what in ("checkpoints/*", "result.json")):
+        _publish(path, json.dumps(plan, indent=1))
+    else:
         raise ValueError(
             f"{folder} holds the comparison {json.loads(before)}, not {dict(plan)}; choose another logdir, "
             f"or repeat the task, presets and options of the one that is there."

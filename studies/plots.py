@@ -14,6 +14,7 @@ from scipy import stats
 
 METRIC = "eval/return_mean"
 RESAMPLES = 10_000
+BATCH = 4_000_000  # numbers resampled at a time: 32 MB and their copies, however many places a curve has
 
 
 class Curve(NamedTuple):
@@ -100,7 +101,8 @@ def mean_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """Return mean and 95 % percentile bootstrap interval over the first axis: [runs, ...] -> three of [...].
 
     All runs count; whole runs are resampled. One run gives an interval of no width, and an interval from a
-    handful is on the narrow side: read it beside the number of runs.
+    handful is narrow: of normal returns it holds the true mean in 51, 75 and 83 of 100 cases with 2, 3 and 5
+    runs. Read it beside the number of runs.
     """
     mean = values.mean(0)
     if len(values) == 1:
@@ -138,6 +140,7 @@ def _bootstrap(samples: Sequence[np.ndarray], statistic: Callable[..., Any]) -> 
         statistic,
         axis=0,
         n_resamples=RESAMPLES,
+        batch=max(1, BATCH // max(sample.size for sample in samples)),
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval

@@ -23,6 +23,7 @@ EVALUATION = {
     "returns": [0.25, 0.75],
     "episodes": 2,
     "length_mean": 33.0,
+    "cut": 0,
 }
 TRAINED = EVALUATION | {"steps": 1000, "updates": 20, "seconds": 3.5, "logdir": "somewhere"}
 FAILED = {"recorded": "it failed", "message": "it fails", "update": 9, "batch": ["reward"]}
@@ -155,7 +156,7 @@ REFUSED = [
     (["--replay.consecutive", "true"], "online and replay.consecutive exclude each other"),
     (["--replay.capacity", "100"], "Use a capacity of at least "),
     (["--s4wm.layer", "s6"], "s4wm.layer must be one of s5, s4d, s4, lru, mamba2, got 's6'"),
-    (["--s4wm.stoch", "0"], "got stoch 0, classes 4"),
+    (["--s4wm.stoch", "0"], "'s4wm.stoch' expects 1 or more"),
     (["--backbone", "rssm", "--rssm.blocks", "7"], "rssm.deter 96 must be divisible by rssm.blocks 7"),
     (["--precision", "float8"], "precision must be one of"),
     (
@@ -315,6 +316,35 @@ class TestTrain:
         run.main([*CPU, "--threads", "3", "--logdir", "b"])
         assert set_to == [3]
 
+    def test_another_size_is_told(self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+        """Without --configs it depends on the machine."""
+        run.main([*CPU, "--logdir", "a"])
+        Path("a/checkpoints/10").mkdir(parents=True)
+        capsys.readouterr()
+        refuses([*CPU, "--logdir", "a", "--configs", "12m"], capsys, "options", "size (--configs) included")
+
+    def test_an_error_inside_an_environment_is_shown_whole(
+        self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        Path("broken_maze.py").write_text(
+            "import gymnasium\n"
+            "class Maze(gymnasium.Env):\n"
+            "    def __init__(self):\n"
+            "        self.size = int('nine')\n"
+            "gymnasium.register('Broken-v0', Maze)\n"
+        )
+        monkeypatch.syspath_prepend(str(Path.cwd()))
+        refuses(
+            [*CPU, "--task", "broken_maze:Broken-v0"],
+            capsys,
+            "broken_maze.py",
+            "self.size = int('nine')",
+            "the environment of task 'broken_maze:Broken-v0' cannot be made: invalid literal",
+        )
+        with pytest.raises(SystemExit):
+            run.main([*CPU, "--task", "memory_chain:n=-3"])
+        assert "Traceback" not in capsys.readouterr().err
+
     @pytest.mark.faults("resumed with another configuration or format")
     def test_goes_on_with_the_same_run_only(
         self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str]
@@ -322,6 +352,9 @@ class TestTrain:
         assert run.main([*CPU, "--logdir", "a", "--steps", "10"]) == 0
         assert run.main([*CPU, "--logdir", "./a", "--steps", "20"]) == 0
         assert configs.read("a/config.yaml").steps == 20
+        assert run.main([*CPU, "--logdir", "a", "--batch_size", "3"]) == 0, "nothing was saved yet"
+        assert run.main([*CPU, "--logdir", "a"]) == 0
+        Path("a/checkpoints/10").mkdir(parents=True)
         capsys.readouterr()
         words = [*CPU, "--logdir", "a", "--seed", "5", "--batch_size", "3"]
         refuses(
@@ -448,7 +481,8 @@ class TestCompareAndPlot:
         words = ["compare", "--task", "memory_chain:n=5", "--backbones", "s4wm", "rssm", "--seeds", "2"]
         words += ["--steps", "1e3", "--logdir", "a", "--jobs", "2", "--configs", "debug", "--json", *CPU]
         assert run.main([*words, "--recall.scale", "0"]) == 0
-        task, backbones, seeds, steps, logdir, jobs, presets, overrides = calls["compare"]
+        task, backbones, seeds, steps, logdir, jobs, presets, overrides, threads = calls["compare"]
+        assert threads == configs.load(presets=["debug"]).threads
         assert (task, backbones, seeds, steps) == ("memory_chain:n=5", ["s4wm", "rssm"], 2, 1000)
         assert (logdir, jobs, presets) == (Path("a"), 2, ["debug"])
         assert overrides == {"device": "cpu", "recall.scale": "0"}
@@ -471,6 +505,9 @@ class TestCompareAndPlot:
         run.main(words)
         assert calls.pop("compare")[1] == ["rssm"]
         configs.save(configs.load(backbone="rssm", overrides={"kl.free_nats": 0.5}), saved)
+        run.main(words)  # nothing came of that run
+        calls.pop("compare")
+        (saved.parent / "result.json").write_text("{}")
         with pytest.raises(SystemExit) as exit_code:
             run.main(words)
         assert exit_code.value.code == 2 and "compare" not in calls

@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         return state, torch.stack(features, 1)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Scalars worth watching that depend on the parameters alone, by name; here none."""
+        """Scalars worth logging now and then that depend on the parameters alone, by name; here none."""
         return {}
 
     def memory_times(self) -> list[Tensor]:

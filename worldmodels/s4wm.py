@@ -21,7 +21,9 @@ from worldmodels.latent import Noise, make_latent
 from worldmodels.nets import MLP, linear
 from worldmodels.ssm import LAYERS, Stack
 
-POLICY_INPUTS = ("output", "hidden", "full")
+POLICY_INPUTS = ("auto", "output", "hidden", "full")
+MOST_SEEN = 8192
+"""Numbers of the layers' states up to which `auto` shows them: S5's at every size are fewer, S4's are not."""
 
 
 class S4WM(Backbone):
@@ -41,8 +43,8 @@ class S4WM(Backbone):
         layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, but for a
             `width` there, which takes the place of D unless it is 0.
         unimix: share of the uniform distribution in a categorical posterior and prior.
-        policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states) or
-            `full` (all three).
+        policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states),
+            `full` (all three) or `auto` (`full`, but `output` where there are more than `MOST_SEEN` states).
         gradient_checkpointing: compute each block of a window again for its gradient instead of keeping it.
     """
 
@@ -73,7 +75,7 @@ class S4WM(Backbone):
         options = dict(layer_options[layer])
         width = options.pop("width", 0) or width
         self.latent = make_latent(stoch, classes, unimix)
-        self.width, self.policy_view = width, policy_input
+        self.width = width
         latent, outputs = self.latent.size, self.latent.outputs
         self.posterior_net = MLP(embed_size, units, hidden_layers, outputs)
         # Latent and action are normed apart, as in DreamerV3: the action would be a few numbers among many.
@@ -84,6 +86,9 @@ class S4WM(Backbone):
         self.prior_net = MLP(width, units, hidden_layers, outputs)
         self.feature_size = width + latent
         memory = self.stack.initial(1).numel()
+        if policy_input == "auto":
+            policy_input = "full" if memory <= MOST_SEEN else "output"
+        self.policy_view = policy_input
         self.policy_size = {
             "output": width + latent,
             "hidden": latent + memory,
@@ -157,7 +162,7 @@ class S4WM(Backbone):
         return state if entries is None else {"latent": state["latent"], "output": state["output"], **entries}
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """`log_abar/<layer>`: the logarithm of the largest |Abar| of a layer; nearer 0 remembers longer."""
+        """`log_abar/<layer>`: logarithm of the largest modulus in Abar; nearer 0 remembers longer."""
         return {f"log_abar/{n}": block.layer.log_abar().amax() for n, block in enumerate(self.stack.blocks)}
 
     def memory_times(self) -> list[Tensor]:

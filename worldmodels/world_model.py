@@ -310,7 +310,6 @@ class WorldModel(nn.Module):
         total = sum(means.values())
         with torch.no_grad():
             metrics = {name: value.detach() for name, value in means.items()}
-            metrics |= self.backbone.diagnostics()
             metrics["kl"] = kl.mean()
             metrics["kl_first"] = mean_where(kl, is_first)
             right = self.reward.mean(reward).sign() == batch["reward"].sign()

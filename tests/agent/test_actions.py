@@ -143,3 +143,19 @@ def test_gradients_of_samples() -> None:
     categorical = codec_of(spaces.Discrete(4)).distribution(outputs)
     actual = torch.autograd.grad((weight * categorical.rsample()).sum(), outputs, retain_graph=True)
     torch.testing.assert_close(actual, torch.autograd.grad((weight * categorical.probs[0]).sum(), outputs))
+
+
+def test_without_unimix_a_probability_of_zero_is_no_nan() -> None:
+    """120 apart in logits, a float32 probability is 0: its logarithm is not there, 0 times it is 0."""
+    outputs = torch.tensor([120.0, 0.0, 1.0], requires_grad=True)
+    categoricals = ActionCodec(spaces.Discrete(3), 0.0, 0.1, 1.0).distribution(outputs)
+    likely = categoricals.log_prob(torch.tensor([1.0, 0.0, 0.0]))
+    assert likely == 0 and categoricals.entropy() == 0
+    (likely + categoricals.entropy()).backward()
+    assert outputs.grad is not None and outputs.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("least", "most"), [(0.0, 1.0), (0.5, 0.1)])
+def test_deviations_that_are_none_are_refused(least: float, most: float) -> None:
+    with pytest.raises(ValueError, match=f"above 0 and at most max_std, got {least} and {most}"):
+        ActionCodec(spaces.Box(-1, 1, (1,)), 0.0, least, most)

@@ -371,6 +371,11 @@ def test_bfloat16(gradient: str) -> None:
         make(precision="float16")
 
 
+def test_unknown_starts_of_imagination_are_named() -> None:
+    with pytest.raises(ValueError, match="imagination.starts must be one of random, last, all, got 'first'"):
+        make(imagination__starts="first")
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_open_loop(backbone: str) -> None:
     """True and predicted observations in the same units; what comes after the context is not looked at."""

@@ -35,7 +35,7 @@ def test_every_environment_plays_as_many_episodes(episodes: int, count: int, eac
     """Short episodes are not counted more often; the carry is handed on over the whole episode."""
     house = House(configure(), waits=lambda index: 1 + 3 * index)
     agent = Scribe()
-    result = run_episodes(agent, house.make_envs, episodes, count, seed=5)  # type: ignore[arg-type]
+    result = run_episodes(agent, house.make_envs, episodes, count, 5, 1000)  # type: ignore[arg-type]
     count = min(count, episodes)
     assert house.seeds == [(count, 5, EVALUATION_ENVS)] and house.envs[0].closed
     assert result["episodes"] == len(result["returns"]) == episodes
@@ -52,11 +52,23 @@ def test_every_environment_plays_as_many_episodes(episodes: int, count: int, eac
     assert agent.carry[-1] == lengths[-1] - 1, "the carry was lost on the way"
 
 
+@pytest.mark.parametrize("max_steps", [4, 5, 6])
+def test_an_episode_that_does_not_end_is_cut(max_steps: int) -> None:
+    """It is its environment's last; one that ends just then is whole."""
+    house = House(configure(), waits=lambda index: (3, 10**9)[index])
+    result = run_episodes(Scribe(), house.make_envs, 5, 2, 5, max_steps)  # type: ignore[arg-type]
+    if max_steps == 4:  # each of the first environment's takes 4 steps
+        assert (result["episodes"], result["cut"], result["length_mean"]) == (4, 1, 4)
+    else:
+        assert (result["episodes"], result["cut"]) == (4, 1)
+        assert result["length_mean"] == pytest.approx((3 * 4 + max_steps) / 4)
+
+
 def test_environments_are_closed_when_acting_fails() -> None:
     house = House(configure(), waits=lambda index: 1)
     agent = SimpleNamespace(initial=lambda count: None, act=lambda *given, **named: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run_episodes(agent, house.make_envs, 2, 2, seed=0)  # type: ignore[arg-type]
+        run_episodes(agent, house.make_envs, 2, 2, 0, 1000)  # type: ignore[arg-type]
     assert house.envs[0].closed
 
 

@@ -341,6 +341,17 @@ def test_pictures_and_kl_by_step(tmp_path: Path) -> None:
     assert {"kl_by_step/0001", "kl_by_step/0002"} <= lines[0].keys() and "kl_by_step/0003" not in lines[0]
 
 
+def test_pictures_change_nothing(tmp_path: Path) -> None:
+    """Neither what is trained on nor what comes of it."""
+    results, trained = [], []
+    for every in (0, 20):
+        house = House(configure(steps=120, log__pictures=every), waits=lambda index: 2)
+        training = Training(house.config, house.make_envs, house.make_replay, tmp_path / str(every))
+        results.append(training.run()["returns"])
+        trained.append(training.agent.state_dict())
+    assert results[0] == results[1] and same(*trained)
+
+
 @pytest.mark.faults("worker process raises, dies or hangs")
 def test_environments_that_start_anew_end_their_episodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -474,4 +485,4 @@ def test_who_does_not_learn_is_at_chance(tmp_path: Path) -> None:
         initial=lambda count: None, act=lambda carry, rows, **_: (carry, np.ones(len(rows["reward"]), int))
     )
     house = House(untrained, waits=lambda index: 2)
-    assert success(run_episodes(bold, house.make_envs, 64, 16, seed=0)) == 0.5  # type: ignore[arg-type]
+    assert success(run_episodes(bold, house.make_envs, 64, 16, 0, 1000)) == 0.5  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ from torch import nn
 
 from agent.optim import Optimiser
 from configs import load
+from worldmodels import make_backbone
 from worldmodels.nets import BlockLinear
 from worldmodels.ssm import LAYERS, S5
 
@@ -56,3 +57,25 @@ def test_the_norm_returned_is_the_one_before_clipping() -> None:
     norm = make([layer]).step(layer.weight @ torch.tensor([30.0, 40.0]))
     assert norm.item() == pytest.approx(50)
     assert layer.weight.grad is not None and layer.weight.grad.norm().item() == pytest.approx(1, rel=1e-4)
+
+
+def test_biases_of_any_rank_and_name_do_not_decay() -> None:
+    config = load(backbone="tssm", presets=["debug"])
+    agent = make_backbone(config.kind, config.tssm, embed_size=8, action_size=2)
+    optimiser = make([agent])
+    groups = optimiser.adam.param_groups
+    decaying = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    named = [name for name, parameter in agent.named_parameters() if id(parameter) in decaying]
+    assert named and not [name for name in named if name.endswith("bias")]
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0])
+def test_a_gradient_cannot_be_clipped_to_nothing(clip: float) -> None:
+    with pytest.raises(ValueError, match=r"optimiser.clip must be above 0 .*, got"):
+        make([nn.Linear(2, 2)], clip=clip)
+
+
+def test_an_infinite_norm_clips_nothing() -> None:
+    layer = nn.Linear(4, 4)
+    make([layer], clip=float("inf")).step(1e6 * layer.weight.sum())
+    assert (layer.weight.grad == 1e6).all()

@@ -252,9 +252,28 @@ class TestTypes:
         got = f"{kind} (such as {example}), got {given!r} ({type(given).__name__})."
         fails(folder, said, got, overrides={key: given})
 
-    @pytest.mark.parametrize(("key", "given"), [("steps", "-3"), ("agent.actor.unimix", -0.5)])
-    def test_a_negative_number_is_refused(self, folder: Path, key: str, given: object) -> None:
-        fails(folder, f"the command line: option '{key}' expects 0 or more, got", overrides={key: given})
+    @pytest.mark.parametrize(
+        ("key", "given", "expected"),
+        [
+            ("steps", "-3", "0 or more"),
+            ("batch_length", 1, "2 or more"),
+            ("eval.episodes", 0, "1 or more"),
+            ("tssm.heads", 0, "1 or more"),
+            ("actor_critic.bins", 1, "3 or more"),
+            ("actor_critic.unimix", -0.5, "a number from 0 to 1"),
+            ("actor_critic.discount", 1.5, "a number from 0 to 1"),
+        ],
+    )
+    def test_a_number_out_of_range_is_refused(self, key: str, given: object, expected: str) -> None:
+        with pytest.raises(ValueError, match=f"the command line: option '{key}' expects {expected}, got"):
+            configs.load(overrides={key: given})
+
+    @pytest.mark.parametrize(
+        ("key", "given"),
+        [("s4wm.s4d.width", 0), ("heads.inputs", 0), ("actor_critic.discount", 1), ("recall.positions", 1)],
+    )
+    def test_a_number_at_the_end_of_its_range_is_taken(self, key: str, given: object) -> None:
+        assert configs.load(overrides={key: given}).flat()[key] == given
 
     def test_built_in_types_only(self, folder: Path) -> None:
         leaves = configs.load(directory=folder).flat().values()

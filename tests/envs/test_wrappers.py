@@ -93,6 +93,39 @@ def test_a_bare_observation_is_an_image_or_a_vector(space, value, name, leaf):
 
 
 @pytest.mark.parametrize(
+    ("space", "value", "image"),
+    [
+        (spaces.Box(0, 255, (8, 9), np.uint8), np.full((8, 9), 7), np.full((8, 9, 1), 7)),
+        (spaces.Box(0, 1, (2, 2, 1), np.uint8), [[[0], [1]], [[1], [0]]], [[[0], [255]], [[255], [0]]]),
+        (spaces.Box(1, 6, (1, 2, 1), np.uint8), [[[1], [3]]], [[[0], [102]]]),
+    ],
+)
+def test_forms_of_images(space, value, image):
+    """Rank 2 is one channel; a grid of numbers up to 1 or 6 is not nearly black."""
+    observation = flat(space, np.array(value, np.uint8))["image"]
+    assert observation.dtype == np.uint8
+    np.testing.assert_array_equal(observation, image)
+
+
+def test_channels_that_come_first_go_last():
+    space = spaces.Box(0, 255, (3, 5, 6), np.uint8)
+    value = np.arange(90, dtype=np.uint8).reshape(3, 5, 6)
+    env = FlatObservation(Fixed(space, value))
+    assert env.observation_space["image"].shape == (5, 6, 3)
+    np.testing.assert_array_equal(env.reset()[0]["image"], np.moveaxis(value, 0, -1))
+
+
+def test_small_tables_of_bytes_are_vectors():
+    assert list(flat(spaces.Box(0, 2, (3, 3), np.uint8), np.zeros((3, 3), np.uint8))) == ["vector"]
+
+
+def test_images_of_floats_get_a_warning():
+    space = spaces.Dict(camera=spaces.Box(0, 1, (32, 32, 3)))
+    with pytest.warns(UserWarning, match="leaf 'camera' is .* 3,072 floats.* give it as uint8"):
+        FlatObservation(Fixed(space, space.sample()))
+
+
+@pytest.mark.parametrize(
     ("space", "classes"),
     [
         (spaces.Discrete(4, start=5), (4,)),
@@ -285,6 +318,7 @@ def test_is_plain(space, plain):
     ("space", "says"),
     [
         (spaces.Box(-np.inf, np.inf, (1,)), "no finite bounds.*finite low and high"),
+        (spaces.Box(-3e38, 3e38, (1,)), "no finite bounds"),
         (spaces.Box(0, 5, (1,), np.int64), "whole numbers is not supported"),
         (spaces.Dict(a=spaces.Discrete(2)), "Dict are not supported"),
         (spaces.Tuple([spaces.Discrete(2)]), "Tuple are not supported"),

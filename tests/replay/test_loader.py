@@ -22,12 +22,17 @@ SIZES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_resume_changes_no_batch(tmp_path: Path, mode: str) -> None:
-    """Rows, states and windows of a loader that was saved and loaded are those of one that was not."""
-    sizes, source = SIZES | MODES[mode], Streams(2, seed=3)
+@pytest.mark.parametrize("chunk", [10, 300])
+def test_a_resume_changes_no_batch(tmp_path: Path, mode: str, chunk: int) -> None:
+    """Rows, states and windows of a loader that was saved and loaded are those of one that was not.
+
+    Also where a chunk is longer than what counts, so that all rows are in checkpoints.
+    """
+    size = {"chunk": chunk, "memory_gb": SIZES["memory_gb"] * chunk / SIZES["chunk"]}
+    sizes, source = SIZES | size | MODES[mode], Streams(2, seed=3)
     saved = loaded = Loader(Replay(**sizes, folder=tmp_path / "one"))
     for row in range(220):
-        if row in (40, 150):
+        if row in (40, 100, 101, 102, 150):
             state, chunks = through_a_file(saved), saved.replay.chunks()
             if loaded is not saved:
                 loaded.replay.close()

@@ -114,3 +114,18 @@ def test_options_that_do_not_go_together(wrong: dict[str, Any], message: str) ->
     """They are refused with what is allowed."""
     with pytest.raises(ValueError, match=message):
         Replay(**SIZES | wrong)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_peeking_changes_no_batch(mode: str) -> None:
+    """What is drawn for a picture is neither missing nor skipped in training."""
+    peeked, plain = filled(60, **MODES[mode])[0], filled(60, **MODES[mode])[0]
+    third, fourth, again = (peeked.peek(number) for number in (3, 4, 3))
+    np.testing.assert_array_equal(third["obs/id"], again["obs/id"])
+    assert (third["obs/id"] != fourth["obs/id"]).any()
+    for _ in range(5):
+        expected, got = plain.sample(), peeked.sample()
+        assert expected.keys() == got.keys() == third.keys()
+        for key, value in expected.items():
+            np.testing.assert_array_equal(got[key], value)
+        peeked.peek(5)

@@ -12,11 +12,13 @@ def main(folder: Path, backbone: str, task: str, seed: int, steps: int, mode: st
     """Log an evaluation every 100 steps: rssm learns half as fast, and its seed 1 never."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(f"task: {task}\nbackbone: {backbone}\n")
+    if mode != "early":  # it fails before anything is saved
+        (folder / "checkpoints" / "100").mkdir(parents=True, exist_ok=True)
     with (folder / "sessions.jsonl").open("a") as file:
         file.write(json.dumps({"commit": f"{backbone}{seed % 2}"}) + "\n")
     with (folder / "starts").open("a") as file:
         file.write(f"{os.environ['OMP_NUM_THREADS']} {time.time()}\n")
-    if mode == "fail" and seed == 1:
+    if mode == "early" or (mode == "fail" and seed == 1):
         time.sleep(0.5)
         print("Traceback: the model exploded", file=sys.stderr)
         sys.exit(3)

@@ -67,7 +67,7 @@ def test_every_seed_counts(tmp_path: Path) -> None:
     (pair,) = report["improvement"]
     assert (pair["of"], pair["over"]) == ("s4wm", "rssm") and pair["probability"] == pytest.approx(4 / 6)
     assert 0.5 <= pair["interval"][0] < 4 / 6 < pair["interval"][1] <= 1
-    assert said[-2].startswith("a run of s4wm ends higher than one of rssm with probability 0.67 [0.50, ")
+    assert said[-3].startswith("a run of s4wm ends higher than one of rssm with probability 0.67 [0.50, ")
     final = "\n".join(said[-5:])
     assert "rssm      0.667 [0, 1]" in final and "s4wm      1 [1, 1]" in final
     assert "(6 of 6 runs done)" in "\n".join(said)
@@ -114,6 +114,10 @@ def test_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (threads, begin), (_, end) = (line.split() for line in path.read_text().splitlines())
         assert threads == "2"
         spans.append((float(begin), float(end)))
+    for threads, given in ((1, 1), (9, 2)):  # as configured, where there are so many
+        folder = tmp_path / str(threads)
+        report = compare("t", ["s4wm"], 1, 100, folder, 2, threads=threads, command=fake(), echo=str)
+        assert report["hardware"]["threads"] == given
     together = [sum(begin <= at < end for begin, end in spans) for at, _ in spans]
     assert max(together) == 2
 
@@ -141,6 +145,23 @@ def test_another_comparison_is_not_mixed_in(tmp_path: Path) -> None:
         compare("other", ["s4wm"], 1, 100, tmp_path, command=fake())
     with pytest.raises(ValueError, match="choose another logdir"):
         compare("t", ["s4wm"], 1, 100, tmp_path, overrides={"agent.horizon": 3}, command=fake())
+
+
+def test_options_that_nothing_came_of_can_be_corrected(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the model exploded"):
+        compare("t", ["s4wm"], 1, 100, tmp_path, command=fake("early"), echo=lambda text: None)
+    compare("t", ["s4wm"], 1, 100, tmp_path, overrides={"a": 3}, command=fake(), echo=lambda text: None)
+    assert json.loads((tmp_path / "plan.json").read_text())["overrides"] == {"a": 3}
+
+
+def test_one_run_has_no_interval(tmp_path: Path) -> None:
+    """And says nothing of how probable it is that another run would be better."""
+    said: list[str] = []
+    compare("t", ["s4wm", "rssm"], 1, 500, tmp_path / "one", command=fake(), echo=said.append)
+    assert not any("probability" in line or "narrow" in line for line in said)
+    assert any(line.split()[:3] == ["s4wm", "1", "1"] for line in said)
+    compare("t", ["s4wm", "rssm"], 2, 500, tmp_path / "two", command=fake(), echo=said.append)
+    assert any("probability" in line for line in said) and any("narrow" in line for line in said)
 
 
 def test_impossible_arguments_are_refused(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def test_what_the_rssm_shows_of_its_recurrent_state(normed: bool) -> None:
     ("kind", "key", "value", "said"),
     [
         ("s4wm", "layer", "s6", "s4wm.layer must be one of s5, s4d, s4, lru, mamba2"),
-        ("s4wm", "policy_input", "all", "s4wm.policy_input must be one of output, hidden, full"),
+        ("s4wm", "policy_input", "all", "s4wm.policy_input must be one of auto, output, hidden, full"),
         ("rssm", "blocks", 3, "rssm.deter 16 must be divisible by rssm.blocks 3"),
         ("gru", None, None, "no backbone is called 'gru'"),
     ],

@@ -1,5 +1,7 @@
 """The presets of configs/sizes.yaml compare like with like."""
 
+import functools
+
 import pytest
 import torch
 
@@ -8,11 +10,14 @@ from worldmodels import make_backbone
 from worldmodels.ssm import LAYERS
 
 
-def parameters(preset: str, backbone: str) -> int:
+@functools.cache
+def made(preset: str, backbone: str) -> tuple[int, int, str]:
+    """Parameters, numbers that the policy reads, and S4WM's choice of them."""
     config = configs.load(backbone=backbone, presets=[preset])
     torch.manual_seed(0)
-    made = make_backbone(config.kind, config[config.kind], embed_size=config.encoder.units, action_size=4)
-    return sum(parameter.numel() for parameter in made.parameters())
+    model = make_backbone(config.kind, config[config.kind], embed_size=config.encoder.units, action_size=4)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, model.policy_size, getattr(model, "policy_view", "")
 
 
 def test_every_layer_has_a_backbone() -> None:
@@ -23,5 +28,16 @@ def test_every_layer_has_a_backbone() -> None:
 @pytest.mark.parametrize("preset", [name for name in configs.presets() if name != "debug"])
 def test_backbones_of_a_preset_have_about_as_many_parameters(preset: str) -> None:
     """Within 10 % of S4WM's."""
-    sizes = {name: parameters(preset, name) for name in configs.backbones()}
+    sizes = {name: made(preset, name)[0] for name in configs.backbones()}
     assert {name: size for name, size in sizes.items() if abs(size / sizes["s4wm"] - 1) > 0.1} == {}
+
+
+@pytest.mark.parametrize("preset", configs.presets())
+def test_what_actors_read_stays_in_proportion(preset: str) -> None:
+    """S4's states at 12m are 215,000 numbers: the networks that read them would dwarf the world model."""
+    assert {name for name in configs.backbones() if made(preset, name)[1] >= 10_000} == set()
+
+
+def test_auto_shows_states_up_to_a_number() -> None:
+    views = {(size, name): made(size, name)[2] for size in ("cpu", "12m") for name in ("s4wm", "s4wm_s4")}
+    assert views.pop(("12m", "s4wm_s4")) == "output" and set(views.values()) == {"full"}

@@ -113,8 +113,8 @@ class Mamba2(nn.Module):
 def ssd_states(v: Tensor, b: Tensor, log_a: Tensor) -> Tensor:
     """States at the ends of rows of steps that begin at zero: v `[R, L, heads, P]`, b `[R, L, N]`,
     log_a `[R, L, heads]` -> `[R, heads, P, N]`."""
-    total = log_a.cumsum(1)
-    weighted = v * (total[:, -1:] - total).exp()[..., None]
+    total = _running(log_a)
+    weighted = v * (total[:, -1:] - total).exp().to(v.dtype)[..., None]
     states = weighted.flatten(2).transpose(1, 2) @ b
     return states.unflatten(1, v.shape[2:])
 
@@ -130,10 +130,16 @@ def ssd_outputs(v: Tensor, b: Tensor, c: Tensor, log_a: Tensor, state: Tensor) -
         b, c: `[R, L, N]`.
         log_a: `[R, L, heads]`.
     """
-    total = log_a.cumsum(1).transpose(1, 2)  # [R, heads, L]
+    total = _running(log_a).transpose(1, 2)  # [R, heads, L]
     steps = v.shape[1]
     later = torch.ones(steps, steps, dtype=torch.bool, device=v.device).triu(1)
-    decay = (total[..., :, None] - total[..., None, :]).masked_fill(later, -math.inf).exp()
+    decay = (total[..., :, None] - total[..., None, :]).masked_fill(later, -math.inf).exp().to(v.dtype)
     within = ((c @ b.transpose(1, 2))[:, None] * decay) @ v.transpose(1, 2)  # [R, heads, L, P]
     from_state = (c @ state.flatten(1, 2).transpose(1, 2)).unflatten(-1, v.shape[2:])
-    return within.transpose(1, 2) + from_state * total.exp().transpose(1, 2)[..., None]
+    return within.transpose(1, 2) + from_state * total.exp().to(v.dtype).transpose(1, 2)[..., None]
+
+
+def _running(log_a: Tensor) -> Tensor:
+    """Sums of `[R, L, heads]` up to each step, in float64: after a strong decay, differences of float32 sums
+    would have no digits left."""
+    return log_a.double().cumsum(1)

@@ -7,8 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldmodels.ssm.hippo import hippo_normal, log_steps, modulus_and_phase
+from worldmodels.ssm.hippo import hippo_normal, log_steps
 from worldmodels.ssm.siso import SISO
+
+SHOWN = 64
+"""Channels whose eigenvalues are told: at the larger presets all of them would take half a minute."""
 
 
 class S4(SISO):
@@ -62,10 +65,16 @@ class S4(SISO):
             length,
         )
 
+    @torch.no_grad()
     def log_abar(self) -> Tensor:
-        """Logarithms of |Abar|, `[D, N/2]`, below 0, of the diagonal part Lambda alone."""
-        dt, real = self.log_dt.exp(), -self.log_decay.exp()
-        return modulus_and_phase(real, self.frequency, dt, "bilinear")[0]
+        """Logarithms of the moduli of Abar's eigenvalues, `[n, N]` on the CPU, below 0.
+
+        Those of at most `SHOWN` channels, evenly chosen: P P^* moves them far from Lambda's, so that they
+        have to be computed.
+        """
+        transition = self.response(1).powers[0]
+        transition = transition[:: -(-len(transition) // SHOWN)].double().cpu()
+        return torch.linalg.eigvals(transition).abs().log().to(self.d.dtype)
 
     def _discretise(self) -> tuple[Tensor, ...]:
         """diagonal, right, left, b and P (as pairs, to take P^* x with) of Abar and Bbar in factors.

@@ -59,3 +59,20 @@ def test_initial_decays_and_step_sizes() -> None:
 def test_wrong_options_are_named() -> None:
     with pytest.raises(ValueError, match="width 6 must be divisible by head_size 4"):
         Mamba2(6, state_size=2, head_size=4, dt_min=1e-3, dt_max=1e-1)
+
+
+def test_after_a_strong_decay_a_window_is_as_exact_as_steps() -> None:
+    """Decays of e^-100 and of almost nothing take turns: float32 sums of both lose the small ones."""
+    torch.manual_seed(0)
+    layer = Mamba2(16, state_size=8, head_size=8, dt_min=1e-3, dt_max=0.1)
+    with torch.no_grad():
+        layer.project_in.weight[-2:] = 0
+        layer.project_in.weight[-2:, 0] = 4
+        u = torch.randn(4, 64, 16)
+        u[..., 0] = torch.where(torch.rand(4, 64) < 0.3, 3.0, -1.0)
+        is_first = torch.zeros(4, 64, dtype=torch.bool)
+        window, last, _ = layer(u, layer.initial(4), is_first)
+        exact = layer.double()
+        expected, state, _ = exact(u.double(), exact.initial(4), is_first)
+    torch.testing.assert_close(window.double(), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(last.double(), state, rtol=0, atol=1e-5)
