@@ -668,8 +668,13 @@ def _summary(config: configs.Config, result: Mapping[str, Any]) -> str:
 
 
 def _recorded(task: str, backbone: str) -> list[str]:
-    """A line for each other backbone's return on this task that `docs/results/*.json` holds."""
+    """A line for each other backbone's return on this task that `docs/results/*.json` holds.
+
+    `evaluations.json` has the finished runs' returns by today's evaluation, where it was another one then.
+    """
     lines = []
+    played = RESULTS / "evaluations.json"
+    by_run = json.loads(played.read_text(encoding="utf-8")) if played.is_file() else {}
     for path in sorted(RESULTS.glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record.get("task") != task:
@@ -679,8 +684,14 @@ def _recorded(task: str, backbone: str) -> list[str]:
                 low, high = got["interval"]
                 seeds = got["seeds"] if isinstance(got["seeds"], int) else len(got["seeds"])
                 many = f"[{low:.3g}, {high:.3g}] over {seeds} seeds" if seeds > 1 else "of one seed"
+                mean = got["return_mean"]
+                again = [
+                    e["return_mean"] for run, e in by_run.items() if run.startswith(f"{path.stem}/{name}/")
+                ]
+                if again:
+                    mean, many = sum(again) / len(again), f"over {len(again)} seeds, evaluated as today,"
                 lines.append(
-                    f"recorded with {name}: mean return {got['return_mean']:.3g} {many} of "
+                    f"recorded with {name}: mean return {mean:.3g} {many} of "
                     f"{got['steps']:,} steps (docs/results/{path.name})"
                 )
                 if "command" in record:

@@ -74,7 +74,13 @@ def add_saved_run(parser: Parser, several: bool = False) -> None:
 def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
     """One argument for each option of `defaults.yaml`, in its groups."""
     headings = configs.headings()
-    groups: dict[str, Any] = {"": parser.add_argument_group("run")}
+    groups: dict[str, Any] = {
+        "": parser.add_argument_group(
+            "run",
+            "Values in brackets, here and below, are those of configs/defaults.yaml. The size preset (cpu or "
+            "12m), the backbone and the task change some: a run's config.yaml has the values in force.",
+        )
+    }
     for key, default, meaning in configs.describe():
         if key in without:
             continue

@@ -385,10 +385,13 @@ class TestTrain:
                 "s4wm": got,
                 "rssm": got | {"seeds": [0, 1, 2]},
                 "gru": got | {"seeds": 1, "commits": ["a" * 40, "b" * 40 + "-dirty"]},
+                "lru": got,
             },
         }
         Path("results/a.json").write_text(json.dumps(record))
         Path("results/b.json").write_text(json.dumps(record | {"task": "other"}))
+        again = {"a/lru/seed0": {"return_mean": 0.25}, "a/lru/seed1": {"return_mean": 0.75}}
+        Path("results/evaluations.json").write_text(json.dumps(again | {"aa/lru/seed2": {"return_mean": 9}}))
         run.main([*CPU, "--task", "memory_chain:n=5"])
         assert capsys.readouterr().out.splitlines() == [
             "memory_chain:n=5 with s4wm: mean return 0.5 (standard deviation 0.25) over 2 episodes "
@@ -399,6 +402,9 @@ class TestTrain:
             "  by: python run.py compare, at commit 0123456",
             "recorded with gru: mean return 0.125 of one seed of 100,000 steps (docs/results/a.json)",
             "  by: python run.py compare, at commit aaaaaaa, bbbbbbb-dirty",
+            "recorded with lru: mean return 0.5 over 2 seeds, evaluated as today, of 100,000 steps "
+            "(docs/results/a.json)",
+            "  by: python run.py compare, at commit 0123456",
             "run folder: somewhere",
         ]
 

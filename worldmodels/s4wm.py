@@ -31,7 +31,8 @@ class S4WM(Backbone):
 
     Posterior q(z_t | x_t) sees the current frame only, so all z of a window, hence all inputs
     g_t = MLP(z_{t-1}, a_t) of the stack, are known at once and the stack runs over the window in parallel.
-    Prior p(z_t | h_t); decoder and heads read (h_t, z_t). Acting and imagination step the same stack.
+    Prior p(z_t | h_t). The decoder reads (h_t, z_t), actor, critic and heads the policy input. Acting and
+    imagination step the same stack.
 
     State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory`: the layers' states `[B, L, ...]`.
 

@@ -162,7 +162,7 @@ def test_what_the_rssm_shows_of_its_recurrent_state(normed: bool) -> None:
         ("s4wm", "layer", "s6", "s4wm.layer must be one of s5, s4d, s4, lru, mamba2"),
         ("s4wm", "policy_input", "all", "s4wm.policy_input must be one of auto, output, hidden, full"),
         ("rssm", "blocks", 3, "rssm.deter 16 must be divisible by rssm.blocks 3"),
-        ("gru", None, None, "no backbone is called 'gru'"),
+        ("no_such_backbone", None, None, "no backbone is called 'no_such_backbone'"),
     ],
 )
 def test_wrong_options_are_named(kind: str, key: str | None, value: object, said: str) -> None:
