@@ -500,10 +500,12 @@ def _default_logdir(config: configs.Config) -> Path:
 def _refuse_another_run(
     config: configs.Config, logdir: Path, ignore: Sequence[str] = configs.FREE_TO_CHANGE
 ) -> None:
+    from studies.provenance import has_begun
+
     if logdir.exists() and not logdir.is_dir():
         raise ValueError(f"{logdir} is a file; expected a folder, or a path where there is nothing yet.")
     saved = logdir / "config.yaml"
-    if saved.exists() and (_has_checkpoint(logdir) or (logdir / "result.json").exists()):
+    if saved.exists() and has_begun(logdir):
         changed = configs.differences(configs.read(saved), config, ignore)
         if changed:
             listed = "\n  ".join(changed)
@@ -548,16 +550,14 @@ def _alone_in(logdir: Path) -> Iterator[None]:
 
 def _existing_run(logdir: Path) -> Path:
     """The saved configuration of a run that has a checkpoint."""
+    from studies.provenance import has_checkpoint
+
     path = logdir / "config.yaml"
     if not path.is_file():
         raise ValueError(f"no run in {logdir}: expected {path}. Train one first, or name another --logdir.")
-    if not _has_checkpoint(logdir):
+    if not has_checkpoint(logdir):
         raise ValueError(f"the run in {logdir} has no checkpoint yet: nothing in {logdir / 'checkpoints'}.")
     return path
-
-
-def _has_checkpoint(logdir: Path) -> bool:
-    return any((logdir / "checkpoints").glob("*"))
 
 
 def _saved_configuration(path: Path, device: str | None) -> configs.Config:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
-from worldmodels.latent import mix_uniform, sample_onehot
+from worldmodels.latent import finite_log, mix_uniform, sample_onehot
 
 
 class ActionCodec:
@@ -92,16 +92,11 @@ class Categoricals:
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-probability `[...]` of one-hot vectors `[..., A]`."""
-        return (self._logs(torch.cat(self.probs, -1)) * action).sum(-1)
+        return (finite_log(torch.cat(self.probs, -1)) * action).sum(-1)
 
     def entropy(self) -> Tensor:
         """`[...]` in nats, summed over the categoricals."""
-        return -sum((part * self._logs(part)).sum(-1) for part in self.probs)  # type: ignore[return-value]
-
-    @staticmethod
-    def _logs(probs: Tensor) -> Tensor:
-        """Logarithms, finite where a probability without its share of the uniform has become 0."""
-        return probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
+        return -sum((part * finite_log(part)).sum(-1) for part in self.probs)  # type: ignore[return-value]
 
 
 class BoundedNormal:

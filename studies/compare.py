@@ -387,7 +387,7 @@ def _keep_plan(folder: Path, plan: Mapping[str, Any]) -> None:
         _publish(path, json.dumps(plan, indent=1))
     elif json.loads(before) == json.loads(json.dumps(plan)):
         return
-    elif not any(any(folder.glob(f"*/seed*/{what}")) for what in ("checkpoints/*", "result.json")):
+    elif not any(map(provenance.has_begun, folder.glob("*/seed*"))):
         _publish(path, json.dumps(plan, indent=1))
     else:
         raise ValueError(

@@ -38,6 +38,16 @@ def commits(logdir: str | Path) -> list[str]:
     return list(dict.fromkeys(json.loads(line)["commit"] for line in lines))
 
 
+def has_checkpoint(logdir: str | Path) -> bool:
+    """Return whether a run has written a checkpoint, whole or damaged."""
+    return any((Path(logdir) / "checkpoints").glob("*"))
+
+
+def has_begun(logdir: str | Path) -> bool:
+    """Return whether anything came of a run, so that only its own options may go on with it."""
+    return has_checkpoint(logdir) or (Path(logdir) / "result.json").exists()
+
+
 def commit() -> str:
     """Return the checked-out commit, with '-dirty' if tracked files were changed; 'unknown' outside git."""
     words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

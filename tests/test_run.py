@@ -54,7 +54,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     )
     evaluation = SimpleNamespace(evaluate=keep("eval", EVALUATION), build_agent=build_agent)
     monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online, evaluation=evaluation))
-    monkeypatch.setitem(sys.modules, "studies.provenance", SimpleNamespace(record=keep("record", None)))
+    monkeypatch.setattr("studies.provenance.record", keep("record", None))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
     plots = SimpleNamespace(
         plot=keep("plot", Path("curves.png")), draw_costs=keep("draw_costs", Path("c.png"))

@@ -58,8 +58,7 @@ class Categorical:
         return sample_onehot(distribution, noise)
 
     def kl(self, left: Tensor, right: Tensor) -> Tensor:
-        tiny = torch.finfo(left.dtype).tiny  # without unimix a probability may be exactly 0
-        return (left * (left.clamp_min(tiny).log() - right.clamp_min(tiny).log())).sum((-2, -1))
+        return (left * (finite_log(left) - finite_log(right))).sum((-2, -1))
 
 
 class Gaussian:
@@ -118,6 +117,11 @@ def mix_uniform(logits: Tensor, unimix: float) -> Tensor:
     """Probabilities (1 - unimix) softmax(logits) + unimix / K over the last axis, in float32 or wider."""
     probs = F.softmax(widen(logits), -1)
     return torch.lerp(probs, probs.new_full((), 1 / logits.shape[-1]), unimix) if unimix else probs
+
+
+def finite_log(probs: Tensor) -> Tensor:
+    """Logarithms of probabilities, finite where one without its share of the uniform has become exactly 0."""
+    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
 
 def sample_onehot(probs: Tensor, noise: Noise = None) -> Tensor:

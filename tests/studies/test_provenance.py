@@ -44,3 +44,15 @@ def test_hardware() -> None:
     found = provenance.hardware()
     assert json.loads(json.dumps(found)) == found
     assert found["cpu"] and found["cpus"] >= 1 and found["torch"]
+
+
+def test_a_run_has_begun_when_something_came_of_it(tmp_path: Path) -> None:
+    """A configuration, a log and an empty folder are nothing; a checkpoint or a result are."""
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "checkpoints").mkdir()
+    assert not provenance.has_begun(tmp_path)
+    (tmp_path / "result.json").touch()
+    assert provenance.has_begun(tmp_path) and not provenance.has_checkpoint(tmp_path)
+    (tmp_path / "result.json").unlink()
+    (tmp_path / "checkpoints" / "100").mkdir()
+    assert provenance.has_begun(tmp_path) and provenance.has_checkpoint(tmp_path)
