@@ -344,13 +344,17 @@ def plot(argv: Sequence[str]) -> None:
             "plot", "python run.py plot LOGDIR ... --out FILE.png", "Draw learning curves of runs."
         )
         parser.add_argument(
-            "logdirs", nargs="+", type=Path, metavar="LOGDIR", help="run folders, or folders of them"
+            "logdirs",
+            nargs="+",
+            type=Path,
+            metavar="LOGDIR",
+            help="run folders, folders of them, or a comparison's compare.json",
         )
         parser.add_argument("--out", required=True, type=Path, metavar="FILE.png", help="picture to write")
         args, _ = parser.parse(argv)
         for logdir in args.logdirs:
-            if not logdir.is_dir():
-                raise ValueError(f"no folder {logdir}: expected the folder of a run, or of several.")
+            if not logdir.exists():
+                raise ValueError(f"no {logdir}: expected the folder of a run or of several, or compare.json.")
 
     from studies.plots import plot as draw
 

@@ -164,8 +164,10 @@ def optimum(task: str) -> float | None:
     """Return the optimal policy's mean return where it is known, None elsewhere; builds the task once."""
     env = _constructor(task)()
     try:
-        value = env.get_wrapper_attr("optimum") if env.has_wrapper_attr("optimum") else None
-        return None if value is None else float(value)
+        if env.has_wrapper_attr("optimum"):
+            value = env.get_wrapper_attr("optimum")
+            return None if value is None else float(value)
+        return gym.optimum(env.spec) if env.spec else None
     finally:
         env.close()
 

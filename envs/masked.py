@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from envs import gym
+
 # Short name -> gymnasium id, and the entries that stay: all others in these observations are velocities.
 MASKED: dict[str, tuple[str, tuple[int, ...]]] = {
     "cartpole_masked": ("CartPole-v1", (0, 2)),
@@ -17,7 +19,6 @@ MASKED: dict[str, tuple[str, tuple[int, ...]]] = {
     "mountain_car_masked": ("MountainCar-v0", (0,)),
     "mountain_car_continuous_masked": ("MountainCarContinuous-v0", (0,)),
 }
-OPTIMA: dict[str, float] = {"CartPole-v1": 500.0}
 
 
 class MaskObservation(gymnasium.ObservationWrapper[np.ndarray, Any, np.ndarray], RecordConstructorArgs):
@@ -67,4 +68,4 @@ def make_masked(source: str, keep: tuple[int, ...], render_mode: str | None = No
     Optimum of the masked CartPole: 500, the time limit. The others' optima are not known in closed form.
     """
     env = gymnasium.make(source, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode)
-    return MaskObservation(env.unwrapped, keep, OPTIMA.get(source))
+    return MaskObservation(env.unwrapped, keep, gym.optimum(gymnasium.spec(source)))

@@ -28,7 +28,6 @@ from replay import chunk
 
 FORMAT = 1
 PLAN = "dataset.json"
-POLICIES = ("scripted", "random")
 
 Observation = dict[str, np.ndarray]
 # A policy begins an episode (environment, episode) and then maps (observation, is_first) to an action, or to

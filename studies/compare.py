@@ -127,6 +127,7 @@ def compare(
         },
         "improvement": _improvements(curves),
         "curves": {name: _bands(runs_of) for name, runs_of in curves.items()},
+        "runs": {name: [plots.as_json(curve) for curve in runs_of] for name, runs_of in curves.items()},
         "command": _own_command(task, backbones, seeds, steps, folder, jobs, presets, overrides),
         "commit": provenance.commit(),
         "hardware": provenance.hardware() | {"jobs": jobs, "threads": threads},

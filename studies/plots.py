@@ -47,18 +47,32 @@ def plot(
     """Draw the curves of any set of runs, one row a task, one line a backbone.
 
     Arguments:
-        logdirs: run folders, or folders that hold run folders at any depth. A run is grouped by the `task`
-            and `backbone` of its config.yaml.
+        logdirs: run folders, or folders that hold run folders at any depth, and the `compare.json` of
+            comparisons. A run is grouped by the `task` and `backbone` of its config.yaml. A backbone of a
+            task that an earlier file has as well is a line of its own, with the file's name.
         out: picture to write; the ending chooses the format.
-        metric: entry of metrics.jsonl to draw.
+        metric: entry of metrics.jsonl to draw; a compare.json has `METRIC` only.
         echo: receives a message for every run that has no such entry yet.
 
     Returns: the path of the picture.
 
-    Raises ValueError if a folder holds no run, a run has no config.yaml, or no run has the metric yet.
+    Raises ValueError if a folder holds no run, a run has no config.yaml, no run has the metric yet, or a file
+    is no comparison or asked for another metric.
     """
-    folders = list(dict.fromkeys(run for logdir in logdirs for run in _runs(Path(logdir))))
+    places = list(dict.fromkeys(map(Path, logdirs)))
     groups: dict[str, dict[str, list[Curve]]] = {}
+    optima: dict[str, float | None] = {}
+    for path in places:
+        if path.is_file():
+            report = _read_comparison(path, metric)
+            optima[report["task"]] = report["optimum"]
+            for backbone, runs in report["runs"].items():
+                curves = [
+                    Curve(*(np.array(run[field], np.float64) for field in Curve._fields)) for run in runs
+                ]
+                group = groups.setdefault(report["task"], {})
+                group[f"{backbone}, {path.stem}" if backbone in group else backbone] = curves
+    folders = list(dict.fromkeys(run for path in places if not path.is_file() for run in _runs(path)))
     for folder in folders:
         curve = read_curve(folder, metric)
         if not curve.steps.size:
@@ -68,7 +82,27 @@ def plot(
         groups.setdefault(task, {}).setdefault(backbone, []).append(curve)
     if not groups:
         raise ValueError(f"nothing to draw: none of {len(folders)} runs has logged {metric} yet.")
-    return draw(groups, out, ylabel=metric)
+    return draw(groups, out, optima, metric)
+
+
+def as_json(curve: Curve) -> dict[str, list[float | None]]:
+    """A curve as `compare.json` has it, with null for seconds that were not logged."""
+    return {
+        name: [None if np.isnan(value) else value for value in values.tolist()]
+        for name, values in curve._asdict().items()
+    }
+
+
+def _read_comparison(path: Path, metric: str) -> dict[str, Any]:
+    if metric != METRIC:
+        raise ValueError(f"{path} holds {METRIC} only, not {metric}: name the folders of the runs instead.")
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is neither a folder of runs nor a compare.json ({error}).") from error
+    if not isinstance(report, dict) or not {"task", "optimum", "runs"} <= report.keys():
+        raise ValueError(f"{path} is not a compare.json with the curves of single runs; run compare again.")
+    return report
 
 
 def read_curve(folder: str | Path, metric: str = METRIC) -> Curve:

@@ -190,7 +190,7 @@ REFUSED = [
     (["collect", "--task", "tmaze", "--policy", "random", "--out", "a_file"], "a_file is a file"),
     (["collect", "--task", "tmaze", "--policy", "random", "--out", "b", "--seed", "-1"], "'seed' must be"),
     (["collect", "--task", "tmaze", "--policy", ".", "--out", "b"], "no run in .: expected config.yaml"),
-    (["plot", "none", "--out", "a.png"], "no folder none"),
+    (["plot", "none", "--out", "a.png"], "no none: expected"),
     (
         ["bench", "--what", "layer"],
         "unknown measure 'layer'. Did you mean 'layers'?",

@@ -69,8 +69,10 @@ def test_task_names_are_known():
         envs.check(name)
 
 
-def test_optimum_of_a_foreign_task_is_not_known():
-    assert envs.optimum("CartPole-v1") is None
+def test_optimum_of_a_foreign_task_is_known_where_it_is_the_time_limit():
+    assert envs.optimum("CartPole-v1") == 500
+    assert envs.optimum("CartPole-v1:max_episode_steps=70") == 70
+    assert envs.optimum("Pendulum-v1") is None
 
 
 @pytest.mark.parametrize("arguments", [{"seed": -1}, {"index": -1}, {"seed": 1.5}])

@@ -60,6 +60,8 @@ def test_every_seed_counts(tmp_path: Path) -> None:
     assert report["command"].startswith("python run.py compare --task chain:n=3 --backbones s4wm rssm ")
     curve = report["curves"]["rssm"]["steps"]
     assert len(curve["x"]) == len(curve["mean"]) == len(curve["low"]) == len(curve["high"])
+    failed = report["runs"]["rssm"][1]
+    assert len(failed["steps"]) == len(failed["seconds"]) == 10 and failed["values"][-1] == 0.0
     rows = list(csv.DictReader((tmp_path / "compare.csv").open()))
     assert len(rows) == 2 * 3 * 10
     assert rows[0] == {"backbone": "s4wm", "seed": "0", "step": "100", "seconds": "2.0", "return": "0.2"}

@@ -97,6 +97,23 @@ def test_any_set_of_runs_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert plot([lone], tmp_path / "x.svg").read_text().lstrip().startswith("<?xml")
 
 
+def test_a_recorded_comparison_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its file alone, beside runs; the second file of a task and backbone is a line of its own."""
+    curve = Curve(np.array([10, 20]), np.array([1.0, np.nan]), np.array([0.25, 0.5]))
+    report = {"task": "t", "optimum": 1.0, "runs": {"s4wm": [plots.as_json(curve)] * 2}}
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    run = write_run(tmp_path / "run", "t", "rssm", [0.1])
+    drawn: list = []
+    monkeypatch.setattr(plots, "draw", lambda *given: drawn.extend(given) or Path("x.png"))
+    plot([tmp_path / "first.json", tmp_path / "second.json", run], tmp_path / "x.png")
+    groups, _, optima, _ = drawn
+    counts = {label: len(runs) for label, runs in groups["t"].items()}
+    assert counts == {"s4wm": 2, "s4wm, second": 2, "rssm": 1} and optima == {"t": 1.0}
+    for drawn_again, logged in zip(groups["t"]["s4wm"][1], curve, strict=True):
+        np.testing.assert_array_equal(drawn_again, logged)
+
+
 def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     """Errors tell the folder and what was expected in it."""
     with pytest.raises(ValueError, match=r"no run in .*expected metrics\.jsonl"):
@@ -111,6 +128,14 @@ def test_what_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     (run / "config.yaml").unlink()
     with pytest.raises(ValueError, match=r"no .*config\.yaml"):
         plot([run], tmp_path / "x.png")
+    (run / "metrics.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is neither a folder of runs nor a compare\.json"):
+        plot([run / "metrics.jsonl"], tmp_path / "x.png")
+    (run / "old.json").write_text('{"task": "t", "results": {}}')
+    with pytest.raises(ValueError, match=r"old\.json is not a compare\.json with the curves of single runs"):
+        plot([run / "old.json"], tmp_path / "x.png")
+    with pytest.raises(ValueError, match=r"holds eval/return_mean only, not train/loss"):
+        plot([run / "old.json"], tmp_path / "x.png", "train/loss")
 
 
 def test_costs_are_drawn_against_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,9 +111,8 @@ def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
 class TimeInvariant(nn.Module):
     """A layer whose discretised system depends on parameters only; it keeps it while they stay the same.
 
-    A subclass writes `_discretise`, and names the parameters of A, B and the step sizes in `DYNAMICS`. The
-    optimiser gives these no weight decay and a learning rate of their own, as S4, S4D, S5 and LRU were
-    trained by their authors.
+    A subclass writes `_discretise`, and names in `DYNAMICS` what its authors trained without weight decay
+    and at a learning rate of its own: A, B and the step sizes, where these are parameters.
     """
 
     DYNAMICS: tuple[str, ...] = ()

@@ -16,7 +16,8 @@ class S5(MIMO):
 
     Initialisation as published (section 3.3 and appendix B.1): A = block-diagonal HiPPO-N, B and C drawn real
     and rotated into its eigenbasis, zero-order hold with one step size a mode, log-uniform in [dt_min,
-    dt_max]. Re(A) = -exp(.) keeps the system stable whatever training does.
+    dt_max]. Re(A) = -exp(.) keeps the system stable whatever training does. A, B and the step sizes are
+    trained apart, as in the authors' code (train_helpers.py, "standard").
 
     Args:
         width: D, channels in and out.
@@ -26,7 +27,7 @@ class S5(MIMO):
         input_scale: `bbar` as published, or `unit`; see `discretise_diagonal`.
     """
 
-    DYNAMICS = ("log_decay", "frequency", "log_dt")
+    DYNAMICS = ("log_decay", "frequency", "log_dt", "b")
     readout = 2.0
 
     def __init__(
