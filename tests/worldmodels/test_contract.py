@@ -24,9 +24,11 @@ CASES = {
     "s4wm-gaussian": Case("s4wm", {"s4wm.classes": 0}),
     "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
     "s4wm-s4d-output": Case("s4wm", {"s4wm.layer": "s4d", "s4wm.policy_input": "output"}),
-    "s4wm-s4": Case("s4wm", {"s4wm.layer": "s4", "s4wm.policy_input": "output"}),
-    "s4wm-lru": Case("s4wm", {"s4wm.layer": "lru", "s4wm.policy_input": "output"}),
-    "s4wm-mamba2": Case("s4wm", {"s4wm.layer": "mamba2", "s4wm.policy_input": "output"}),
+    "s4wm-s4": Case("s4wm", {"s4wm.layer": "s4"}),
+    "s4wm-s4-output": Case("s4wm", {"s4wm.layer": "s4", "s4wm.policy_input": "output"}),
+    "s4wm-lru": Case("s4wm", {"s4wm.layer": "lru"}),
+    "s4wm-mamba2": Case("s4wm", {"s4wm.layer": "mamba2"}),
+    "s4wm-mamba2-output": Case("s4wm", {"s4wm.layer": "mamba2", "s4wm.policy_input": "output"}),
 }
 
 

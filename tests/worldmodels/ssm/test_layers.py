@@ -9,6 +9,7 @@ import torch
 from scipy import linalg, signal
 from torch import Tensor, nn
 
+from configs import load
 from worldmodels.base import keep_steps
 from worldmodels.ssm import LAYERS, LRU, S4, S4D, S5, Mamba2, Stack
 from worldmodels.ssm.hippo import TimeInvariant, hippo_normal, log_steps
@@ -33,10 +34,12 @@ def layer(request: pytest.FixtureRequest) -> nn.Module:
     return MAKERS[request.param]().double()
 
 
-def sequence(layer: nn.Module, batch: int, steps: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+def sequence(
+    layer: nn.Module, batch: int, steps: int, seed: int = 1, width: int = WIDTH
+) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs `[B, T, D]`, a state that is not zero, and random resets."""
     torch.manual_seed(seed)
-    u = torch.randn(batch, steps, WIDTH, dtype=torch.float64)
+    u = torch.randn(batch, steps, width, dtype=torch.float64)
     state = torch.randn_like(layer.initial(batch))
     return u, state, torch.rand(batch, steps) < 0.1
 
@@ -143,6 +146,24 @@ def test_float32_over_4096_steps(layer: nn.Module) -> None:
         exact, states = stepped(layer, u, state, is_first)
         single, last, _ = layer.float()(u.float(), state.float(), is_first)
     assert (single - exact).abs().max() < 1e-4 * exact.abs().max()
+    assert (last - states[:, -1]).abs().max() < 1e-4 * states.abs().max()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_float32_at_the_sizes_of_the_preset(name: str) -> None:
+    """A window equals its steps in the precision of training as well, over 4096 steps with some 30 resets."""
+    options = load(backbone="s4wm", presets=["cpu"]).s4wm
+    own = dict(options[name])
+    width = own.pop("width", 0) or options.width
+    torch.manual_seed(0)
+    layer = LAYERS[name](width, **own)
+    u, state, is_first = sequence(layer, 1, 4096, width=width)
+    is_first[:, : 4096 - 300] = False
+    with torch.no_grad():
+        expected, states = stepped(layer, u.float(), state, is_first)
+        y, last, kept = layer(u.float(), state, is_first, "all")
+    assert (y - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert (kept - states).abs().max() < 1e-4 * states.abs().max()
     assert (last - states[:, -1]).abs().max() < 1e-4 * states.abs().max()
 
 
