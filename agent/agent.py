@@ -268,6 +268,7 @@ class Agent:
                 f"(optimiser.*) or look at the observations and rewards of the environment."
             )
 
+    @torch.no_grad()
     def metrics(self) -> dict[str, float]:
         """Means over the updates since the last call, and what the backbone says of itself now.
 
