@@ -48,8 +48,8 @@ def plot(
 
     Arguments:
         logdirs: run folders, or folders that hold run folders at any depth, and the `compare.json` of
-            comparisons. A run is grouped by the `task` and `backbone` of its config.yaml. A backbone of a
-            task that an earlier file has as well is a line of its own, with the file's name.
+            comparisons. A run is grouped by the `task` and `backbone` of its config.yaml. The runs of a file
+            are a line with its name, where others of the same task and backbone are drawn too.
         out: picture to write; the ending chooses the format.
         metric: entry of metrics.jsonl to draw; a compare.json has `METRIC` only.
         echo: receives a message for every run that has no such entry yet.
@@ -60,28 +60,29 @@ def plot(
     is no comparison or asked for another metric.
     """
     places = list(dict.fromkeys(map(Path, logdirs)))
-    groups: dict[str, dict[str, list[Curve]]] = {}
+    lines: dict[tuple[str, str], dict[str, list[Curve]]] = {}  # task, backbone -> file, or "" -> runs
     optima: dict[str, float | None] = {}
     for path in places:
         if path.is_file():
             report = _read_comparison(path, metric)
             optima[report["task"]] = report["optimum"]
             for backbone, runs in report["runs"].items():
-                curves = [
-                    Curve(*(np.array(run[field], np.float64) for field in Curve._fields)) for run in runs
-                ]
-                group = groups.setdefault(report["task"], {})
-                group[f"{backbone}, {path.stem}" if backbone in group else backbone] = curves
+                curves = [Curve(*(np.array(run[name], np.float64) for name in Curve._fields)) for run in runs]
+                lines.setdefault((report["task"], backbone), {})[str(path)] = curves
     folders = list(dict.fromkeys(run for path in places if not path.is_file() for run in _runs(path)))
     for folder in folders:
         curve = read_curve(folder, metric)
         if not curve.steps.size:
             echo(f"left out {folder}: no {metric} in its metrics yet")
             continue
-        task, backbone = _labels(folder)
-        groups.setdefault(task, {}).setdefault(backbone, []).append(curve)
-    if not groups:
+        lines.setdefault(_labels(folder), {}).setdefault("", []).append(curve)
+    if not lines:
         raise ValueError(f"nothing to draw: none of {len(folders)} runs has logged {metric} yet.")
+    groups: dict[str, dict[str, list[Curve]]] = {}
+    for (task, backbone), sources in lines.items():
+        for source, curves in sources.items():
+            label = f"{backbone}, {source}" if source and len(sources) > 1 else backbone
+            groups.setdefault(task, {})[label] = curves
     return draw(groups, out, optima, metric)
 
 

@@ -98,19 +98,23 @@ def test_any_set_of_runs_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_recorded_comparison_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From its file alone, beside runs; the second file of a task and backbone is a line of its own."""
+    """From its file alone, beside runs; a backbone of a task that several have is a line of each."""
     curve = Curve(np.array([10, 20]), np.array([1.0, np.nan]), np.array([0.25, 0.5]))
     report = {"task": "t", "optimum": 1.0, "runs": {"s4wm": [plots.as_json(curve)] * 2}}
     for name in ("first", "second"):
         (tmp_path / f"{name}.json").write_text(json.dumps(report))
-    run = write_run(tmp_path / "run", "t", "rssm", [0.1])
+    others = [write_run(tmp_path / name, "t", name, [0.1]) for name in ("rssm", "s4wm")]
     drawn: list = []
-    monkeypatch.setattr(plots, "draw", lambda *given: drawn.extend(given) or Path("x.png"))
-    plot([tmp_path / "first.json", tmp_path / "second.json", run], tmp_path / "x.png")
-    groups, _, optima, _ = drawn
-    counts = {label: len(runs) for label, runs in groups["t"].items()}
-    assert counts == {"s4wm": 2, "s4wm, second": 2, "rssm": 1} and optima == {"t": 1.0}
-    for drawn_again, logged in zip(groups["t"]["s4wm"][1], curve, strict=True):
+    monkeypatch.setattr(plots, "draw", lambda *given: drawn.append(given) or Path("x.png"))
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    plot([first, others[0]], tmp_path / "x.png")
+    plot([first, second, *others], tmp_path / "x.png")
+    (alone, _, optima, _), (together, *_) = drawn
+    assert {label: len(runs) for label, runs in alone["t"].items()} == {"s4wm": 2, "rssm": 1}
+    assert optima == {"t": 1.0}
+    counts = {label: len(runs) for label, runs in together["t"].items()}
+    assert counts == {f"s4wm, {first}": 2, f"s4wm, {second}": 2, "s4wm": 1, "rssm": 1}
+    for drawn_again, logged in zip(alone["t"]["s4wm"][1], curve, strict=True):
         np.testing.assert_array_equal(drawn_again, logged)
 
 
