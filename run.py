@@ -27,6 +27,7 @@ from configs.command_line import (
     add_json,
     add_options,
     add_saved_run,
+    add_seed,
     count,
     mistakes_exit_2,
 )
@@ -125,7 +126,7 @@ def evaluate(argv: Sequence[str]) -> None:
         parser.add_argument(
             "--sampled", action="store_true", help="sample latents and actions, as in training"
         )
-        parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [the run's]")
+        add_seed(parser, "of the environments [the run's]")
         args, _ = parser.parse(argv)
         config = _saved_configuration(_existing_run(args.logdir), args.device)
         if args.sampled:
@@ -182,7 +183,7 @@ def imagine(argv: Sequence[str]) -> None:
         parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go [DIR/imagine]")
         parser.add_argument("--steps", type=count, default=64, metavar="N", help="steps to play [64]")
         parser.add_argument("--context", type=count, metavar="N", help="of them observed first [half]")
-        parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [the run's]")
+        add_seed(parser, "of the environments [the run's]")
         args, _ = parser.parse(argv)
         config = _saved_configuration(_existing_run(args.logdir), args.device)
 
@@ -212,7 +213,7 @@ def probe(argv: Sequence[str]) -> None:
         parser.add_argument(
             "--envs", type=count, metavar="N", help="environments [128; eval.envs where each is a process]"
         )
-        parser.add_argument("--seed", type=int, metavar="N", help="seed of the environments [each run's]")
+        add_seed(parser, "of the environments [each run's]")
         args, _ = parser.parse(argv)
         configured = {
             logdir: _saved_configuration(_existing_run(logdir), args.device) for logdir in args.logdirs
@@ -307,7 +308,7 @@ def collect(argv: Sequence[str]) -> None:
         )
         parser.add_argument("--episodes", type=count, default=100, metavar="N", help="how many [100]")
         parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the episodes")
-        parser.add_argument("--seed", type=int, default=0, metavar="N", help="of environments and policy [0]")
+        add_seed(parser, "of environments and policy [0]", default=0)
         parser.add_argument("--jobs", type=count, metavar="N", help="processes [the processor's cores]")
         add_json(parser)
         args, _ = parser.parse(argv)

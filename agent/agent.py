@@ -23,7 +23,7 @@ from worldmodels import State, WorldModel, make_backbone
 from worldmodels.base import keep_steps, merge_rows
 from worldmodels.latent import MODE, Noise
 from worldmodels.nets import frozen
-from worldmodels.world_model import Batch, observations
+from worldmodels.world_model import Batch, Counted, observations
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -112,7 +112,7 @@ class Agent:
         self.updates = 0
         self.acts = 0
         self._names: list[str] = []
-        self._sums = self._finite = torch.zeros(0, device=self.device)
+        self._totals = self._counts = self._finite = torch.zeros(0, device=self.device)
         self._summed = 0
 
     def initial(self, count: int) -> Carry:
@@ -240,14 +240,17 @@ class Agent:
             return dict(batch)
         return {key: torch.as_tensor(value).pin_memory() for key, value in batch.items()}
 
-    def _accumulate(self, metrics: Mapping[str, Tensor]) -> None:
+    def _accumulate(self, metrics: Mapping[str, Tensor | Counted]) -> None:
         """Add up, and count of each metric the updates before the first one that was not finite."""
-        values = torch.stack([value.float() for value in metrics.values()])
+        one = torch.ones((), device=self.device)
+        counted = [value if isinstance(value, Counted) else Counted(value, one) for value in metrics.values()]
+        totals = torch.stack([value.total.float() for value in counted])
         if not self._summed:
-            self._names, self._sums = list(metrics), torch.zeros_like(values)
-            self._finite = torch.zeros_like(values)
-        self._sums = self._sums + values
-        self._finite = self._finite + (values.isfinite() & (self._finite == self._summed))
+            self._names = list(metrics)
+            self._totals = self._counts = self._finite = torch.zeros_like(totals)
+        self._totals = self._totals + totals
+        self._counts = self._counts + torch.stack([value.number.float() for value in counted])
+        self._finite = self._finite + (totals.isfinite() & (self._finite == self._summed))
         self._summed += 1
 
     def check_finite(self) -> None:
@@ -262,8 +265,9 @@ class Agent:
         if min(finite) < self._summed:
             first = finite.index(min(finite))
             update = self.updates - self._summed + int(finite[first]) + 1
+            mean = self._totals[first] / self._counts[first]
             raise FloatingPointError(
-                f"train/{self._names[first]} is not finite (mean {self._sums[first] / self._summed:g}) since "
+                f"train/{self._names[first]} is not finite (mean {mean:g}) since "
                 f"update {update}; the last checkpoint is older than that. Lower the learning rate "
                 f"(optimiser.*) or look at the observations and rewards of the environment."
             )
@@ -272,7 +276,7 @@ class Agent:
     def metrics(self) -> dict[str, float]:
         """Means over the updates since the last call, and what the backbone says of itself now.
 
-        Waits for the device.
+        A mean over some steps only is left out where there were none. Waits for the device.
 
         Raises:
             FloatingPointError: see `check_finite`.
@@ -280,9 +284,9 @@ class Agent:
         self.check_finite()
         if not self._summed:
             return {}
-        means = (self._sums / self._summed).tolist()
+        means = zip(self._names, (self._totals / self._counts).tolist(), self._counts.tolist(), strict=True)
         self._summed = 0
-        found = dict(zip(self._names, means, strict=True))
+        found = {name: mean for name, mean, count in means if count}
         found |= {name: float(value) for name, value in self.backbone.diagnostics().items()}
         return {f"train/{name}": value for name, value in found.items()}
 

@@ -18,15 +18,18 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from agent.files import naming, sync_folder
+
 FORMAT = 4
 AGENT, REPLAY, LOOP, MANIFEST = "agent.pt", "replay.npz", "loop.json", "manifest.json"
+FAILED = "writing a checkpoint failed; the ones before are intact"
 _TEMPORARY = ".tmp-"
 
 
@@ -99,11 +102,11 @@ def save(
         }
         manifest["crc32"] = _manifest_checksum(manifest)
         _write(temporary / MANIFEST, _json_bytes(manifest, "manifest"))
-        _sync_folder(temporary)
+        sync_folder(temporary)
         if folder.exists():
             os.replace(folder, root / f"{_TEMPORARY}replaced-{folder.name}")
         os.replace(temporary, folder)
-        _sync_folder(root)
+        sync_folder(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone if all went well; else the next save tries again
     for name in files:
@@ -124,16 +127,22 @@ def load_newest(
     Returns: `(step, agent_state, replay_state, loop_state, chunks)`, tensors on the CPU. Whether the chunks
     are what they were is for the replay to say: it goes on without those that are not.
 
-    Raises ValueError if a checkpoint is of another format than this code writes: it is not damaged, and must
-    not be overwritten by a run that starts anew.
+    Raises ValueError if a checkpoint is of another format than this code writes, OSError if none can be
+    loaded and one of them because it could not be read: neither is known to be damaged, and a run that
+    starts anew must not overwrite it.
     """
-    skipped = 0
+    skipped, unread = 0, None
     for folder in _folders(Path(logdir) / "checkpoints"):
         try:
             return _read(folder, with_replay)
         except DamagedError as error:
-            skipped += 1
-            report(f"skipped checkpoint {folder}: {error}")
+            reason = str(error)
+        except OSError as error:
+            reason, unread = f"it cannot be read: {error}", error
+        skipped += 1
+        report(f"skipped checkpoint {folder}: {reason}")
+    if unread is not None:
+        raise unread
     if skipped:
         report(f"none of the {skipped} checkpoints in {Path(logdir) / 'checkpoints'} can be loaded")
     return None
@@ -277,22 +286,9 @@ def _check_finite(value: Any, path: str) -> None:
             _check_finite(entry, f"{path}.{index}")
 
 
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Give an OSError of writing (a full disk does not name itself) the path that was written."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"writing a checkpoint failed ({error.strerror}); the ones before are intact",
-            str(path),
-        ) from error
-
-
 def _write(path: Path, content: bytes | memoryview) -> dict[str, int]:
     """Write a file through to the disk; return size and CRC-32 of what it must hold."""
-    with _naming(path), path.open("wb") as file:
+    with naming(path, FAILED), path.open("wb") as file:
         file.write(content)
         _sync(file)
     return {"size": len(content), "crc32": zlib.crc32(content)}
@@ -306,7 +302,7 @@ def _write_replay(path: Path, state: Mapping[str, np.ndarray | int]) -> dict[str
             raise ValueError(
                 f"replay state '{key}' holds Python objects; a checkpoint takes plain arrays only."
             )
-    with _naming(path), path.open("wb") as file:
+    with naming(path, FAILED), path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         _sync(file)
     return _fingerprint(path)
@@ -315,14 +311,6 @@ def _write_replay(path: Path, state: Mapping[str, np.ndarray | int]) -> dict[str
 def _sync(file: io.BufferedWriter) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _fingerprint(path: Path) -> dict[str, int]:

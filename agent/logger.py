@@ -5,13 +5,11 @@ then blocks the caller for ever, so its record format is used without the thread
 tensorboardX writes none without moviepy and does not say so.
 """
 
-import contextlib
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from agent.files import naming, publish
+
+FAILED = "writing the log failed"
 METRICS = "metrics.jsonl"
 
 
@@ -65,7 +66,7 @@ class Logger:
                 raise ValueError("'step' is no name for a metric: it is the first entry of every line.")
             number = value if isinstance(value, int) else float(value)
             line[name] = number if math.isfinite(number) else None
-        with _naming(self._path):
+        with naming(self._path, FAILED):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
         if self._events:
@@ -103,7 +104,7 @@ class Logger:
         self._progress.close()
         if self._events:
             self._events.close()
-        with _naming(self._path):
+        with naming(self._path, FAILED):
             self._metrics.close()
 
 
@@ -127,7 +128,7 @@ class _Events:
         event = Event(wall_time=time.time(), step=int(step))
         for part in summaries:
             event.summary.value.extend(part.value)
-        with _naming(self._path):
+        with naming(self._path, FAILED):
             self._writer.write_event(event)
             if time.monotonic() - self._flushed > 20:
                 self._writer.flush()
@@ -135,7 +136,7 @@ class _Events:
 
     def close(self) -> None:
         if self._writer is not None:
-            with _naming(self._path):
+            with naming(self._path, FAILED):
                 self._writer.close()
             self._writer = None
 
@@ -202,12 +203,7 @@ def _truncate(path: Path, step: int) -> int:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if step and _step_of(line) <= step]
     if len(kept) < len(lines):
-        temporary = path.with_name(f".{path.name}")
-        with _naming(temporary), temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        publish(path, "".join(f"{line}\n" for line in kept), FAILED)
     return len(lines) - len(kept)
 
 
@@ -217,12 +213,3 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Give an OSError of writing (a full disk does not name itself) the path that was written."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, f"writing the log failed ({error.strerror})", str(path)) from error

@@ -14,6 +14,7 @@ import torch
 from agent import checkpoint, crash, pictures
 from agent.agent import Agent, Carry, choose_device, derive_seed
 from agent.evaluation import EpisodeStatistics, build_agent, run_episodes
+from agent.files import publish
 from agent.logger import Logger
 from agent.stopping import Stopped, StopRequest
 
@@ -129,9 +130,7 @@ class Training:
             "seconds": round(self.loop["seconds"], 1),
             "logdir": str(self.logdir),
         }
-        temporary = self.logdir / ".result.json"
-        temporary.write_text(json.dumps(result))
-        temporary.replace(self.logdir / "result.json")
+        publish(self.logdir / "result.json", json.dumps(result), "writing the result failed")
         return result
 
     def _begin(self) -> tuple[Carry, Rows]:

@@ -48,6 +48,17 @@ def add_json(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
 
+def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
+    """The option of every command that plays; a configured run has its own."""
+
+    def not_negative(text: str) -> int:
+        if not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got '{text}'")
+        return int(text)
+
+    parser.add_argument("--seed", type=not_negative, default=default, metavar="N", help=f"seed {meaning}")
+
+
 def add_common(parser: Parser) -> None:
     """What a command takes that configures runs: presets, and `--json`."""
     sizes = ", ".join(configs.presets())

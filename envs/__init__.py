@@ -161,12 +161,16 @@ def make_vector(
 
 
 def optimum(task: str) -> float | None:
-    """Return the optimal policy's mean return where it is known, None elsewhere; builds the task once."""
+    """Return the optimal policy's mean return where it is known, None elsewhere; builds the task once.
+
+    It is not known under a `max_episode_steps` that the task gives itself, except where that is the optimum.
+    """
     env = _constructor(task)()
     try:
         if env.has_wrapper_attr("optimum"):
             value = env.get_wrapper_attr("optimum")
-            return None if value is None else float(value)
+            cut = "max_episode_steps" in parse_task(task)[1]
+            return None if value is None or cut else float(value)
         return gym.optimum(env.spec) if env.spec else None
     finally:
         env.close()

@@ -13,7 +13,8 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from envs.arguments import Value, check_names, did_you_mean
 
-ONE_A_STEP = ("CartPole-v0", "CartPole-v1")  # 1 a step until the episode ends: the time limit is the optimum
+# 1 a step until the episode ends: the time limit is the optimum
+ONE_A_STEP = ("CartPole-v0", "CartPole-v1", "CartPoleMasked-v0")
 
 
 def optimum(spec: EnvSpec) -> float | None:

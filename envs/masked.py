@@ -9,8 +9,6 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from envs import gym
-
 # Short name -> gymnasium id, and the entries that stay: all others in these observations are velocities.
 MASKED: dict[str, tuple[str, tuple[int, ...]]] = {
     "cartpole_masked": ("CartPole-v1", (0, 2)),
@@ -29,14 +27,13 @@ class MaskObservation(gymnasium.ObservationWrapper[np.ndarray, Any, np.ndarray],
     Args:
         env: an environment with a Box observation of rank 1.
         keep: indices into it, each once.
-        optimum: the return of the optimal policy, where it is known.
 
     Raises:
         ValueError: the observation is not a vector, or `keep` does not index it.
     """
 
-    def __init__(self, env: gymnasium.Env, keep: tuple[int, ...], optimum: float | None = None) -> None:
-        RecordConstructorArgs.__init__(self, keep=keep, optimum=optimum)
+    def __init__(self, env: gymnasium.Env, keep: tuple[int, ...]) -> None:
+        RecordConstructorArgs.__init__(self, keep=keep)
         super().__init__(env)
         space = env.observation_space
         if not isinstance(space, spaces.Box) or len(space.shape) != 1:
@@ -47,7 +44,6 @@ class MaskObservation(gymnasium.ObservationWrapper[np.ndarray, Any, np.ndarray],
                 f"{keep}."
             )
         self._keep = np.array(keep)
-        self.optimum = optimum
         self.observation_space = spaces.Box(space.low[self._keep], space.high[self._keep], dtype=space.dtype)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
@@ -68,4 +64,4 @@ def make_masked(source: str, keep: tuple[int, ...], render_mode: str | None = No
     Optimum of the masked CartPole: 500, the time limit. The others' optima are not known in closed form.
     """
     env = gymnasium.make(source, max_episode_steps=-1, disable_env_checker=True, render_mode=render_mode)
-    return MaskObservation(env.unwrapped, keep, gym.optimum(gymnasium.spec(source)))
+    return MaskObservation(env.unwrapped, keep)

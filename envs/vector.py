@@ -15,6 +15,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import gymnasium
@@ -54,7 +55,7 @@ class VectorDoor:
         task: for messages.
         mode: 'sync' steps the environments one after the other here; 'async' has a process for each (it pays
             from about 1 ms a step on), started by a fork server, so that no thread or GL context of this
-            process gets copied. Its workers ignore SIGINT: the parent decides when to stop.
+            process gets copied. Its workers ignore SIGINT and SIGTERM: the parent decides when to stop.
         first_index: number of the first environment in the run, for messages.
         seed: of the run, for messages.
         timeout: seconds that a worker process may take to answer; 0 waits for ever.
@@ -84,6 +85,8 @@ class VectorDoor:
         self.num_envs = len(builders)
         self._builders, self._first_index, self._seed = builders, first_index, seed
         self._timeout, self._restarts = timeout or None, restarts
+        self._worker_faults = FAULTS if mode == "async" else ()
+        self._fault: Exception | None = None  # of a worker, met where it could not be mended
         self._faults: deque[float] = deque()
         self.restarted = 0
         self._closed = False
@@ -138,18 +141,19 @@ class VectorDoor:
             self._episodes += 1
         try:
             observation = self._begin()
-        except FAULTS as error:
+        except self._worker_faults as error:
             observation = self._restart(error, None)
         return self._first_rows(observation)
 
     def state(self) -> list[dict[str, Any]]:
         """What `restore` takes to bring the environments back to where they are, as JSON takes it.
 
-        Empty where a worker process does not answer: the next `step` meets that fault and says so.
+        Empty where a worker process does not answer: the next `step` mends that fault and says so.
         """
         try:
-            histories = self._envs.get_attr("history")
-        except FAULTS:
+            histories = self._ask("history")
+        except self._worker_faults as error:
+            self._fault = error
             return []
         return [
             dict(history, ended=bool(ended)) for history, ended in zip(histories, self._ended, strict=True)
@@ -172,14 +176,14 @@ class VectorDoor:
         actions = [state["actions"] for state in states]
         try:
             observation = self._begin(actions)
-            found = [history["checksum"] for history in self._envs.get_attr("history")]
+            found = [history["checksum"] for history in self._ask("history")]
             back = np.array([state["checksum"] == now for state, now in zip(states, found, strict=True)])
             if not back.all():
                 self._episodes += ~back
                 observation = self._begin(
                     [taken if here else [] for taken, here in zip(actions, back, strict=True)]
                 )
-        except FAULTS as error:
+        except self._worker_faults as error:
             return self._first_rows(self._restart(error, None)), np.zeros(self.num_envs, np.bool_)
         rows = self._first_rows(observation)
         self._ended = np.array([state["ended"] for state in states], np.bool_) & back
@@ -207,12 +211,14 @@ class VectorDoor:
             raise RuntimeError(f"{self.task}: call reset() before the first step().")
         actions = self._check(actions)
         try:
+            if self._fault is not None:
+                raise self._fault
             if isinstance(self._envs, _Workers):
                 self._envs.step_async(actions)
                 replies = self._envs.step_wait(self._timeout)
             else:
                 replies = self._envs.step(actions)
-        except FAULTS as error:
+        except self._worker_faults as error:
             return self._first_rows(self._restart(error, actions))
         observation, reward, terminated, truncated, _ = replies
         self._steps += 1
@@ -236,13 +242,25 @@ class VectorDoor:
 
     def _begin(self, actions: Sequence[Sequence[Any]] | None = None) -> dict[str, np.ndarray]:
         """Begin the episodes `self._episodes`, with these actions of each; return the observations."""
+        if self._fault is not None:
+            raise self._fault
         self._envs.set_attr("next_episode", self._episodes.tolist())
+        steps = 0
         if actions is not None:
             self._envs.set_attr("next_actions", list(actions))
+            steps = max(map(len, actions))
         if isinstance(self._envs, _Workers):
             self._envs.reset_async()
-            return self._envs.reset_wait(self._timeout)[0]
+            # every action taken again is an answer that `timeout` is for
+            return self._envs.reset_wait(self._timeout and self._timeout * (1 + steps))[0]
         return self._envs.reset()[0]
+
+    def _ask(self, name: str) -> Sequence[Any]:
+        """Return an attribute of every environment; a fault where a worker process does not answer."""
+        if isinstance(self._envs, _Workers):
+            self._envs.call_async(name)
+            return self._envs.call_wait(self._timeout)
+        return self._envs.get_attr(name)
 
     def _first_rows(self, observation: dict[str, np.ndarray]) -> Rows:
         self._started = True
@@ -261,6 +279,7 @@ class VectorDoor:
         while True:
             message = self._describe(error, actions)
             self._envs.close(terminate=True)
+            self._fault = None
             self._episodes += 1
             now = time.monotonic()
             self._faults.append(now)
@@ -355,6 +374,15 @@ class _Workers(AsyncVectorEnv):
     def __init__(self, builders: Sequence[Callable[[], gymnasium.Env]], timeout: float | None) -> None:
         self._timeout = timeout
         methods = multiprocessing.get_all_start_methods()
+        if "forkserver" in methods:
+            # A SIGTERM to the whole group must not end the server, for its workers count as dead with it. It
+            # inherits what is blocked here, and they do until `_Quiet` unblocks it.
+            resource_tracker.ensure_running()  # the server's begins it, and it unblocks
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            try:
+                forkserver.ensure_running()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         super().__init__(
             [_Quiet(builder) for builder in builders],
             shared_memory=True,
@@ -415,14 +443,20 @@ class _Workers(AsyncVectorEnv):
 
 
 class _Quiet:
-    """Build an environment in a worker process that leaves Ctrl-C to its parent."""
+    """Build an environment in a worker process that leaves SIGINT and SIGTERM to its parent.
+
+    What the environment itself starts can be terminated: a handler, unlike SIG_IGN and a blocked signal, does
+    not outlive exec.
+    """
 
     def __init__(self, builder: Callable[[], gymnasium.Env]) -> None:
         self._builder = builder
 
     def __call__(self) -> gymnasium.Env:
         if multiprocessing.current_process().daemon:  # not for the one that gymnasium builds in the parent
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: None)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return self._builder()
 
 

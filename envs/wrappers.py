@@ -19,9 +19,13 @@ from gymnasium import spaces
 
 Convert = Callable[[Any], np.ndarray]
 LARGE = 1024
-"""Elements of a Box of floats of rank 3 beyond which it is probably an image."""
+"""Elements of a Box of rank 2 or more that becomes a vector, beyond which it is probably an image."""
 HUGE = 1e9
 """Bounds of actions that stand for none; spaces have those of float32 there."""
+LONGEST = 50_000
+"""Actions of an episode that are remembered; one that is longer cannot be taken up again."""
+NO_CHECKSUM = -1
+"""What no observations have: a CRC-32 is not negative."""
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
@@ -48,7 +52,8 @@ class SeedEpisodes(gymnasium.Wrapper):
 
     `next_actions` are taken at once by the next `reset`, which then returns what the last of them showed: an
     environment that its seed and its actions determine is back where `history` was read. Where they end the
-    episode, the next step begins the following one and ignores its action.
+    episode, the next step begins the following one and ignores its action. An exception from one of them is a
+    warning, for they were taken once: the environment is then another than it was, as `checksum` says.
     """
 
     def __init__(self, env: gymnasium.Env, seed: int, index: int) -> None:
@@ -64,10 +69,13 @@ class SeedEpisodes(gymnasium.Wrapper):
     def history(self) -> dict[str, Any]:
         """What brings the environment back to where it is, as JSON takes it.
 
-        Number of the `episode`, `actions` taken in it, `checksum` of all the observations and rewards.
+        Number of the `episode`, `actions` taken in it, `checksum` of all the observations and rewards. After
+        more than `LONGEST` steps there are no actions, and a checksum that no environment has.
         """
-        actions = [action.tolist() for action in self._actions]
-        return {"episode": self.next_episode - 1, "actions": actions, "checksum": self._checksum}
+        known = len(self._actions) <= LONGEST
+        actions = [action.tolist() for action in self._actions] if known else []
+        checksum = self._checksum if known else NO_CHECKSUM
+        return {"episode": self.next_episode - 1, "actions": actions, "checksum": checksum}
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -85,7 +93,18 @@ class SeedEpisodes(gymnasium.Wrapper):
             raise
         self._remember(observation, 0.0)
         for action in actions:
-            observation, _, terminated, truncated, info = self.step(np.array(action, self.action_space.dtype))
+            # [()]: a Discrete action is a scalar, as a vector of environments hands it out, not an array
+            again = np.array(action, self.action_space.dtype)[()]
+            try:
+                observation, _, terminated, truncated, info = self.step(again)
+            except Exception as error:
+                warnings.warn(
+                    f"An action that was taken before raised when it was taken again, so the episode cannot "
+                    f"be gone on with: {error!r}. {self._whereabouts(f'step({again!r})')}",
+                    stacklevel=2,
+                )
+                self._checksum = NO_CHECKSUM
+                break
             if terminated or truncated:
                 self._replayed_to_the_end = True
                 break
@@ -96,7 +115,8 @@ class SeedEpisodes(gymnasium.Wrapper):
         if self._replayed_to_the_end:
             observation, info = self.reset()
             return observation, 0.0, False, False, info
-        self._actions.append(np.array(action))
+        if len(self._actions) <= LONGEST:
+            self._actions.append(np.array(action))
         try:
             reply = self.env.step(action)
         except Exception as error:
@@ -140,7 +160,7 @@ class FlatObservation(gymnasium.Wrapper):
       least 8 rows and columns. At most 4 channels that come first go last, and other bounds than 0 and 255
       (a grid of tiles' numbers) are stretched to these;
     - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot
-      (their space is then `OneHot`). A Box of rank 3 that is large for a vector gets a warning.
+      (their space is then `OneHot`). A Box of rank 2 or more that is large for a vector gets a warning.
 
     Every leaf returned is a new array. Rewards may come as arrays of one element.
 
@@ -233,10 +253,11 @@ def _leaf(path: tuple[str | int, ...], space: spaces.Space) -> tuple[spaces.Box,
         rank = len(space.shape)
         if space.dtype == np.uint8 and (rank == 3 or (rank == 2 and min(space.shape) >= 8)):
             return _image(space)
-        if rank == 3 and math.prod(space.shape) > LARGE:
+        if rank >= 2 and math.prod(space.shape) > LARGE:
             warnings.warn(
-                f"{_name(path)} is {space}: {math.prod(space.shape):,} floats, which are learned from as a "
-                f"vector. If it is an image, give it as uint8 from 0 to 255: convolutions see these alone.",
+                f"{_name(path)} is {space}: {math.prod(space.shape):,} numbers, which are learned from as a "
+                f"vector. If it is an image, give it as uint8 from 0 to 255, [H, W] or [H, W, C]: "
+                f"convolutions see these alone.",
                 stacklevel=2,
             )
         low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
@@ -319,6 +340,8 @@ class PlainAction(gymnasium.ActionWrapper):
     - MultiDiscrete of rank 1, counted from 0: int64 `[k]`. MultiBinary becomes MultiDiscrete of twos.
     - Box in [-1, 1]: float32, shape kept, mapped linearly onto the bounds of the environment.
 
+    The environment gets actions of its own space's dtype.
+
     Raises:
         ValueError: another space, a Box without finite bounds, or one of whole numbers.
     """
@@ -335,9 +358,9 @@ class PlainAction(gymnasium.ActionWrapper):
 def is_plain(space: spaces.Space) -> bool:
     """Whether an action space needs no conversion."""
     if isinstance(space, spaces.Discrete):
-        return bool(space.start == 0)
+        return bool(space.start == 0) and space.dtype == np.int64
     if isinstance(space, spaces.MultiDiscrete):
-        return len(space.shape) == 1 and not space.start.any()
+        return len(space.shape) == 1 and not space.start.any() and space.dtype == np.int64
     if isinstance(space, spaces.Box):
         return space.dtype == np.float32 and bool((space.low == -1).all() and (space.high == 1).all())
     return False
@@ -345,11 +368,11 @@ def is_plain(space: spaces.Space) -> bool:
 
 def _plain_action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
     if isinstance(space, spaces.Discrete):
-        start = space.start
-        return spaces.Discrete(int(space.n)), lambda action: action + start
+        start, dtype = space.start, space.dtype
+        return spaces.Discrete(int(space.n)), lambda action: dtype.type(action + start)
     if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
-        offsets = space.start
-        return spaces.MultiDiscrete(space.nvec), lambda action: action + offsets
+        offsets, dtype = space.start, space.dtype
+        return spaces.MultiDiscrete(space.nvec), lambda action: (action + offsets).astype(dtype)
     if isinstance(space, spaces.MultiBinary):
         shape, dtype = space.shape, space.dtype
         return spaces.MultiDiscrete(np.full(int(np.prod(shape)), 2)), lambda action: action.reshape(

@@ -86,6 +86,11 @@ class Replay:
                 "replay.online and replay.consecutive exclude each other: a batch goes on where the one "
                 "before ended, or begins with the newest windows. Switch one off."
             )
+        if consecutive and initial_state == "zero":
+            raise ValueError(
+                "replay.consecutive carries the state from batch to batch, which replay.initial_state zero "
+                "throws away: use stored or burn_in, or switch it off."
+            )
         if initial_state == "stored" and batch_length % state_every:
             raise ValueError(
                 f"replay state_every must divide batch_length {batch_length}, so that each window ends where "

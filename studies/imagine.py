@@ -12,7 +12,7 @@ from PIL import Image
 
 from agent import pictures
 from agent.agent import Agent
-from agent.evaluation import load_agent
+from agent.evaluation import EVALUATION_ENVS, load_agent
 from agent.online import kl_by_step
 from studies.plots import save
 
@@ -75,8 +75,11 @@ def imagine(
 def play(
     agent: Agent, make_envs: Callable[[int, int, int], Any], steps: int, seed: int, count: int = EPISODES
 ) -> dict[str, np.ndarray]:
-    """Play `steps` rows in each of `count` environments; return them as a batch of replay, [B,T,...]."""
-    envs = make_envs(count, seed, 0)
+    """Play `steps` rows in each of `count` environments that training has not seen.
+
+    Returns them as a batch of replay, [B,T,...].
+    """
+    envs = make_envs(count, seed, EVALUATION_ENVS)
     try:
         rows, carry, played = envs.reset(), agent.initial(count), []
         before = np.zeros_like(agent.codec.decode(carry.action))

@@ -14,6 +14,7 @@ from scipy import stats
 
 METRIC = "eval/return_mean"
 RESAMPLES = 10_000
+SAME_END = 0.99  # share of the furthest run's steps at which another one is finished too
 BATCH = 4_000_000  # numbers resampled at a time: 32 MB and their copies, however many places a curve has
 
 
@@ -187,12 +188,15 @@ def band(curves: Sequence[Curve], axis: str) -> Band:
 
     Arguments:
         axis: 'steps': from the last run's first evaluation to the first run's last one, where every run has
-            values. 'seconds': to the end of the slowest run; a run that is finished keeps its final value.
+            values. 'seconds': to the end of the slowest run, for a run that is finished keeps its final
+            value; to that of the fastest where the runs have not come equally far.
     """
     places = [np.asarray(getattr(curve, axis), np.float64) for curve in curves]
     union = np.unique(np.concatenate(places))
     first = max(place[0] for place in places)
-    last = (min if axis == "steps" else max)(place[-1] for place in places)
+    ends = [curve.steps[-1] for curve in curves]
+    finished = min(ends) >= SAME_END * max(ends)
+    last = (max if axis == "seconds" and finished else min)(place[-1] for place in places)
     x = union[(union >= first) & (union <= last)]
     if not x.size:  # single evaluations, not quite at the same step
         x = np.array([first])

@@ -188,7 +188,10 @@ REFUSED = [
         "'tmaze' has no scripted policy",
     ),
     (["collect", "--task", "tmaze", "--policy", "random", "--out", "a_file"], "a_file is a file"),
-    (["collect", "--task", "tmaze", "--policy", "random", "--out", "b", "--seed", "-1"], "'seed' must be"),
+    (
+        ["collect", "--task", "tmaze", "--policy", "random", "--out", "b", "--seed", "-1"],
+        "of at least 0, got '-1'",
+    ),
     (["collect", "--task", "tmaze", "--policy", ".", "--out", "b"], "no run in .: expected config.yaml"),
     (["plot", "none", "--out", "a.png"], "no none: expected"),
     (

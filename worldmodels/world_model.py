@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import torch
@@ -16,6 +16,18 @@ from worldmodels.heads import BernoulliHead, TwoHotHead, symexp, symlog
 from worldmodels.nets import MLP, ConvDecoder, ConvEncoder, linear
 
 Batch = dict[str, Tensor]
+
+
+class Counted(NamedTuple):
+    """A metric of some steps only, of which a batch may hold few or none: their sum and number, each `[]`."""
+
+    total: Tensor
+    number: Tensor
+
+    @classmethod
+    def where(cls, value: Tensor, chosen: Tensor) -> Counted:
+        """Of `value` where `chosen`, both of one shape."""
+        return cls((value * chosen).sum(), chosen.sum())
 
 
 def is_image(space: gymnasium.Space) -> bool:
@@ -279,7 +291,9 @@ class WorldModel(nn.Module):
             Recall(feature_size, space, int(recall["positions"]), decoder) if self.recall_scale else None
         )
 
-    def loss(self, batch: Batch, state: State, keep: Tensor | None = None) -> tuple[Tensor, Rollout, Batch]:
+    def loss(
+        self, batch: Batch, state: State, keep: Tensor | None = None
+    ) -> tuple[Tensor, Rollout, dict[str, Tensor | Counted]]:
         """Loss of a batch `[B, T, ...]` from a given state.
 
         Returns:
@@ -309,11 +323,11 @@ class WorldModel(nn.Module):
         means = {name: value.mean() for name, value in losses.items()}
         total = sum(means.values())
         with torch.no_grad():
-            metrics = {name: value.detach() for name, value in means.items()}
+            metrics: dict[str, Tensor | Counted] = {name: value.detach() for name, value in means.items()}
             metrics["kl"] = kl.mean()
-            metrics["kl_first"] = mean_where(kl, is_first)
+            metrics["kl_first"] = Counted.where(kl, is_first)
             right = self.reward.mean(reward).sign() == batch["reward"].sign()
-            metrics["reward_sign_accuracy"] = mean_where(right.float(), batch["reward"] != 0)
+            metrics["reward_sign_accuracy"] = Counted.where(right.float(), batch["reward"] != 0)
         return total, rollout, metrics  # type: ignore[return-value]
 
     def head_input(self, policy: Tensor, action: Tensor) -> Tensor:
@@ -341,8 +355,3 @@ def steps_left(is_first: Tensor) -> Tensor:
     # where the next episode begins, seen from each step: the first of the beginnings after it
     following = F.pad(torch.where(is_first, now, steps)[:, 1:], (0, 1), value=steps)
     return following.flip(1).cummin(1).values.flip(1) - now - 1
-
-
-def mean_where(value: Tensor, chosen: Tensor) -> Tensor:
-    """Mean of `value` where `chosen`, both of one shape; 0 if nothing is chosen."""
-    return (value * chosen).sum() / chosen.sum().clamp(min=1)

@@ -12,7 +12,7 @@ import configs
 from agent.agent import Agent, Carry, choose_device, derive_seed
 from agent.imagination import imagine
 from worldmodels import BACKBONES, State
-from worldmodels.world_model import observations
+from worldmodels.world_model import Counted, observations
 
 SPACE = spaces.Dict(
     {"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "vector": spaces.Box(-1, 1, (3,), np.float32)}
@@ -266,7 +266,8 @@ def test_metrics_are_means_since_the_last_call() -> None:
     for seed in range(2):
         again.update(make_batch(again, SPACE, seed=seed))
     both = again.metrics()
-    assert both.keys() == singles[0].keys()
+    counted = {"train/kl_first", "train/reward_sign_accuracy"}  # of the steps that they are about
+    assert both.keys() == singles[0].keys() >= counted
     assert {
         "train/model",
         "train/actor",
@@ -274,9 +275,19 @@ def test_metrics_are_means_since_the_last_call() -> None:
         "train/kl",
         "train/model_gradient_norm",
     } <= both.keys()
-    for key, value in both.items():
+    for key, value in both.items() - [(key, both[key]) for key in counted]:
         assert value == pytest.approx((singles[0][key] + singles[1][key]) / 2, rel=1e-5, abs=1e-7)
     assert again.metrics() == {}
+
+
+def test_a_metric_of_some_steps_is_their_mean_however_few_a_batch_has() -> None:
+    """Not towards 0 where episodes are long or rewards rare, and nothing where there was none."""
+    agent = make()
+    for total, number in ((6.0, 2), (0.0, 0), (9.0, 1)):
+        part = Counted(torch.tensor(total), torch.tensor(number))
+        agent._accumulate({"kl_first": part, "kl": torch.tensor(total), "never": Counted(*torch.zeros(2))})
+    found = agent.metrics()
+    assert found["train/kl_first"] == 5 and found["train/kl"] == 5 and "train/never" not in found
 
 
 @pytest.mark.faults("parameters, loss or gradient not finite")

@@ -1,5 +1,6 @@
 """A checkpoint is complete or skipped with a reason, whatever happened to its files."""
 
+import errno
 import json
 import os
 import resource
@@ -166,6 +167,27 @@ def test_nothing_valid_is_told(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path, report=messages.append) is None
     assert "manifest.json is missing" in messages[0]
     assert "none of the 1 checkpoints" in messages[1]
+
+
+@pytest.mark.faults("checkpoint file cut or missing")
+def test_one_that_cannot_be_read_is_skipped_but_no_reason_to_start_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {save(tmp_path, 1).name, save(tmp_path, 2).name}
+    read = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.parent.name in bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    messages: list[str] = []
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoint.load_newest(tmp_path, report=messages.append)
+    bad.remove("000000000001")
+    assert checkpoint.load_newest(tmp_path, report=messages.append).step == 1
+    assert "skipped checkpoint" in messages[-1] and "cannot be read" in messages[-1]
 
 
 @pytest.mark.faults("checkpoint file cut or missing")

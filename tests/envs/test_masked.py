@@ -31,6 +31,7 @@ def test_the_time_limit_is_a_truncation():
 
 def test_optimum():
     assert envs.optimum("cartpole_masked") == 500
+    assert envs.optimum("cartpole_masked:max_episode_steps=200") == 200
     assert envs.optimum("pendulum_masked") is None
 
 

@@ -54,6 +54,7 @@ def test_optimum_is_reached_in_corridor_plus_one_steps():
     _, reward, terminated, _, _ = env.step(RIGHT if cue > 0 else LEFT)
     assert terminated
     assert sum(rewards) + reward == envs.optimum("tmaze:corridor=30") == 1.0
+    assert envs.optimum("tmaze:corridor=30,max_episode_steps=10") is None
 
 
 @pytest.mark.parametrize("arguments", [{"corridor": 0}, {"corridor": 1.5}, {"corridor": 5, "limit": 5}])

@@ -2,8 +2,12 @@ import itertools
 import json
 import os
 import signal
+import sys
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -12,6 +16,29 @@ import envs
 from envs.vector import VectorDoor, WorkerError
 from envs.wrappers import FlatObservation
 
+SLOW = """
+import time
+import gymnasium
+import numpy as np
+
+
+class Slow(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(0, 100, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = np.zeros(1, np.float32)
+        return self.t, {}
+
+    def step(self, action):
+        time.sleep(0.1)
+        self.t = self.t + 1
+        return self.t, 0.0, False, False, {}
+
+
+gymnasium.register("Slow-v0", Slow)
+"""
 FLAGS = ("is_first", "is_last", "is_terminal")
 both_modes = pytest.mark.parametrize("mode", ["sync", "async"])
 
@@ -161,6 +188,70 @@ def test_environments_come_back_to_where_they_were(outside, mode):
 
 
 @both_modes
+@pytest.mark.parametrize("refuse", ["int(action) == 1", "not isinstance(action, np.int64)"])
+def test_actions_taken_again_are_of_their_own_type_and_may_be_refused(
+    outside, mode, refuse, tmp_path, monkeypatch
+):
+    """An environment that refuses what it took is not the one that was left: the next episode begins."""
+    path = tmp_path / "outside_tasks.py"
+    door = envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode=mode)
+    rows = door.reset()
+    while rows["is_last"].any() or not door.state()[0]["actions"]:
+        rows = door.step(np.ones(2, np.int64))
+    states = door.state()
+    door.close()
+    check = f'\n        if {refuse}:\n            raise KeyError("refused")\n'
+    path.write_text(path.read_text().replace('"stepped after the end"\n', f'"stepped after the end"{check}'))
+    sys.modules.pop(outside)
+    for env_id in ("Scripted-v0", "Counter-v0"):
+        del gymnasium.registry[env_id]
+    refused = "== 1" in refuse
+    with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode=mode) as door:
+        caught = (
+            pytest.warns(UserWarning, match="raised when it was taken again") if refused else nullcontext()
+        )
+        with caught if mode == "sync" else nullcontext():
+            found, back = door.restore(states)
+        assert back.tolist() == [not refused] * 2 and door.restarted == 0
+        assert (found["obs/vector"][:, 0] == (0 if refused else rows["obs/vector"][:, 0])).all()
+        assert door.episodes.tolist() == [state["episode"] + refused for state in states]
+
+
+@pytest.mark.faults("worker process raises, dies or hangs")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_owes_its_state_starts_anew_at_the_next_step(outside, number):
+    with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode="async", timeout=3) as door:
+        door.reset()
+        os.kill(door._envs.processes[1].pid, number)
+        assert door.state() == []
+        with pytest.warns(UserWarning, match=r"environment 1 (lost its process|gave no answer for 3 s)"):
+            rows = door.step(np.zeros(2, np.int64))
+        assert rows["is_first"].all() and door.restarted == 1
+        assert len(door.state()) == 2
+
+
+def test_taking_many_actions_again_may_take_longer_than_one_answer(tmp_path, monkeypatch):
+    (tmp_path / "slow_tasks.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with envs.make_vector("slow_tasks:Slow-v0", 1, seed=0, mode="async", timeout=2) as door:
+        door.reset()
+        for _ in range(25):
+            rows = door.step(np.zeros(1, np.int64))
+        found, back = door.restore(door.state())
+        assert back.all() and door.restarted == 0
+        np.testing.assert_array_equal(found["obs/vector"], rows["obs/vector"])
+
+
+def test_an_environment_that_raises_what_dead_workers_do_is_no_worker(outside, tmp_path):
+    path = tmp_path / "outside_tasks.py"
+    path.write_text(path.read_text().replace("ZeroDivisionError(", "ConnectionResetError("))
+    with envs.make_vector(f"{outside}:Scripted-v0:crash_at=1", 1, seed=0) as door:
+        door.reset()
+        with pytest.raises(ConnectionResetError, match="scripted"):
+            door.step(np.zeros(1, np.int64))
+
+
+@both_modes
 def test_a_registered_limit_and_a_box_of_any_shape(outside, mode):
     with envs.make_vector(f"{outside}:Counter-v0", 2, seed=0, mode=mode) as door:
         assert door.action_space == spaces.Box(-1, 1, (2, 1), np.float32)
@@ -286,12 +377,22 @@ def test_a_killed_worker_is_named_and_nothing_is_left_behind(outside):
     door.close()
 
 
-def test_workers_leave_interrupts_to_the_parent(outside):
+def test_workers_leave_stopping_to_the_parent(outside, capfd):
+    """As does the server that they come from, without which they would count as dead."""
     with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode="async") as door:
         door.reset()
-        for process in door._envs.processes:
-            os.kill(process.pid, signal.SIGINT)
+        parents = {_parent(process.pid) for process in door._envs.processes}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for pid in (*parents, *(process.pid for process in door._envs.processes)):
+                os.kill(pid, number)
         door.step(np.zeros(2, np.int64))
+        assert len(parents) == 1 and all(process.is_alive() for process in door._envs.processes)
+        assert door.restarted == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def _parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_wrong_arguments():
@@ -303,8 +404,6 @@ def test_wrong_arguments():
 
 
 def test_only_flat_observations_come_through():
-    import gymnasium
-
     with pytest.raises(TypeError, match="flat Dict"):
         VectorDoor([lambda: gymnasium.make("CartPole-v1")], "CartPole-v1")
     VectorDoor([lambda: FlatObservation(gymnasium.make("CartPole-v1"))], "CartPole-v1").close()

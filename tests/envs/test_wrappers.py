@@ -121,8 +121,11 @@ def test_small_tables_of_bytes_are_vectors():
 
 def test_images_of_floats_get_a_warning():
     space = spaces.Dict(camera=spaces.Box(0, 1, (32, 32, 3)))
-    with pytest.warns(UserWarning, match="leaf 'camera' is .* 3,072 floats.* give it as uint8"):
+    with pytest.warns(UserWarning, match="leaf 'camera' is .* 3,072 numbers.* give it as uint8"):
         FlatObservation(Fixed(space, space.sample()))
+    for space in (spaces.Box(0, 255, (2, 32, 32, 3), np.uint8), spaces.Box(0, 1, (84, 84))):
+        with pytest.warns(UserWarning, match="the observation is .* give it as uint8"):
+            FlatObservation(Fixed(space, space.sample()))
 
 
 @pytest.mark.parametrize(
@@ -267,6 +270,17 @@ def test_exceptions_tell_where():
     assert "In step(1) of environment 3, episode 0, run seed 7" in caught.value.__notes__[0]
 
 
+def test_a_very_long_episode_cannot_be_taken_up_again(monkeypatch):
+    monkeypatch.setattr("envs.wrappers.LONGEST", 3)
+    env = SeedEpisodes(Fixed(), seed=7, index=3)
+    env.reset()
+    for step in range(6):
+        known = env.history
+        assert known["actions"] == ([0] * step if step <= 3 else [])
+        assert (known["checksum"] >= 0) == (step <= 3)
+        env.step(0)
+
+
 def act(space, action):
     env = PlainAction(Fixed(action_space=space))
     assert is_plain(env.action_space)
@@ -280,6 +294,11 @@ def act(space, action):
 def test_actions_reach_the_environment_in_its_own_form():
     assert act(spaces.Discrete(3, start=5), np.int64(2)) == 7
     np.testing.assert_array_equal(act(spaces.MultiDiscrete([2, 3], start=[4, -1]), np.array([1, 2])), [5, 1])
+    for dtype in (np.int32, np.uint8):
+        assert act(spaces.Discrete(3, dtype=dtype), np.int64(2)).dtype == dtype
+        assert act(spaces.Discrete(3, start=1, dtype=dtype), np.int64(2)).dtype == dtype
+        assert act(spaces.MultiDiscrete([2, 3], dtype=dtype), np.array([1, 2])).dtype == dtype
+        assert act(spaces.MultiDiscrete([2, 3], dtype=dtype, start=[1, 1]), np.array([1, 2])).dtype == dtype
     np.testing.assert_array_equal(act(spaces.MultiBinary([2, 2]), np.array([1, 0, 0, 1])), [[1, 0], [0, 1]])
     box = spaces.Box(np.float32([-2, 0]), np.float32([2, 10]))
     np.testing.assert_allclose(act(box, np.float32([-1, 0.5])), [-2, 7.5])
@@ -302,8 +321,10 @@ def test_bounds_are_met_exactly():
     [
         (spaces.Discrete(3), True),
         (spaces.Discrete(3, start=1), False),
+        (spaces.Discrete(3, dtype=np.int32), False),
         (spaces.MultiDiscrete([2, 2]), True),
         (spaces.MultiDiscrete([2, 2], start=[0, 1]), False),
+        (spaces.MultiDiscrete([2, 2], dtype=np.int32), False),
         (spaces.Box(-1, 1, (2,)), True),
         (spaces.Box(-1, 1, (2,), np.float64), False),
         (spaces.Box(-1, 2, (2,)), False),

@@ -107,6 +107,7 @@ def test_consecutive_windows_go_on_where_the_last_ones_ended() -> None:
             "at least state_every 5, .* got 4",
         ),
         ({"consecutive": True}, "online and replay.consecutive exclude each other"),
+        ({"consecutive": True, "online": False, "initial_state": "zero"}, "consecutive carries the state"),
         ({"initial_state": "stored", "state_every": 0}, "state_every must be at least 1, got 0"),
     ],
 )

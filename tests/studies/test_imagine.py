@@ -9,7 +9,7 @@ from PIL import Image
 
 import configs
 import run
-from agent.evaluation import load_agent
+from agent.evaluation import EVALUATION_ENVS, load_agent
 from studies.imagine import EPISODES, play
 
 
@@ -52,7 +52,9 @@ def test_what_was_played_can_be_played_again(logdir: Path) -> None:
     batch = play(agent, make_envs, 20, seed=3)
     assert batch["is_first"].shape == (EPISODES, 20) and batch["is_first"].sum() > EPISODES
     assert not batch["action"][batch["is_first"]].any() and batch["action"].any()
-    envs = make_envs(EPISODES, 3, 0)
+    with make_envs(EPISODES, 3, 0) as training:
+        assert (training.reset()["obs/vector"] != batch["obs/vector"][:, 0]).any(), "episodes of training"
+    envs = make_envs(EPISODES, 3, EVALUATION_ENVS)
     rows = envs.reset()
     for t in range(20):
         np.testing.assert_array_equal(rows["obs/vector"], batch["obs/vector"][:, t])

@@ -65,8 +65,10 @@ def test_runs_are_averaged_where_all_have_values() -> None:
     long = Curve(np.array([10, 30]), np.array([2.0, 6.0]), np.array([1.0, 3.0]))
     steps = band([short, long], "steps")
     assert steps.x.tolist() == [10, 20] and steps.mean.tolist() == [0.5, 1.5]
-    seconds = band([short, long], "seconds")
+    done = Curve(np.array([10, 30]), np.array([1.0, 2.0]), np.array([0.0, 1.0]))
+    seconds = band([done, long], "seconds")
     assert seconds.x.tolist() == [2, 6] and seconds.mean.tolist() == [1, 2]
+    assert band([short, long], "seconds").x.tolist() == [2], "an unfinished run has no final value"
     one, other = (Curve(np.array([s]), np.array([1.0]), np.array([v])) for s, v in ((100, 1.0), (103, 2.0)))
     assert band([one, other], "steps").mean.tolist() == [1.5]
 
