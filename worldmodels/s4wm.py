@@ -9,16 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodels.base import (
-    Backbone,
-    Rollout,
-    State,
-    keep_steps,
-    reset_rows,
-    reset_state,
-)
-from worldmodels.latent import Noise, make_latent
-from worldmodels.nets import MLP, linear
+from worldmodels.base import Rollout, State, keep_steps
+from worldmodels.frame_posterior import FramePosterior
+from worldmodels.nets import MLP
 from worldmodels.ssm import LAYERS, Stack
 
 POLICY_INPUTS = ("auto", "output", "hidden", "full")
@@ -26,7 +19,7 @@ MOST_SEEN = 8192
 """Numbers of the layers' states up to which `auto` shows them: S5's at every size are fewer, S4's are not."""
 
 
-class S4WM(Backbone):
+class S4WM(FramePosterior):
     """Section 3 and equations 4 to 9 of the paper.
 
     Posterior q(z_t | x_t) sees the current frame only, so all z of a window, hence all inputs
@@ -66,7 +59,6 @@ class S4WM(Backbone):
         gradient_checkpointing: bool,
         **layer_options: Mapping[str, Any],
     ) -> None:
-        super().__init__()
         if layer not in LAYERS:
             raise ValueError(f"s4wm.layer must be one of {', '.join(LAYERS)}, got {layer!r}")
         if policy_input not in POLICY_INPUTS:
@@ -75,25 +67,26 @@ class S4WM(Backbone):
             )
         options = dict(layer_options[layer])
         width = options.pop("width", 0) or width
-        self.latent = make_latent(stoch, classes, unimix)
-        self.width = width
-        latent, outputs = self.latent.size, self.latent.outputs
-        self.posterior_net = MLP(embed_size, units, hidden_layers, outputs)
-        # Latent and action are normed apart, as in DreamerV3: the action would be a few numbers among many.
-        self.latent_in = MLP(latent, units, hidden_layers)
-        self.action_in = MLP(action_size, units, hidden_layers)
-        self.input_net = linear(2 * units, width)
+        super().__init__(
+            embed_size=embed_size,
+            action_size=action_size,
+            stoch=stoch,
+            classes=classes,
+            units=units,
+            hidden_layers=hidden_layers,
+            width=width,
+            unimix=unimix,
+        )
         self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing)
-        self.prior_net = MLP(width, units, hidden_layers, outputs)
-        self.feature_size = width + latent
+        self.prior_net = MLP(width, units, hidden_layers, self.latent.outputs)
         memory = self.stack.initial(1).numel()
         if policy_input == "auto":
             policy_input = "full" if memory <= MOST_SEEN else "output"
         self.policy_view = policy_input
         self.policy_size = {
-            "output": width + latent,
-            "hidden": latent + memory,
-            "full": width + latent + memory,
+            "output": self.feature_size,
+            "hidden": self.latent.size + memory,
+            "full": self.feature_size + memory,
         }[policy_input]
 
     def initial(self, batch_size: int) -> State:
@@ -113,10 +106,7 @@ class S4WM(Backbone):
         keep: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Rollout:
-        posterior = self.latent.distribution(self.posterior_net(embed))
-        latent = self.latent.sample(posterior, noise)
-        before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)
-        inputs = self._inputs(reset_rows(is_first, before), reset_rows(is_first, action))
+        posterior, latent, inputs = self.filtered(state, embed, action, is_first, noise)
         everywhere = self.policy_view != "output"  # then the policy reads the layers' states of every step
         output, last, memory = self.stack(inputs, state["memory"], is_first, "all" if everywhere else keep)
         states = {"latent": latent, "output": output} | ({"memory": memory} if everywhere else {})
@@ -124,34 +114,20 @@ class S4WM(Backbone):
         if keep is not None and not everywhere:
             kept["memory"] = memory
         return Rollout(
-            features=self._feature(states),
+            features=self.feature(states),
             policy=self.policy_input(states),
             posterior=posterior,
-            prior=self.latent.distribution(self.prior_net(output)),
+            prior=self.prior(output),
             last={"latent": latent[:, -1], "output": output[:, -1], "memory": last},
             kept=kept,
         )
 
-    def observe_step(
-        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Noise = None
-    ) -> tuple[State, Tensor]:
-        state = reset_state(is_first, state)
-        inputs = self._inputs(state["latent"], reset_rows(is_first, action))
-        output, memory = self.stack.step(inputs, state["memory"])
-        latent = self.latent.sample(self.latent.distribution(self.posterior_net(embed)), noise)
-        state = {"latent": latent, "output": output, "memory": memory}
-        return state, self._feature(state)
-
-    def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
-        inputs = self._inputs(state["latent"], action)
+    def advance(self, inputs: Tensor, state: State) -> State:
         if "memory" in state:
             output, memory = self.stack.step(inputs, state["memory"])
-            rest = {"memory": memory}
-        else:
-            output, rest = self.stack.respond(inputs, state)
-        latent = self.latent.sample(self.latent.distribution(self.prior_net(output)), noise)
-        state = {**rest, "latent": latent, "output": output}
-        return state, self._feature(state)
+            return {"output": output, "memory": memory}
+        output, rest = self.stack.respond(inputs, state)
+        return {**rest, "output": output}
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
         """Layers with a system for each channel answer for the whole horizon at once, if nobody reads states.
@@ -179,11 +155,3 @@ class S4WM(Backbone):
             layers = state["memory"].reshape(*lead, len(self.stack.blocks), -1)
             parts.append(F.layer_norm(layers, layers.shape[-1:]).flatten(-2))
         return torch.cat(parts, -1)
-
-    def _inputs(self, latent: Tensor, action: Tensor) -> Tensor:
-        """g_t = MLP(z_{t-1}, a_t): `[..., S, K]` and `[..., A]` -> `[..., D]`."""
-        parts = self.latent_in(latent.flatten(-2)), self.action_in(action.to(latent.dtype))
-        return self.input_net(torch.cat(parts, -1))
-
-    def _feature(self, state: State) -> Tensor:
-        return torch.cat([state["output"], state["latent"].flatten(-2)], -1)

@@ -7,19 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from worldmodels.base import (
-    Backbone,
-    Rollout,
-    State,
-    keep_steps,
-    reset_rows,
-    reset_state,
-)
-from worldmodels.latent import Noise, make_latent
+from worldmodels.base import Rollout, State, keep_steps
+from worldmodels.frame_posterior import FramePosterior
 from worldmodels.nets import MLP, linear, widen
 
 
-class TSSM(Backbone):
+class TSSM(FramePosterior):
     """TransDreamer's TSSM with the S4WM paper's Transformer-XL: the baseline of its section 4.
 
     As in S4WM the posterior q(z_t | x_t) sees the current frame only, so all inputs g_t = MLP(z_{t-1}, a_t)
@@ -56,22 +49,25 @@ class TSSM(Backbone):
         memory: int,
         unimix: float,
     ) -> None:
-        super().__init__()
         if width % (2 * heads):
             raise ValueError(f"tssm.width {width} must be divisible by twice tssm.heads {heads}")
         if memory < 1:
             raise ValueError(f"tssm.memory must be at least 1, got {memory}")
-        self.latent = make_latent(stoch, classes, unimix)
-        self.width, self.memory = width, memory
-        latent, outputs = self.latent.size, self.latent.outputs
-        self.posterior_net = MLP(embed_size, units, hidden_layers, outputs)
-        self.latent_in = MLP(latent, units, hidden_layers)
-        self.action_in = MLP(action_size, units, hidden_layers)
-        self.input_net = linear(2 * units, width)
+        super().__init__(
+            embed_size=embed_size,
+            action_size=action_size,
+            stoch=stoch,
+            classes=classes,
+            units=units,
+            hidden_layers=hidden_layers,
+            width=width,
+            unimix=unimix,
+        )
+        self.memory = memory
         self.blocks = nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.prior_net = MLP(width, units, hidden_layers, outputs)
-        self.feature_size = self.policy_size = width + latent
+        self.prior_net = MLP(width, units, hidden_layers, self.latent.outputs)
+        self.policy_size = self.feature_size
         self.register_buffer("waves", _waves(memory, width), persistent=False)  # [M + 1, D], by distance
 
     def initial(self, batch_size: int) -> State:
@@ -92,10 +88,7 @@ class TSSM(Backbone):
         keep: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Rollout:
-        posterior = self.latent.distribution(self.posterior_net(embed))
-        latent = self.latent.sample(posterior, noise)
-        before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)
-        x = self._inputs(reset_rows(is_first, before), reset_rows(is_first, action))
+        posterior, latent, x = self.filtered(state, embed, action, is_first, noise)
         rows, steps = is_first.shape
         length = self._lengths(state["length"], is_first)
         # Step t sits at M + t behind the cache; it sees what lies at most min(M, length) steps back.
@@ -123,33 +116,18 @@ class TSSM(Backbone):
             return {"memory": inputs.masked_fill(stale[:, :, None, :, None], 0), "length": count}
 
         end = memories(torch.full((rows, 1), steps - 1, device=x.device))
-        features = self._feature(states)
+        features = self.feature(states)
         return Rollout(
             features=features,
             policy=features,
             posterior=posterior,
-            prior=self.latent.distribution(self.prior_net(output)),
+            prior=self.prior(output),
             last={"latent": latent[:, -1], "output": output[:, -1]}
             | {key: v[:, 0] for key, v in end.items()},
             kept={}
             if keep is None
             else {key: keep_steps(keep, leaf) for key, leaf in states.items()} | memories(keep),
         )
-
-    def observe_step(
-        self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Noise = None
-    ) -> tuple[State, Tensor]:
-        state = reset_state(is_first, state)
-        rest = self._step(state, self._inputs(state["latent"], reset_rows(is_first, action)))
-        latent = self.latent.sample(self.latent.distribution(self.posterior_net(embed)), noise)
-        state = {"latent": latent, **rest}
-        return state, self._feature(state)
-
-    def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
-        rest = self._step(state, self._inputs(state["latent"], action))
-        latent = self.latent.sample(self.latent.distribution(self.prior_net(rest["output"])), noise)
-        state = {"latent": latent, **rest}
-        return state, self._feature(state)
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
         """Keys and values of the cache are computed once, not once a step.
@@ -163,14 +141,14 @@ class TSSM(Backbone):
         return {**rest, "keys": keys, "values": values}
 
     def policy_input(self, state: State) -> Tensor:
-        return self._feature(state)
+        return self.feature(state)
 
-    def _step(self, state: State, x: Tensor) -> State:
-        """Advance the stack by one input `[B, D]`: the new `output`, `length`, and the cache in its form."""
+    def advance(self, inputs: Tensor, state: State) -> State:
+        """The new `output`, `length`, and the cache in the form that `state` has it in."""
         length = (state["length"] + 1).clamp(max=self.memory + 1)
-        distance = torch.arange(self.memory, -1, -1, device=x.device)[None]  # [1, M + 1]
+        distance = torch.arange(self.memory, -1, -1, device=inputs.device)[None]  # [1, M + 1]
         seen = distance < length[:, None, None]  # [B, 1, M + 1]
-        x = x[:, None]
+        x = inputs[:, None]
         cached = {key: state[key] for key in ("memory", "keys", "values") if key in state}
         grown: dict[str, list[Tensor]] = {key: [] for key in cached}
         for number, block in enumerate(self._layers()):
@@ -203,14 +181,6 @@ class TSSM(Backbone):
         begin = torch.where(is_first, count, 0).cummax(1).values
         since = (count - begin + 1).to(length.dtype)
         return torch.where(begin > 0, since, length[:, None] + count)
-
-    def _inputs(self, latent: Tensor, action: Tensor) -> Tensor:
-        """g_t = MLP(z_{t-1}, a_t): `[..., S, K]` and `[..., A]` -> `[..., D]`."""
-        parts = self.latent_in(latent.flatten(-2)), self.action_in(action.to(latent.dtype))
-        return self.input_net(torch.cat(parts, -1))
-
-    def _feature(self, state: State) -> Tensor:
-        return torch.cat([state["output"], state["latent"].flatten(-2)], -1)
 
 
 class Block(nn.Module):
