@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from envs import VectorDoor
     from replay import Loader
 
-RESULTS = Path(__file__).parent / "docs" / "results"
 DEVICES = ("auto", "cpu", "cuda")
 SEVERAL = 15  # options that differ between two sizes, of which one is chosen where there is a GPU
 MEASURES = (
@@ -156,10 +155,11 @@ def reproduce(argv: Sequence[str]) -> None:
             )
         config = _saved_configuration(args.logdir / "config.yaml", args.device)
 
-    from agent import online
+    from agent import crash, evaluation
 
     _prepare_torch(config)
-    result = online.reproduce(config, _env_maker(config), args.logdir)
+    agent = evaluation.build_agent(config, _env_maker(config), config.seed)
+    result = crash.reproduce(agent, args.logdir)
     if args.json:
         print(json.dumps(result))
     else:
@@ -662,48 +662,16 @@ def _evaluation(config: configs.Config, result: Mapping[str, Any]) -> str:
 
 def _summary(config: configs.Config, result: Mapping[str, Any]) -> str:
     """What a person wants to read when a run ends, with the recorded returns of the other backbones."""
+    from studies.records import recorded
+
     lines = [
         _evaluation(config, result),
         f"after {result['steps']:,} environment steps, {result['updates']:,} updates, "
         f"{result['seconds']:,.0f} s",
-        *_recorded(config.task, config.backbone),
+        *recorded(config.task, config.backbone),
         f"run folder: {result['logdir']}",
     ]
     return "\n".join(lines)
-
-
-def _recorded(task: str, backbone: str) -> list[str]:
-    """A line for each other backbone's return on this task that `docs/results/*.json` holds.
-
-    `evaluations.json` has the finished runs' returns by today's evaluation, where it was another one then.
-    """
-    lines = []
-    played = RESULTS / "evaluations.json"
-    by_run = json.loads(played.read_text(encoding="utf-8")) if played.is_file() else {}
-    for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("task") != task:
-            continue
-        for name, got in record["results"].items():
-            if name != backbone:
-                low, high = got["interval"]
-                seeds = got["seeds"] if isinstance(got["seeds"], int) else len(got["seeds"])
-                many = f"[{low:.3g}, {high:.3g}] over {seeds} seeds" if seeds > 1 else "of one seed"
-                mean = got["return_mean"]
-                again = [
-                    e["return_mean"] for run, e in by_run.items() if run.startswith(f"{path.stem}/{name}/")
-                ]
-                if again:
-                    mean, many = sum(again) / len(again), f"over {len(again)} seeds, evaluated as today,"
-                lines.append(
-                    f"recorded with {name}: mean return {mean:.3g} {many} of "
-                    f"{got['steps']:,} steps (docs/results/{path.name})"
-                )
-                if "command" in record:
-                    commits = got.get("commits") or [record["commit"]]
-                    listed = ", ".join(commit[:7] + commit[40:] for commit in commits)  # the rest: "-dirty"
-                    lines.append(f"  by: {record['command']}, at commit {listed}")
-    return lines
 
 
 if __name__ == "__main__":

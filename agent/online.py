@@ -13,7 +13,7 @@ import torch
 
 from agent import checkpoint, crash, pictures
 from agent.agent import Agent, Carry, choose_device, derive_seed
-from agent.evaluation import EpisodeStatistics, build_agent, run_episodes
+from agent.evaluation import EpisodeStatistics, run_episodes
 from agent.files import publish
 from agent.logger import Logger
 from agent.stopping import Stopped, StopRequest
@@ -288,10 +288,10 @@ class Training:
             for row in range(min(2, len(true))):
                 picture = pictures.open_loop_picture(true[row], report["predicted"][key][row], context)
                 self.logger.image(self.step, f"open_loop/{key}/{row}", picture)
-        by_step = kl_by_step(report["kl"], batch["is_first"])
+        by_step = pictures.kl_by_step(report["kl"], batch["is_first"])
         if not by_step:  # no episode begins in these windows
             return
-        self.logger.image(self.step, "kl_by_step", pictures.kl_by_step(by_step))
+        self.logger.image(self.step, "kl_by_step", pictures.kl_picture(by_step))
         self.logger.add(
             self.step,
             {f"kl_by_step/{age:04d}": float(value) for age, value in by_step.items() if _is_power(age)},
@@ -316,26 +316,6 @@ class Training:
             self.replay.chunks(),
         )
         self.replay.prune(checkpoint.chunks_needed(self.logdir))
-
-
-def reproduce(
-    config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], logdir: str | Path
-) -> dict[str, Any]:
-    """Play the failing updates in `logdir` again: see `crash.reproduce`."""
-    return crash.reproduce(build_agent(config, make_envs, config["seed"]), Path(logdir))
-
-
-def kl_by_step(kl: np.ndarray, is_first: np.ndarray) -> dict[int, float]:
-    """Mean KL `[B, T]` by steps since the episode began, over the episodes that begin in the window."""
-    age = episode_age(is_first)
-    return {int(a): float(kl[age == a].mean()) for a in np.unique(age) if a >= 0}
-
-
-def episode_age(is_first: np.ndarray) -> np.ndarray:
-    """Steps since the episode began `[B, T]`, -1 where it began before the window."""
-    steps = np.arange(is_first.shape[1])
-    begin = np.maximum.accumulate(np.where(is_first, steps, -1), axis=1)
-    return np.where(begin >= 0, steps - begin, -1)
 
 
 def _numpy(state: Mapping[str, torch.Tensor]) -> Rows:

@@ -1,5 +1,5 @@
 """Pictures of what a world model predicts, drawn with numpy alone: [H,W,3] uint8, ready for
-`Logger.image`."""
+`Logger.image`, and the KL by step that one of them shows."""
 
 from collections.abc import Mapping
 
@@ -41,7 +41,7 @@ def open_loop_picture(true: np.ndarray, predicted: np.ndarray, context: int) -> 
     return _image_picture(_unit(true), _unit(predicted), context)
 
 
-def kl_by_step(values: np.ndarray | Mapping[int, float]) -> np.ndarray:
+def kl_picture(values: np.ndarray | Mapping[int, float]) -> np.ndarray:
     """Draw the KL [steps] by step since the episode began as bars, [H,W,3] uint8.
 
     A mapping gives the value of the steps it names; steps without a finite value stay empty. The tallest bar
@@ -72,6 +72,19 @@ def kl_by_step(values: np.ndarray | Mapping[int, float]) -> np.ndarray:
         if step % 10 == 0:
             picture[height:, left:right] = GRID
     return picture
+
+
+def kl_by_step(kl: np.ndarray, is_first: np.ndarray) -> dict[int, float]:
+    """Mean KL `[B, T]` by steps since the episode began, over the episodes that begin in the window."""
+    age = episode_age(is_first)
+    return {int(a): float(kl[age == a].mean()) for a in np.unique(age) if a >= 0}
+
+
+def episode_age(is_first: np.ndarray) -> np.ndarray:
+    """Steps since the episode began `[B, T]`, -1 where it began before the window."""
+    steps = np.arange(is_first.shape[1])
+    begin = np.maximum.accumulate(np.where(is_first, steps, -1), axis=1)
+    return np.where(begin >= 0, steps - begin, -1)
 
 
 def _image_picture(true: np.ndarray, predicted: np.ndarray, context: int) -> np.ndarray:

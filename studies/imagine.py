@@ -13,7 +13,6 @@ from PIL import Image
 from agent import pictures
 from agent.agent import Agent
 from agent.evaluation import EVALUATION_ENVS, load_agent
-from agent.online import kl_by_step
 from studies.plots import save
 
 EPISODES = 8  # played side by side
@@ -56,7 +55,7 @@ def imagine(
             drawn = pictures.open_loop_picture(true[row], report["predicted"][key][row], context)
             files.append(out / f"open_loop_{key.replace('/', '.')}_{row}.png")
             Image.fromarray(drawn).save(files[-1])
-    kl = kl_by_step(report["kl"], batch["is_first"])
+    kl = pictures.kl_by_step(report["kl"], batch["is_first"])
     files.append(save(_draw_kl(kl), out / "kl_by_step.png"))
     times = [layer.detach().cpu().numpy() for layer in agent.backbone.memory_times()]
     if times:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from agent.evaluation import load_agent
-from agent.online import episode_age
+from agent.pictures import episode_age
 from studies.imagine import play
 from studies.plots import save
 

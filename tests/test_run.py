@@ -15,6 +15,7 @@ import configs
 import run
 from agent.evaluation import build_agent
 from agent.stopping import Stopped
+from studies import records
 
 ROOT = Path(__file__).parents[1]
 EVALUATION = {
@@ -47,13 +48,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
         return call
 
-    online = SimpleNamespace(
-        train=keep("train", TRAINED),
-        reproduce=keep("reproduce", FAILED),
-        Stopped=Stopped,
-    )
+    online = SimpleNamespace(train=keep("train", TRAINED), Stopped=Stopped)
+    crash = SimpleNamespace(reproduce=keep("reproduce", FAILED))
     evaluation = SimpleNamespace(evaluate=keep("eval", EVALUATION), build_agent=build_agent)
-    monkeypatch.setitem(sys.modules, "agent", SimpleNamespace(online=online, evaluation=evaluation))
+    monkeypatch.setitem(
+        sys.modules, "agent", SimpleNamespace(online=online, crash=crash, evaluation=evaluation)
+    )
     monkeypatch.setattr("studies.provenance.record", keep("record", None))
     monkeypatch.setitem(sys.modules, "studies.compare", SimpleNamespace(compare=keep("compare", {"a": 1})))
     plots = SimpleNamespace(
@@ -377,7 +377,7 @@ class TestTrain:
     def test_summary_has_the_recorded_return_of_the_other_backbone(
         self, calls: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(run, "RESULTS", Path("results"))
+        monkeypatch.setattr(records, "RESULTS", Path("results"))
         Path("results").mkdir()
         got = {"return_mean": 0.125, "interval": [0.1, 0.2], "seeds": 5, "steps": 100_000}
         record = {
@@ -474,8 +474,8 @@ def test_reproduce(calls: dict[str, Any], capsys: pytest.CaptureFixture[str]) ->
     Path("a/crash").mkdir()
     capsys.readouterr()
     assert run.main(["reproduce", "--logdir", "a", "--device", "auto"]) == 0
-    config, _, logdir = calls["reproduce"]
-    assert (config.seed, config.device, logdir) == (3, "auto", Path("a"))
+    agent, logdir = calls["reproduce"]
+    assert (agent.seed, logdir) == (3, Path("a"))
     assert capsys.readouterr().out.splitlines() == [
         "then: it failed",
         "now:  it fails",

@@ -203,11 +203,11 @@ def test_vector_prediction_picture() -> None:
 
 def test_kl_picture() -> None:
     """Bars as high as their value; a mapping names its steps, what is missing stays empty."""
-    picture = pictures.kl_by_step(np.array([2.0, 1.0, np.nan]))
+    picture = pictures.kl_picture(np.array([2.0, 1.0, np.nan]))
     heights = (picture[:, [0, 160, 320]] == pictures.BAR).all(2).sum(0)
     assert heights.tolist() == [120, 60, 0]
-    np.testing.assert_array_equal(picture, pictures.kl_by_step({0: 2.0, 1: 1.0, 2: np.nan}))
-    assert pictures.kl_by_step(np.linspace(0, 300, 1000)).shape == (124, 1000, 3)
+    np.testing.assert_array_equal(picture, pictures.kl_picture({0: 2.0, 1: 1.0, 2: np.nan}))
+    assert pictures.kl_picture(np.linspace(0, 300, 1000)).shape == (124, 1000, 3)
 
 
 def test_wrong_arrays_for_pictures_are_refused() -> None:
@@ -217,6 +217,6 @@ def test_wrong_arrays_for_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match=r"0\.\.4, got 5"):
         pictures.open_loop_picture(np.zeros((4, 2)), np.zeros((4, 2)), 5)
     with pytest.raises(ValueError, match=r"shape \(2, 2\)"):
-        pictures.kl_by_step(np.zeros((2, 2)))
+        pictures.kl_picture(np.zeros((2, 2)))
     with pytest.raises(ValueError, match="empty"):
-        pictures.kl_by_step({})
+        pictures.kl_picture({})

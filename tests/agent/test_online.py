@@ -16,8 +16,9 @@ import envs
 from agent import checkpoint, crash
 from agent.agent import Agent, Carry, derive_seed
 from agent.crash import FlightRecorder
-from agent.evaluation import EVALUATION_ENVS, evaluate, run_episodes
-from agent.online import Training, kl_by_step, reproduce
+from agent.evaluation import EVALUATION_ENVS, build_agent, evaluate, run_episodes
+from agent.online import Training
+from agent.pictures import kl_by_step
 from agent.stopping import SIGNALS, Stopped
 from replay import Loader, Replay
 from tests.agent.house import Cues, House, Rows, configure
@@ -402,7 +403,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_had_again(
     assert house.envs[0].closed
     saved = checkpoint.load_newest(tmp_path)
     assert saved is not None and saved.agent_state["updates"] < 20
-    found = reproduce(config, house.make_envs, tmp_path)
+    found = crash.reproduce(build_agent(config, house.make_envs, config["seed"]), tmp_path)
     assert found["recorded"] == str(caught.value)
     assert "train/reward is not finite (mean nan) since update 20;" in found["message"]
     assert found["update"] == 20 and found["batch"] == ["reward"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import run
-from agent.online import episode_age
+from agent.pictures import episode_age
 from studies.probe import _flat, draw, explained
 
 
