@@ -23,11 +23,13 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 import envs
+from agent.files import publish
 from studies import plots, provenance
 from studies.collect import cores
 from studies.plots import Curve
 
 NEAR = 0.9  # share of the optimum whose first sight is reported
+FAILED = "writing the comparison failed"
 FEW = 10  # runs from which on an interval holds the true mean about as often as it says
 _SAY = partial(print, flush=True)
 PATIENCE = 60.0  # seconds a run is given to save when the comparison is stopped
@@ -132,8 +134,8 @@ def compare(
         "commit": provenance.commit(),
         "hardware": provenance.hardware() | {"jobs": jobs, "threads": threads},
     }
-    _publish(folder / "compare.json", json.dumps(report, indent=1))
-    _publish(folder / "compare.csv", _table_of_all(runs, curves))
+    publish(folder / "compare.json", json.dumps(report, indent=1), FAILED)
+    publish(folder / "compare.csv", _table_of_all(runs, curves), FAILED)
     plots.draw({task: curves}, folder / "compare.png", {task: optimum})
     for line in table(report):
         echo(line)
@@ -385,26 +387,16 @@ def _keep_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     before = _text(path)
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
-        _publish(path, json.dumps(plan, indent=1))
+        publish(path, json.dumps(plan, indent=1), FAILED)
     elif json.loads(before) == json.loads(json.dumps(plan)):
         return
     elif not any(map(provenance.has_begun, folder.glob("*/seed*"))):
-        _publish(path, json.dumps(plan, indent=1))
+        publish(path, json.dumps(plan, indent=1), FAILED)
     else:
         raise ValueError(
             f"{folder} holds the comparison {json.loads(before)}, not {dict(plan)}; choose another logdir, "
             f"or repeat the task, presets and options of the one that is there."
         )
-
-
-def _publish(path: Path, text: str) -> None:
-    """Write a file so that it is either the old or the new one, never half of it."""
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _text(path: str | Path) -> str | None:
