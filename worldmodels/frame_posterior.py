@@ -30,7 +30,6 @@ class FramePosterior(Backbone):
 
     def __init__(
         self,
-        *,
         embed_size: int,
         action_size: int,
         stoch: int,

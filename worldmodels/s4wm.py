@@ -67,16 +67,7 @@ class S4WM(FramePosterior):
             )
         options = dict(layer_options[layer])
         width = options.pop("width", 0) or width
-        super().__init__(
-            embed_size=embed_size,
-            action_size=action_size,
-            stoch=stoch,
-            classes=classes,
-            units=units,
-            hidden_layers=hidden_layers,
-            width=width,
-            unimix=unimix,
-        )
+        super().__init__(embed_size, action_size, stoch, classes, units, hidden_layers, width, unimix)
         self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing)
         self.prior_net = MLP(width, units, hidden_layers, self.latent.outputs)
         memory = self.stack.initial(1).numel()

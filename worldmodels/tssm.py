@@ -53,16 +53,7 @@ class TSSM(FramePosterior):
             raise ValueError(f"tssm.width {width} must be divisible by twice tssm.heads {heads}")
         if memory < 1:
             raise ValueError(f"tssm.memory must be at least 1, got {memory}")
-        super().__init__(
-            embed_size=embed_size,
-            action_size=action_size,
-            stoch=stoch,
-            classes=classes,
-            units=units,
-            hidden_layers=hidden_layers,
-            width=width,
-            unimix=unimix,
-        )
+        super().__init__(embed_size, action_size, stoch, classes, units, hidden_layers, width, unimix)
         self.memory = memory
         self.blocks = nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
