@@ -29,7 +29,6 @@ from agent.files import naming, sync_folder
 
 FORMAT = 4
 AGENT, REPLAY, LOOP, MANIFEST = "agent.pt", "replay.npz", "loop.json", "manifest.json"
-FAILED = "writing a checkpoint failed; the ones before are intact"
 _TEMPORARY = ".tmp-"
 
 
@@ -286,9 +285,13 @@ def _check_finite(value: Any, path: str) -> None:
             _check_finite(entry, f"{path}.{index}")
 
 
+def _naming(path: Path) -> contextlib.AbstractContextManager[None]:
+    return naming(path, "a checkpoint", "; the ones before are intact")
+
+
 def _write(path: Path, content: bytes | memoryview) -> dict[str, int]:
     """Write a file through to the disk; return size and CRC-32 of what it must hold."""
-    with naming(path, FAILED), path.open("wb") as file:
+    with _naming(path), path.open("wb") as file:
         file.write(content)
         _sync(file)
     return {"size": len(content), "crc32": zlib.crc32(content)}
@@ -302,7 +305,7 @@ def _write_replay(path: Path, state: Mapping[str, np.ndarray | int]) -> dict[str
             raise ValueError(
                 f"replay state '{key}' holds Python objects; a checkpoint takes plain arrays only."
             )
-    with naming(path, FAILED), path.open("wb") as file:
+    with _naming(path), path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
         _sync(file)
     return _fingerprint(path)

@@ -9,21 +9,22 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def naming(path: Path, failed: str) -> Iterator[None]:
-    """Give an OSError of writing (a full disk does not name itself) what failed and the path written."""
+def naming(path: Path, what: str, besides: str = "") -> Iterator[None]:
+    """Give an OSError of writing (a full disk does not name itself) what was written, and where."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, f"{failed} ({error.strerror})", str(path)) from error
+        message = f"writing {what} failed ({error.strerror}){besides}"
+        raise OSError(error.errno, message, str(path)) from error
 
 
-def publish(path: Path, text: str, failed: str) -> None:
+def publish(path: Path, text: str, what: str) -> None:
     """Write a text file through to the disk under a dot name, then give it its own.
 
-    Raises OSError with `failed` and the path if the disk does not take it; what was there before stays.
+    Raises OSError with `what` and the path if the disk does not take it; what was there before stays.
     """
     temporary = path.with_name(f".{path.name}")
-    with naming(temporary, failed):
+    with naming(temporary, what):
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

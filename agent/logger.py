@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from agent.files import naming, publish
 
-FAILED = "writing the log failed"
+WHAT = "the log"
 METRICS = "metrics.jsonl"
 
 
@@ -66,7 +66,7 @@ class Logger:
                 raise ValueError("'step' is no name for a metric: it is the first entry of every line.")
             number = value if isinstance(value, int) else float(value)
             line[name] = number if math.isfinite(number) else None
-        with naming(self._path, FAILED):
+        with naming(self._path, WHAT):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
         if self._events:
@@ -104,7 +104,7 @@ class Logger:
         self._progress.close()
         if self._events:
             self._events.close()
-        with naming(self._path, FAILED):
+        with naming(self._path, WHAT):
             self._metrics.close()
 
 
@@ -128,7 +128,7 @@ class _Events:
         event = Event(wall_time=time.time(), step=int(step))
         for part in summaries:
             event.summary.value.extend(part.value)
-        with naming(self._path, FAILED):
+        with naming(self._path, WHAT):
             self._writer.write_event(event)
             if time.monotonic() - self._flushed > 20:
                 self._writer.flush()
@@ -136,7 +136,7 @@ class _Events:
 
     def close(self) -> None:
         if self._writer is not None:
-            with naming(self._path, FAILED):
+            with naming(self._path, WHAT):
                 self._writer.close()
             self._writer = None
 
@@ -203,7 +203,7 @@ def _truncate(path: Path, step: int) -> int:
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     kept = [line for line in lines if step and _step_of(line) <= step]
     if len(kept) < len(lines):
-        publish(path, "".join(f"{line}\n" for line in kept), FAILED)
+        publish(path, "".join(f"{line}\n" for line in kept), WHAT)
     return len(lines) - len(kept)
 
 

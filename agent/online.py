@@ -130,7 +130,7 @@ class Training:
             "seconds": round(self.loop["seconds"], 1),
             "logdir": str(self.logdir),
         }
-        publish(self.logdir / "result.json", json.dumps(result), "writing the result failed")
+        publish(self.logdir / "result.json", json.dumps(result), "the result")
         return result
 
     def _begin(self) -> tuple[Carry, Rows]:

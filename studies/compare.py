@@ -29,7 +29,7 @@ from studies.collect import cores
 from studies.plots import Curve
 
 NEAR = 0.9  # share of the optimum whose first sight is reported
-FAILED = "writing the comparison failed"
+WHAT = "the comparison"
 FEW = 10  # runs from which on an interval holds the true mean about as often as it says
 _SAY = partial(print, flush=True)
 PATIENCE = 60.0  # seconds a run is given to save when the comparison is stopped
@@ -134,8 +134,8 @@ def compare(
         "commit": provenance.commit(),
         "hardware": provenance.hardware() | {"jobs": jobs, "threads": threads},
     }
-    publish(folder / "compare.json", json.dumps(report, indent=1), FAILED)
-    publish(folder / "compare.csv", _table_of_all(runs, curves), FAILED)
+    publish(folder / "compare.json", json.dumps(report, indent=1), WHAT)
+    publish(folder / "compare.csv", _table_of_all(runs, curves), WHAT)
     plots.draw({task: curves}, folder / "compare.png", {task: optimum})
     for line in table(report):
         echo(line)
@@ -387,11 +387,11 @@ def _keep_plan(folder: Path, plan: Mapping[str, Any]) -> None:
     before = _text(path)
     if before is None:
         folder.mkdir(parents=True, exist_ok=True)
-        publish(path, json.dumps(plan, indent=1), FAILED)
+        publish(path, json.dumps(plan, indent=1), WHAT)
     elif json.loads(before) == json.loads(json.dumps(plan)):
         return
     elif not any(map(provenance.has_begun, folder.glob("*/seed*"))):
-        publish(path, json.dumps(plan, indent=1), FAILED)
+        publish(path, json.dumps(plan, indent=1), WHAT)
     else:
         raise ValueError(
             f"{folder} holds the comparison {json.loads(before)}, not {dict(plan)}; choose another logdir, "
