@@ -8,6 +8,7 @@ remembers it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import signal
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
@@ -423,9 +425,13 @@ class _Workers(AsyncVectorEnv):
                 process.join()
         for pipe in self.parent_pipes:
             pipe.close()
+        atexit.unregister(self._at_exit)
 
     def _check_spaces(self) -> None:
         """The end of gymnasium's constructor: its check waits for ever, so first a word that does not."""
+        # At exit multiprocessing sends SIGTERM to processes that nobody closed, and waits for their end.
+        self._at_exit = partial(_kill, self.processes)
+        atexit.register(self._at_exit)
         try:
             self.call_async("has_wrapper_attr", "reset")
             self.call_wait(self._timeout)
@@ -440,6 +446,11 @@ class _Workers(AsyncVectorEnv):
         if not all(successes):
             index, _, _, trace = self.error_queue.get()
             raise _Raised(index, trace)
+
+
+def _kill(processes: Sequence[multiprocessing.Process]) -> None:
+    for process in processes:
+        process.kill()
 
 
 class _Quiet:

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -389,6 +390,22 @@ def test_workers_leave_stopping_to_the_parent(outside, capfd):
         assert len(parents) == 1 and all(process.is_alive() for process in door._envs.processes)
         assert door.restarted == 0
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_process_that_closes_nothing_ends_all_the_same(tmp_path):
+    script = tmp_path / "leaves.py"
+    script.write_text(
+        "import envs\n"
+        "if __name__ == '__main__':\n"
+        "    door = envs.make_vector('tmaze', 2, seed=0, mode='async')\n"
+        "    door.reset()\n"
+        "    print('leaving')\n"
+    )
+    variables = os.environ | {"PYTHONPATH": str(Path(envs.__file__).parents[1])}
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, env=variables
+    )
+    assert (ended.returncode, ended.stdout) == (0, "leaving\n")
 
 
 def _parent(pid):
