@@ -90,8 +90,7 @@ def train(argv: Sequence[str]) -> None:
         config = _configure(task, backbone, args.configs, overrides)
         logdir = Path(config.logdir or _default_logdir(config))
         _refuse_another_run(config, logdir)
-        _replay_maker(config)(config.envs.count, None, dict)  # sizes that do not go together
-        _check_agent(config)
+        _check_parts(config)
 
     from agent import online
     from studies.provenance import record as record_session
@@ -265,7 +264,7 @@ def compare(argv: Sequence[str]) -> None:
         chosen = overrides if args.steps is None else overrides | {"steps": args.steps}
         resolved = [_configure(args.task, backbone, args.configs, chosen) for backbone in args.backbones]
         for config in resolved:
-            _check_agent(config)
+            _check_parts(config)
             # finished runs too: an earlier version's defaults may have been others
             for folder in sorted(args.logdir.glob(f"{config.backbone}/seed*")):
                 _refuse_another_run(config, folder, ignore=(*configs.FREE_TO_CHANGE, "seed"))
@@ -452,14 +451,9 @@ def _check_device(config: configs.Config) -> bool:
         raise ValueError(f"unknown device '{config.device}'.{hint} Expected one of {', '.join(DEVICES)}.")
     if config.device == "cpu":
         return False
-    import torch
+    from agent.agent import choose_device
 
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise ValueError(
-            "device 'cuda' asked for, but torch finds no CUDA GPU here. Use --device cpu or auto."
-        )
-    return available
+    return choose_device(config.device).type == "cuda"
 
 
 def _check_task(task: str, seed: int) -> None:
@@ -483,17 +477,24 @@ def _of_others(error: BaseException) -> bool:
     return not all(file.startswith(known) for file in files)
 
 
-def _check_agent(config: configs.Config) -> None:
-    """Build one agent. Raises ValueError where its parts refuse a name or a size, or compiling is asked for
-    and cannot be."""
-    from agent import evaluation
-    from agent.agent import choose_device
+def _check_parts(config: configs.Config) -> None:
+    """Build one agent and one replay. Raises ValueError where they refuse a name or a size, the replay's
+    memory is too small for the task's steps, or compiling is asked for and cannot be."""
+    import numpy as np
+
+    from agent.agent import Agent, choose_device
     from agent.compiling import check_compiler
 
     if config.compile:
         check_compiler(choose_device(config.device))
     here = configs.override(config, {"device": "cpu", "compile": False, "envs.mode": "sync"})
-    evaluation.build_agent(here, _env_maker(here), here.seed)
+    envs = _env_maker(here)(1, here.seed, 0)
+    observations, actions = envs.observation_space, envs.action_space
+    envs.close()
+    Agent(observations, actions, here, "cpu")
+    store = _replay_maker(here)(here.envs.count, Path("replay"), dict).replay.store
+    row = *observations.sample().values(), actions.sample(), np.zeros(1, np.float32), np.zeros(3, bool)
+    store.rows_that_fit(sum(np.asarray(part).nbytes for part in row))
 
 
 def _default_logdir(config: configs.Config) -> Path:

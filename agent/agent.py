@@ -48,7 +48,7 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
     if name == "cuda" and not available:
         raise ValueError(
-            "device cuda was asked for, but torch finds no GPU; use --device auto or --device cpu"
+            "device 'cuda' asked for, but torch finds no CUDA GPU here. Use --device cpu or auto."
         )
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 

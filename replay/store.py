@@ -75,22 +75,29 @@ class Store:
         """Bytes of a row of one stream; 0 until the first rows were added."""
         return sum(ring[0, 0].nbytes for ring in self.rings.values())
 
+    def rows_that_fit(self, row_bytes: int) -> int:
+        """Rows of each stream that the rings are to hold beside chunks on disk.
+
+        Raises ValueError if the memory does not hold two chunks of every stream.
+        """
+        size = row_bytes * self.streams * self.chunk_rows
+        fitting = self.memory // size
+        if fitting < 2:
+            raise ValueError(
+                f"replay.memory_gb is {self.memory / 2**30:.3g}, but {2 * size / 2**30:.3g} are needed: "
+                f"two chunks of {self.chunk_rows} rows of {self.streams} streams stay in memory. Allow "
+                "more, or make replay.chunk smaller."
+            )
+        needed = -(-self.limit // self.chunk_rows) + 1  # one is being filled while the others count
+        return max(2, min(needed, fitting)) * self.chunk_rows
+
     def allocate(self, rows: Mapping[str, np.ndarray]) -> None:
         """Reserve the rings for rows like these, [streams,...]; the system commits memory as it is written.
 
         Raises ValueError if the memory does not hold two chunks of every stream.
         """
         if self.folder is not None:
-            size = sum(value[0].nbytes for value in rows.values()) * self.streams * self.chunk_rows
-            fitting = self.memory // size
-            if fitting < 2:
-                raise ValueError(
-                    f"replay.memory_gb is {self.memory / 2**30:.3g}, but {2 * size / 2**30:.3g} are needed: "
-                    f"two chunks of {self.chunk_rows} rows of {self.streams} streams stay in memory. Allow "
-                    "more, or make replay.chunk smaller."
-                )
-            needed = -(-self.limit // self.chunk_rows) + 1  # one is being filled while the others count
-            self.memory_rows = max(2, min(needed, fitting)) * self.chunk_rows
+            self.memory_rows = self.rows_that_fit(sum(value[0].nbytes for value in rows.values()))
             self.folder.mkdir(parents=True, exist_ok=True)
         for key, value in rows.items():
             ring = np.zeros((self.streams, self.memory_rows, *value.shape[1:]), value.dtype)

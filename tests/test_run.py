@@ -155,6 +155,11 @@ REFUSED = [
     (["--replay.initial_state", "kept"], "initial_state must be one of zero, stored, burn_in, got 'kept'"),
     (["--replay.consecutive", "true"], "online and replay.consecutive exclude each other"),
     (["--replay.capacity", "100"], "Use a capacity of at least "),
+    (["--replay.memory_gb", "1e-5"], "replay.memory_gb is 1e-05, but 0.000824 are needed"),
+    (
+        ["compare", "--backbones", "rssm", "--logdir", "none", "--replay.memory_gb", "1e-5"],
+        "replay.memory_gb is 1e-05",
+    ),
     (["--s4wm.layer", "s6"], "s4wm.layer must be one of s5, s4d, s4, lru, mamba2, got 's6'"),
     (["--s4wm.stoch", "0"], "'s4wm.stoch' expects 1 or more"),
     (["--backbone", "rssm", "--rssm.blocks", "7"], "rssm.deter 96 must be divisible by rssm.blocks 7"),

@@ -532,5 +532,5 @@ def test_choosing_a_device() -> None:
     with pytest.raises(ValueError, match="auto, cpu or cuda, got 'tpu'"):
         choose_device("tpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="finds no GPU"):
+        with pytest.raises(ValueError, match="finds no CUDA GPU"):
             choose_device("cuda")
