@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from agent import checkpoint
 from agent.agent import Agent, choose_device, derive_seed
@@ -65,6 +66,7 @@ def run_episodes(
     envs = make_envs(count, seed, EVALUATION_ENVS)
     statistics = EpisodeStatistics(count)
     finished: list[list[dict[str, float]]] = [[] for _ in range(count)]
+    bar = tqdm(desc="evaluation", unit=" steps", leave=False, delay=5, disable=None)  # on a terminal only
     try:
         rows, carry, steps, cut = envs.reset(), agent.initial(count), 0, 0
         while True:
@@ -80,7 +82,9 @@ def run_episodes(
             check()
             carry, action = agent.act(carry, rows, evaluate=True, counter=steps)
             rows, steps = envs.step(action), steps + 1
+            bar.update()
     finally:
+        bar.close()
         envs.close()
     played = [episode for done, wanted in zip(finished, each, strict=True) for episode in done[:wanted]]
     returns = [episode["episode/return"] for episode in played]

@@ -6,15 +6,21 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
+import gymnasium.error
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from envs.arguments import Value, check_names, did_you_mean
 
+T = TypeVar("T")
+
 # 1 a step until the episode ends: the time limit is the optimum
 ONE_A_STEP = ("CartPole-v0", "CartPole-v1", "CartPoleMasked-v0")
+
+# Package of environments in gymnasium -> gymnasium's extra that installs what they need
+EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "phys2d": "jax", "tabular": "jax"}
 
 
 def optimum(spec: EnvSpec) -> float | None:
@@ -39,6 +45,8 @@ def constructor(
 
     Raises:
         ValueError: unknown module, id or argument, with the nearest matches.
+        ImportError: a package that gymnasium's own environment needs is not installed; the message names
+            gymnasium's extra.
     """
     module, colon, env_id = name.rpartition(":")
     if colon:
@@ -57,7 +65,7 @@ def constructor(
             f"Task {task!r} is registered as a vector environment only. Register an 'entry_point' for "
             f"{env_id!r}: one environment at a time is what is needed here."
         )
-    allowed = _takes(spec.entry_point)
+    allowed = _naming_the_extra(spec, functools.partial(_takes, spec.entry_point))
     if allowed is not None:
         check_names(task, arguments, allowed)
     return functools.partial(_build, module if colon else None, spec, dict(arguments))
@@ -90,4 +98,19 @@ def _takes(creator: str | Callable[..., Any]) -> list[str] | None:
 def _build(module: str | None, spec: EnvSpec, arguments: dict[str, Any]) -> gymnasium.Env:
     if module is not None:
         importlib.import_module(module)
-    return gymnasium.make(spec, **arguments)
+    return _naming_the_extra(spec, functools.partial(gymnasium.make, spec, **arguments))
+
+
+def _naming_the_extra(spec: EnvSpec, call: Callable[[], T]) -> T:
+    """What `call` returns; if gymnasium's own environment lacks a package, an error that names the extra."""
+    try:
+        return call()
+    except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
+        before, _, family = str(spec.entry_point).partition("gymnasium.envs.")
+        extra = EXTRAS.get(family.split(".")[0].split(":")[0])
+        if before or extra is None:
+            raise  # not gymnasium's environment
+        raise ImportError(
+            f"Task {spec.id!r} needs a package that is not installed: "
+            f"pip install 'gymnasium[{extra}]' ({error})"
+        ) from error

@@ -53,6 +53,29 @@ def test_what_a_module_lacks_itself_is_not_called_unknown(tmp_path, monkeypatch)
         envs.check("half_a_module:Id-v0")
 
 
+@pytest.mark.parametrize(
+    ("family", "extra"), [("box2d:X", "box2d"), ("mujoco.ant_v5:X", "mujoco"), ("tabular.blackjack:X", "jax")]
+)
+@pytest.mark.parametrize("error", [ModuleNotFoundError, gymnasium.error.DependencyNotInstalled])
+def test_the_extra_of_gymnasium_that_is_missing_is_named(family, extra, error, monkeypatch):
+    def fails(creator):
+        raise error("No module named 'jump'")
+
+    spec = gymnasium.envs.registration.EnvSpec("Jump-v0", f"gymnasium.envs.{family}")
+    monkeypatch.setitem(gymnasium.registry, "Jump-v0", spec)
+    monkeypatch.setattr(gym, "load_env_creator", fails)
+    says = rf"^Task 'Jump-v0' needs .*: pip install 'gymnasium\[{extra}\]' \(No module named 'jump'\)"
+    with pytest.raises(ImportError, match=says):
+        envs.make("Jump-v0", 0)
+
+
+def test_what_another_environment_lacks_is_its_own_message(monkeypatch):
+    spec = gymnasium.envs.registration.EnvSpec("Jump-v0", "no_such_package.jump:Jump")
+    monkeypatch.setitem(gymnasium.registry, "Jump-v0", spec)
+    with pytest.raises(ModuleNotFoundError, match="^No module named 'no_such_package'"):
+        envs.make("Jump-v0", 0)
+
+
 def test_vector_only_registrations_are_refused():
     gymnasium.register("VectorOnly-v0", vector_entry_point="nowhere:Nothing")
     try:
