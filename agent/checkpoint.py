@@ -1,4 +1,4 @@
-"""Checkpoints: folders that are either complete and proven, or not looked at.
+"""Checkpoints: folders that are either complete and verified, or ignored.
 
     <logdir>/checkpoints/<step>/agent.pt       tensors and plain Python, read with weights_only=True
                                 replay.npz     plain arrays, read with allow_pickle=False
@@ -6,8 +6,8 @@
                                 manifest.json  written last: format, versions, step, size and CRC-32 of each
                                 file, and of each chunk of the replay in <logdir>/replay/
 
-A checkpoint is written under a dot name, which no loader looks at, and renamed when every byte is on disk.
-Checksums are verified before a file is parsed, because `torch.load` reads a flipped bit without a complaint.
+A checkpoint is written under a dot name, which loaders ignore, and renamed when every byte is on disk.
+Checksums are verified before a file is parsed, because `torch.load` reads a flipped bit without complaint.
 """
 
 import contextlib
@@ -59,23 +59,23 @@ def save(
     keep: int = 2,
     chunks: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Path:
-    """Write a checkpoint, prove it by reading it back, then remove all but the newest `keep`.
+    """Write a checkpoint, verify it by reading it back, then remove all but the newest `keep`.
 
     Arguments:
         step: environment steps so far; names the folder. A checkpoint of the same step is replaced.
         agent_state: nested dicts and lists of tensors, numbers and strings. `replay_state`: plain arrays and
             integers, or None to save no replay. `loop_state`: what JSON can hold.
         keep: complete checkpoints left in the run folder, this one included.
-        chunks: `size` and `crc32` of each file on which the replay's state builds, by name; they are on disk.
+        chunks: `size` and `crc32` of each file that the replay's state relies on, by name; they are on disk.
 
     Checkpoints of later steps are removed too: they were skipped as damaged when this run resumed, or it
-    would not be behind them.
+    would not be at an earlier step.
 
     Returns: the checkpoint's folder.
 
     Raises ValueError if a state cannot be saved as plain data or the agent's numbers are not finite, OSError
-    with the path if the disk does not take it, DamagedError if what the disk gives back is not what was
-    written. The checkpoints that were there before are untouched in each of these cases.
+    with the path if writing fails, DamagedError if what is read back is not what was written. The earlier
+    checkpoints are untouched in each of these cases.
     """
     if keep < 1:
         raise ValueError(f"at least one checkpoint must be kept, got keep={keep}.")
@@ -102,14 +102,14 @@ def save(
         manifest["crc32"] = _manifest_checksum(manifest)
         _write(temporary / MANIFEST, _json_bytes(manifest, "manifest"))
         sync_folder(temporary)
+        for name in files:
+            _verified(temporary, name, files)
         if folder.exists():
             os.replace(folder, root / f"{_TEMPORARY}replaced-{folder.name}")
         os.replace(temporary, folder)
         sync_folder(root)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # gone if all went well; else the next save tries again
-    for name in files:
-        _verified(folder, name, files)
     _prune(root, step, keep)
     return folder
 
@@ -123,12 +123,12 @@ def load_newest(
         with_replay: False leaves the replay on disk and unread, and returns None for it.
         report: receives one message for every checkpoint that was skipped, with the reason.
 
-    Returns: `(step, agent_state, replay_state, loop_state, chunks)`, tensors on the CPU. Whether the chunks
-    are what they were is for the replay to say: it goes on without those that are not.
+    Returns: `(step, agent_state, replay_state, loop_state, chunks)`, tensors on the CPU. The chunks are not
+    verified here but by the replay, which continues without those that are missing or damaged.
 
     Raises ValueError if a checkpoint is of another format than this code writes, OSError if none can be
-    loaded and one of them because it could not be read: neither is known to be damaged, and a run that
-    starts anew must not overwrite it.
+    loaded and at least one could not be read: such checkpoints are not known to be damaged, and a new run
+    must not overwrite them.
     """
     skipped, unread = 0, None
     for folder in _folders(Path(logdir) / "checkpoints"):
@@ -148,10 +148,10 @@ def load_newest(
 
 
 def chunks_needed(logdir: str | Path) -> set[str]:
-    """Return the names of the replay's chunks that any complete checkpoint of a run builds on."""
+    """Return the names of the replay's chunks that any complete checkpoint of a run relies on."""
     needed: set[str] = set()
     for folder in _folders(Path(logdir) / "checkpoints"):
-        with contextlib.suppress(DamagedError):  # it will not be resumed from
+        with contextlib.suppress(DamagedError):  # no run will resume from it
             needed |= _manifest(folder)["chunks"].keys()
     return needed
 
@@ -164,7 +164,7 @@ def _read(folder: Path, with_replay: bool) -> Checkpoint:
     agent_file = _verified(folder, AGENT, files)
     try:
         agent_state = torch.load(agent_file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch makes of it, this folder is not the one to resume from
+    except Exception as error:  # whatever torch raises, this folder is not one to resume from
         raise DamagedError(f"{AGENT} cannot be loaded as plain tensors: {error}") from error
     replay_state = None
     if with_replay and REPLAY in files:
@@ -205,7 +205,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _manifest_checksum(manifest: Mapping[str, Any]) -> int:
-    """Return the CRC-32 of a manifest's entries, its own checksum left out."""
+    """Return the CRC-32 of a manifest's entries without its own checksum."""
     entries = {key: value for key, value in manifest.items() if key != "crc32"}
     return zlib.crc32(json.dumps(entries, sort_keys=True).encode())
 
@@ -233,7 +233,7 @@ def _prune(root: Path, step: int, keep: int) -> None:
             kept += 1
             continue
         doomed = root / f"{_TEMPORARY}pruned-{folder.name}"
-        os.replace(folder, doomed)  # first out of sight: a half-removed folder is no checkpoint
+        os.replace(folder, doomed)  # hidden first: a half-removed folder is no checkpoint
         shutil.rmtree(doomed)
     for replaced in root.glob(_TEMPORARY + "*"):
         shutil.rmtree(replaced)
@@ -254,7 +254,7 @@ def _agent_bytes(state: Mapping[str, Any]) -> memoryview:
     buffer.seek(0)
     try:
         torch.load(buffer, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises several kinds for what it does not want to load
+    except Exception as error:  # torch raises exceptions of several kinds for what it refuses to load
         raise ValueError(
             f"the agent's state must hold only tensors, numbers, strings, lists and dicts, or it could not "
             f"be loaded again with weights_only=True: {error}"
@@ -290,7 +290,7 @@ def _naming(path: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _write(path: Path, content: bytes | memoryview) -> dict[str, int]:
-    """Write a file through to the disk; return size and CRC-32 of what it must hold."""
+    """Write a file and sync it to disk; return size and CRC-32 of what it must hold."""
     with _naming(path), path.open("wb") as file:
         file.write(content)
         _sync(file)

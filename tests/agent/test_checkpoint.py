@@ -94,6 +94,29 @@ def test_the_same_step_is_replaced(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path).agent_state["updates"] == -1
 
 
+@pytest.mark.parametrize("step", [20, 30])
+def test_one_that_reads_back_otherwise_leaves_those_before(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read back before it takes its name, that of a checkpoint of the same step included."""
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    agent, replay, loop = states(step)
+    write = checkpoint._write
+
+    def flips_a_bit(path: Path, content: bytes) -> dict[str, int]:
+        found = write(path, content)
+        if path.name == "agent.pt":
+            path.write_bytes(bytes([content[0] ^ 1]) + bytes(content[1:]))
+        return found
+
+    monkeypatch.setattr(checkpoint, "_write", flips_a_bit)
+    with pytest.raises(checkpoint.DamagedError, match="agent.pt"):
+        checkpoint.save(tmp_path, step, agent | {"updates": -1}, replay, loop)
+    assert names(tmp_path) == ["000000000010", "000000000020"]
+    assert checkpoint.load_newest(tmp_path).agent_state["updates"] == 20
+
+
 def damaged(tmp_path: Path) -> tuple[Path, list[str]]:
     """Save steps 1 and 2; return the folder of the newer one, to be damaged, and a list for messages."""
     save(tmp_path, 1)
