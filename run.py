@@ -1,8 +1,8 @@
 """Command line: train (the default), eval, reproduce, imagine, probe, compare, collect, plot, bench.
 
 It parses, checks and dispatches. A user's mistake (an unknown option, task, backbone or preset, a missing
-extra, another run's folder) ends with a message on stderr and exit code 2 before anything is created. Rooms
-that need torch are imported by the command that uses them, so that help and messages come at once.
+extra, another run's folder) ends with a message on stderr and exit code 2 before anything is created. What
+needs torch is imported by the command that uses it, so that help and messages appear at once.
 """
 
 import ctypes
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(argv: Sequence[str]) -> None:
-    """Train an agent online, or go on with the run that is in the folder already.
+    """Train an agent online, or resume the run that is already in the folder.
 
     The first SIGINT or SIGTERM finishes the step in progress, saves and exits with 130 or 143.
     """
@@ -139,7 +139,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def reproduce(argv: Sequence[str]) -> None:
-    """Play the updates again at which a run failed because a number was not finite."""
+    """Repeat the updates at which a run failed because a number was not finite."""
     with mistakes_exit_2():
         parser = Parser(
             "reproduce",
@@ -363,7 +363,7 @@ def plot(argv: Sequence[str]) -> None:
 
 
 def bench(argv: Sequence[str]) -> None:
-    """Measure what `--what` names, of which `studies/` has the code."""
+    """Measure what `--what` names, with the code in `studies/`."""
     with mistakes_exit_2():
         parser = Parser(
             "bench",
@@ -445,7 +445,7 @@ def _configure(
 
 
 def _check_device(config: configs.Config) -> bool:
-    """Whether a CUDA GPU is there to be used. Raises ValueError where the device is unknown or absent."""
+    """Whether a CUDA GPU is to be used. Raises ValueError if the device is unknown or not available."""
     if config.device not in DEVICES:
         hint = configs.did_you_mean(config.device, DEVICES)
         raise ValueError(f"unknown device '{config.device}'.{hint} Expected one of {', '.join(DEVICES)}.")
@@ -470,7 +470,7 @@ def _check_task(task: str, seed: int) -> None:
 
 
 def _of_others(error: BaseException) -> bool:
-    """Whether an error came up in code that is neither ours, gymnasium's nor Python's import system."""
+    """Whether an error involves code other than ours, gymnasium's and Python's import system."""
     gymnasium = Path(importlib.util.find_spec("gymnasium").origin).parent  # type: ignore[union-attr, arg-type]
     files = (frame.filename for frame in traceback.extract_tb(error.__traceback__))
     known = (str(Path(__file__).parent), str(gymnasium), importlib.__path__[0], "<frozen importlib")
@@ -478,8 +478,8 @@ def _of_others(error: BaseException) -> bool:
 
 
 def _check_parts(config: configs.Config) -> None:
-    """Build one agent and one replay. Raises ValueError where they refuse a name or a size, the replay's
-    memory is too small for the task's steps, or compiling is asked for and cannot be."""
+    """Build one agent and one replay. Raises ValueError if they refuse a name or a size, the replay's memory
+    is too small for the task's steps, or compiling is asked for and not possible."""
     import numpy as np
 
     from agent.agent import Agent, choose_device
@@ -498,7 +498,7 @@ def _check_parts(config: configs.Config) -> None:
 
 
 def _default_logdir(config: configs.Config) -> Path:
-    """runs/<task>/<backbone>/seed<seed>, with nothing in the task's name that a folder cannot bear."""
+    """runs/<task>/<backbone>/seed<seed>, without characters of the task's name that do not suit a folder."""
     task = re.sub(r"[^A-Za-z0-9=._-]+", "_", config.task).strip("._")
     return Path("runs") / task / config.backbone / f"seed{config.seed}"
 
@@ -524,7 +524,7 @@ def _refuse_another_run(
 
 @contextmanager
 def _alone_in(logdir: Path) -> Iterator[None]:
-    """Hold the folder of a run, created if need be, for this process; a mistake (exit 2) if another has it.
+    """Lock the folder of a run, created if needed, for this process; a mistake (exit 2) if another has it.
 
     The system frees the lock when the process ends, however it ends. The file stays: removing it would let
     two processes hold locks on two files of one name.
@@ -555,7 +555,7 @@ def _alone_in(logdir: Path) -> Iterator[None]:
 
 
 def _existing_run(logdir: Path) -> Path:
-    """The saved configuration of a run that has a checkpoint."""
+    """Path of the saved configuration of a run that has a checkpoint."""
     from studies.provenance import has_checkpoint
 
     path = logdir / "config.yaml"
@@ -577,7 +577,7 @@ def _saved_configuration(path: Path, device: str | None) -> configs.Config:
 
 
 def _prepare_torch(config: configs.Config) -> None:
-    """Threads; and keep big blocks instead of returning them to glibc, which costs CPU training dearly."""
+    """Threads; and let glibc keep big blocks for reuse: returning them to the system slows CPU training."""
     import torch
 
     if config.threads:

@@ -1,4 +1,4 @@
-"""Between the environment's actions and the model's vectors, and the policy's distribution over them."""
+"""Conversion between environment actions and the model's vectors; the policy's distribution over them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from worldmodels.latent import finite_log, mix_uniform, sample_onehot
 class ActionCodec:
     """Encodes actions of a space as vectors `[..., A]` for the model, and makes the policy's distribution.
 
-    Discrete and MultiDiscrete, counted from 0, become one-hot vectors side by side; a Box is flattened.
+    Discrete and MultiDiscrete, counted from 0, become concatenated one-hot vectors; a Box is flattened.
 
     Raises:
-        ValueError: for any other action space, and for deviations that are none.
+        ValueError: for any other action space, or unless 0 < min_std <= max_std.
     """
 
     def __init__(self, space: gymnasium.Space, unimix: float, min_std: float, max_std: float) -> None:
@@ -47,7 +47,7 @@ class ActionCodec:
 
     @property
     def norm(self) -> float:
-        """The Euclidean norm that an action vector has at most."""
+        """The largest Euclidean norm of an action vector."""
         return math.sqrt(len(self.sizes) or self.size)
 
     def encode(self, action: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class ActionCodec:
 
 
 class Categoricals:
-    """Independent categoricals over one-hot vectors side by side, each mixed with a little uniform."""
+    """Independent categoricals over concatenated one-hot vectors, each mixed with a share of the uniform."""
 
     def __init__(self, logits: Tensor, sizes: list[int], unimix: float) -> None:
         self.probs = [mix_uniform(part, unimix) for part in logits.split(sizes, -1)]
@@ -108,7 +108,7 @@ class BoundedNormal:
         self.std = (max_std - min_std) * torch.sigmoid(spread + 2) + min_std
 
     def rsample(self) -> Tensor:
-        """`[..., A]`, reparametrised; may leave [-1, 1], `decode` clips what the environment gets."""
+        """`[..., A]`, reparametrised; may lie outside [-1, 1], `decode` clips what the environment gets."""
         return self.mean + self.std * torch.randn_like(self.mean)
 
     def mode(self) -> Tensor:

@@ -22,8 +22,8 @@ def lambda_returns(
     """Lambda-returns of positions 0 .. T - 2, `[N, T - 1]` (DreamerV3, eq. 7).
 
     R_t = reward_{t+1} + discount alive_{t+1} ((1 - mix) value_{t+1} + mix R_{t+1}), with mix = lam unless row
-    t + 1 is the last of its episode or of the window, where it is 0: there the value stands for the future,
-    and nothing of the next episode gets in.
+    t + 1 is the last of its episode or of the window, where it is 0: there the return is bootstrapped
+    from the value, and nothing of the next episode leaks in.
 
     Args:
         reward, alive, last, value: `[N, T]`, each what ARRIVED with row t. `alive` is the probability that
@@ -56,7 +56,7 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
-        """Take in a batch of returns and give the scale `[]` by which advantages are divided."""
+        """Update with a batch of returns; return the scale `[]` by which advantages are divided."""
         low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95])).unbind()
         self.low.lerp_(low, 1 - self.decay)
         self.high.lerp_(high, 1 - self.decay)
@@ -116,7 +116,7 @@ class ActorCritic(nn.Module):
         return self.codec.distribution(self.actor(inputs))
 
     def sample(self, inputs: Tensor) -> Tensor:
-        """Action vectors `[..., A]` for policy inputs `[..., P]`; their gradient is the policy's alone."""
+        """Action vectors `[..., A]` for policy inputs `[..., P]`; gradients reach the policy network only."""
         return self.policy(inputs.detach()).rsample()
 
     def loss(
@@ -125,10 +125,10 @@ class ActorCritic(nn.Module):
         """Actor and critic loss of imagined trajectories, each a scalar, and metrics.
 
         Args:
-            dream: N trajectories of horizon H; as they come from `imagine` with `sample`, with gradients to
-                the actions if `through_dynamics`.
+            dream: N trajectories of horizon H, as returned by `imagine` with `sample`; with gradients to the
+                actions if `through_dynamics`.
             reward: `[N, H + 1]`, predicted for each position; the first is not used.
-            alive: `[N, H + 1]`, probability that the position is not terminal; the first is what replay says.
+            alive: `[N, H + 1]`, probability that the position is not terminal; the first comes from replay.
         """
         inputs = dream.policy.detach()
         logits = self.critic(inputs)
@@ -139,7 +139,7 @@ class ActorCritic(nn.Module):
                 ahead = self.critic.mean(self.critic(dream.policy))
         imagined = lambda_returns(reward, alive, torch.zeros_like(reward), ahead, self.discount, self.lam)
         returns = imagined.detach()
-        # Steps after a probable end count as little as they are probable.
+        # Steps after a probable end count only with the probability of being reached.
         weight = torch.cumprod(
             alive[:, :-1].detach()
             * torch.cat([alive.new_ones(1), alive.new_full((alive.shape[1] - 2,), self.discount)]),

@@ -37,12 +37,12 @@ class Carry:
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed that is a function of its parts and of nothing else: (run seed, purpose, counter)."""
+    """A 63-bit seed that depends on its parts and on nothing else: (run seed, purpose, counter)."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()) >> 1
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` -> device; a ValueError if CUDA is asked for and absent."""
+    """`auto`, `cpu` or `cuda` -> device; a ValueError if CUDA is requested and not available."""
     available = torch.cuda.is_available()
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {name!r}")
@@ -57,10 +57,10 @@ class Agent:
     """World model, actor and critic behind `act` and `update`.
 
     All randomness of one call comes from (seed, purpose, counter), so an agent restored from `state_dict`
-    goes on exactly as the one that was saved.
+    continues exactly as the saved one would.
 
     Args:
-        observation_space: flat Dict of Box leaves, as the environment door gives it.
+        observation_space: flat Dict of Box leaves, as `envs.VectorDoor` provides it.
         action_space: Discrete, MultiDiscrete or Box in [-1, 1].
         config: the merged configuration (any nested mapping with the keys of `configs/defaults.yaml`).
         device: where to compute.
@@ -123,14 +123,14 @@ class Agent:
     def act(
         self, carry: Carry, rows: Mapping[str, np.ndarray], evaluate: bool = False, counter: int | None = None
     ) -> tuple[Carry, np.ndarray]:
-        """Filter one row a environment and choose actions in the environment's own format.
+        """Filter one row per environment and choose actions in the environment's own format.
 
         Args:
-            carry: from `initial` or the call before.
+            carry: from `initial` or the previous call.
             rows: `obs/...` `[N, ...]` and `is_first` `[N]`.
             evaluate: take the most probable latent and action if the configuration says so.
-            counter: what the randomness of this call derives from, apart from the seed; by default the number
-                of calls so far. Evaluation passes its own, so that it leaves training untouched.
+            counter: determines, together with the seed, the randomness of this call; by default the number of
+                calls so far. Evaluation passes its own, so that it leaves training untouched.
         """
         if counter is None:
             counter, self.acts = self.acts, self.acts + 1
@@ -145,17 +145,17 @@ class Agent:
             state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"], noise)
             policy = self.actor_critic.policy(self.backbone.policy_input(state))
             action = policy.mode() if greedy else policy.rsample()
-        # Carried is what the environment gets and replay will hold: a sample may be outside [-1, 1].
+        # Carry the action that the environment gets and replay will hold: a sample may be outside [-1, 1].
         return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
 
     def update(self, batch: Mapping[str, np.ndarray]) -> State:
         """One update of world model, actor and critic from a replay batch `[B, T, ...]`.
 
-        The window starts as `start` says. Metrics are summed on the device; `metrics` gives their means,
-        `check_finite` asks whether all went well.
+        The window starts in the states of `start`. Metrics are summed on the device; `metrics` returns their
+        means, `check_finite` checks that they are finite.
 
         Returns:
-            the states after step `end` `[B]` of the windows, or at their ends, leaves `[B, ...]`.
+            the states after step `end` `[B]` of the windows, if given, else at their ends, leaves `[B, ...]`.
         """
         self._seed_torch("update", self.updates)
         data = self._to_device(batch)
@@ -179,7 +179,7 @@ class Agent:
             keep = keep[:, :dreams]
         starts = merge_rows(kept)
         through = self.actor_critic.through_dynamics
-        # Without a gradient nothing needs freezing, and autocast keeps the casts of what is not frozen.
+        # Without a gradient nothing needs freezing, and autocast caches the casts of what is not frozen.
         fixed = frozen(self.model) if through else nullcontext()
         with torch.set_grad_enabled(through), fixed, self._autocast():
             dream = imagine(
@@ -189,7 +189,7 @@ class Agent:
                 options["horizon"],
                 self.dream_step,
             )
-            # No action led to the start here: its reward is not used, and whether it is an end is known.
+            # No action led to the start here: its reward is not used, and whether it is terminal is known.
             inputs = self.model.head_input(dream.policy, F.pad(dream.action.clamp(-1, 1), (0, 0, 1, 0)))
             reward = self.model.reward.mean(self.model.reward(inputs))
             alive = self.model.continues.mean(self.model.continues(inputs))
@@ -227,7 +227,7 @@ class Agent:
             embed = self.model.encoder(observations(rows))
             last = (length - 1).clamp(min=0)[:, None]
             kept = self.backbone.observe(given, embed, action, rows["is_first"], last).kept
-        # Where there is nothing to run through, the given state is the one.
+        # Where there is nothing to run through, the given state is used.
         begun = {key: leaf[:, 0] for key, leaf in kept.items()}
         return {
             key: torch.where((length > 0).reshape(-1, *[1] * (leaf.dim() - 1)), begun[key], leaf)
@@ -235,13 +235,13 @@ class Agent:
         }
 
     def prepare(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Pin what replay has read, if a GPU is to fetch it while it computes; any thread may do this."""
+        """Pin the memory of a batch, if a GPU is to copy it while it computes; any thread may call this."""
         if self.device.type != "cuda":
             return dict(batch)
         return {key: torch.as_tensor(value).pin_memory() for key, value in batch.items()}
 
     def _accumulate(self, metrics: Mapping[str, Tensor | Counted]) -> None:
-        """Add up, and count of each metric the updates before the first one that was not finite."""
+        """Add up the metrics, and count for each the updates before the first that was not finite."""
         one = torch.ones((), device=self.device)
         counted = [value if isinstance(value, Counted) else Counted(value, one) for value in metrics.values()]
         totals = torch.stack([value.total.float() for value in counted])
@@ -254,10 +254,11 @@ class Agent:
         self._summed += 1
 
     def check_finite(self) -> None:
-        """Wait for the device; the updates since the last `metrics` must have been finite.
+        """Wait for the device and check that all updates since the last `metrics` were finite.
 
         Raises:
-            FloatingPointError: if a loss or gradient norm was not: names the first and its update.
+            FloatingPointError: if a loss, gradient norm or other metric was not; names the first and its
+                update.
         """
         if not self._summed:
             return
@@ -274,9 +275,9 @@ class Agent:
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Means over the updates since the last call, and what the backbone says of itself now.
+        """Means over the updates since the last call, and the backbone's current `diagnostics`.
 
-        A mean over some steps only is left out where there were none. Waits for the device.
+        A mean that is over some steps only is left out if there were none. Waits for the device.
 
         Raises:
             FloatingPointError: see `check_finite`.
@@ -327,7 +328,7 @@ class Agent:
         return obs, self.start(data), self.model.encoder(obs), action, data["is_first"]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on bit for bit."""
+        """Everything that `load_state_dict` needs to continue bit for bit."""
         return {
             "model": self.model.state_dict(),
             "actor_critic": self.actor_critic.state_dict(),
@@ -354,7 +355,7 @@ class Agent:
         return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
 
     def _seed_torch(self, *purpose: str | int) -> None:
-        """As `torch.manual_seed`, which takes 0.4 ms, since it goes through all kinds of devices."""
+        """Like `torch.manual_seed`, which takes 0.4 ms because it goes through all device types."""
         seed = derive_seed(self.seed, *purpose)
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":

@@ -26,10 +26,10 @@ def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Look for what compiling takes.
+    """Check that what `torch.compile` needs is installed.
 
     Raises:
-        ValueError: it is not installed: a C++ compiler for the CPU, Triton for a GPU.
+        ValueError: it is not: a C++ compiler for the CPU, Triton for a GPU.
     """
     if device.type == "cpu":
         chosen = os.environ.get("CXX")

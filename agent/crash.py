@@ -1,13 +1,13 @@
-"""What was going on when a loss or gradient stopped being finite: kept, and played again.
+"""Keep the updates that led to a loss or gradient that is not finite, and run them again.
 
     <logdir>/crash/checkpoints/<updates>/   a checkpoint: agent.pt is the agent's state after so many updates,
                                             replay.npz the batches of the updates from there to the failing
                                             one, as <number>/<key>, loop.json the message
 
 Whether an update was finite is known on the device first, and asking after each one would make the loop
-wait. So the state is copied, and the device asked, every `EVERY` updates; the batches since are kept. An
-update is a function of state and batch alone (its randomness derives from the counter), so what failed fails
-again.
+wait. So the state is copied, and the device asked, every `EVERY` updates; the batches since then are kept.
+An update is a function of state and batch alone (its randomness derives from the counter), so an update that
+failed fails again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOLDER = "crash"
 
 
 class FlightRecorder:
-    """Updates an agent, and leaves `crash/` in the run's folder if that goes wrong.
+    """Updates an agent, and leaves `crash/` in the run's folder if an update is not finite.
 
     It holds a second copy of the agent's state on the device and up to `EVERY` batches in memory.
     """
@@ -39,7 +39,7 @@ class FlightRecorder:
         self._batches: list[Mapping[str, np.ndarray]] = []
 
     def update(self, batch: Mapping[str, np.ndarray]) -> State:
-        """`Agent.update`, remembering what is needed to do it again; raises what `check` does."""
+        """`Agent.update`, remembering what is needed to repeat it; raises what `check` does."""
         if len(self._batches) == EVERY:
             self.check()
         if not self._batches:
@@ -78,16 +78,16 @@ class FlightRecorder:
 
 
 def reproduce(agent: Agent, logdir: Path) -> dict[str, Any]:
-    """Play the updates in `crash/` again, up to the first one that is not finite.
+    """Run the updates in `crash/` again, up to the first one that is not finite.
 
     Args:
-        agent: built from the run's configuration; it takes the state of before.
+        agent: built from the run's configuration; the recorded state is loaded into it.
         logdir: the run's folder.
 
     Returns:
-        `recorded`: the message of then. `message`: that of now, or None where every update is finite (on
-        another device or version of torch the sums may differ). `update`: the last one played. `batch`:
-        the keys of its batch that hold numbers which are not finite.
+        `recorded`: the message of the original failure. `message`: that of this repetition, or None if every
+        update is finite (on another device or version of torch the sums may differ). `update`: the last one
+        run. `batch`: the keys of its batch that hold numbers which are not finite.
 
     Raises:
         ValueError: there is no crash in the folder.

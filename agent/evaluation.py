@@ -14,7 +14,7 @@ from agent.agent import Agent, choose_device, derive_seed
 
 Rows = dict[str, np.ndarray]
 EVALUATION_ENVS = 100_000
-"""Index of the first evaluation environment: its seeds must not meet those of training."""
+"""Index of the first evaluation environment: its seeds must not coincide with those of training."""
 
 
 class EpisodeStatistics:
@@ -25,13 +25,13 @@ class EpisodeStatistics:
         self.lengths = np.zeros(count, int)
 
     def add(self, rows: Rows) -> list[dict[str, float]]:
-        """Take in one row an environment; one dict for each episode that ended, with its `env`."""
+        """Add one row per environment; return one dict for each episode that ended, with its `env`."""
         self.returns = np.where(rows["is_first"], 0, self.returns + rows["reward"])
         self.lengths = np.where(rows["is_first"], 0, self.lengths + 1)
         return self.of(rows["is_last"])
 
     def of(self, envs: np.ndarray) -> list[dict[str, float]]:
-        """The same of the environments `[N]` bool, as they are now."""
+        """The same for the environments chosen by `[N]` bool, as they are now."""
         return [
             {
                 "episode/return": float(self.returns[env]),
@@ -51,12 +51,12 @@ def run_episodes(
     max_steps: int,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Evaluate on `count` fresh environments, the recurrent state kept over each whole episode.
+    """Evaluate on `count` fresh environments, keeping the recurrent state over each whole episode.
 
-    How many episodes each environment plays is fixed beforehand, as evenly as it goes, so that short episodes
-    are not counted more often than long ones. An episode that has not ended after `max_steps`, which may be
-    one that never does, counts with the return it has by then, and is its environment's last. `check` is
-    called at every step, and may raise.
+    How many episodes each environment plays is fixed beforehand, as evenly as possible, so that short ones
+    are not counted more often than long ones. An episode that has not ended after `max_steps` (it may be one
+    that never ends) counts with its return so far, and is its environment's last. `check` is called at every
+    step, and may raise.
 
     Returns:
         `return_mean`, `return_std`, `returns`, `episodes`, `length_mean`, and `cut`: how many were cut.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def naming(path: Path, what: str, besides: str = "") -> Iterator[None]:
-    """Give an OSError of writing (a full disk does not name itself) what was written, and where."""
+    """Add to an OSError what was being written, and where (that of a full disk does not name the file)."""
     try:
         yield
     except OSError as error:
@@ -19,9 +19,9 @@ def naming(path: Path, what: str, besides: str = "") -> Iterator[None]:
 
 
 def publish(path: Path, text: str, what: str) -> None:
-    """Write a text file through to the disk under a dot name, then give it its own.
+    """Write a text file under a dot name, sync it to disk, then rename it.
 
-    Raises OSError with `what` and the path if the disk does not take it; what was there before stays.
+    Raises OSError with `what` and the path if writing fails; what was there before stays.
     """
     temporary = path.with_name(f".{path.name}")
     with naming(temporary, what):

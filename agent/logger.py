@@ -33,7 +33,7 @@ class Logger:
         total_steps: environment steps at which the run ends.
         tensorboard: also write TensorBoard events into `logdir`; without it pictures and histograms are not
             written.
-        resume_step: environment steps of the checkpoint the run goes on from. Metrics of later steps belong
+        resume_step: environment steps of the checkpoint the run resumes from. Metrics of later steps belong
             to what was lost and are removed; with 0 the log starts anew.
         interval: seconds between two progress lines where stderr is not a terminal.
 
@@ -109,7 +109,7 @@ class Logger:
 
 
 class _Events:
-    """A TensorBoard event file, written when it is told to."""
+    """A TensorBoard event file, written only when told to."""
 
     def __init__(self, folder: Path, resume_step: int) -> None:
         # tensorboardX names files by the second: the suffix keeps two sessions of one second apart
@@ -122,7 +122,7 @@ class _Events:
             self._writer.write_event(start)
 
     def write(self, step: int, *summaries: Summary) -> None:
-        """Write summaries as one event, at the latest 20 seconds later to the disk."""
+        """Write summaries as one event; the first one 20 seconds after a flush flushes again."""
         if self._writer is None:
             raise ValueError("the logger is closed.")
         event = Event(wall_time=time.time(), step=int(step))

@@ -27,12 +27,12 @@ def train(
     make_replay: Callable[..., Any],
     logdir: str | Path,
 ) -> dict[str, Any]:
-    """Train until `config.steps` environment steps, from the newest checkpoint in `logdir` if there is one.
+    """Train up to `config.steps` environment steps, from the newest checkpoint in `logdir` if there is one.
 
     Args:
         config: the merged configuration.
         make_envs: (count, seed, first index) -> vector of environments (`reset`, `step`, `close`, spaces).
-        make_replay: (streams, folder of its chunks, what to do with rows that were read) -> `replay.Loader`.
+        make_replay: (streams, folder of its chunks, function for the rows that it reads) -> `replay.Loader`.
         logdir: folder of the run, which exists.
 
     Returns:
@@ -40,13 +40,13 @@ def train(
         `updates`, `seconds` (of training, evaluation left out, over all sessions) and `logdir`.
 
     Raises:
-        Stopped: SIGINT or SIGTERM came; the step in progress was finished and a checkpoint saved.
+        Stopped: on SIGINT or SIGTERM, after the step in progress was finished and a checkpoint saved.
     """
     return Training(config, make_envs, make_replay, Path(logdir)).run()
 
 
 class Training:
-    """One run: what it holds, and the loop over it."""
+    """One run: its parts, and the training loop."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Training:
         return result
 
     def _begin(self) -> tuple[Carry, Rows]:
-        """Carry and rows to act on first: of new episodes, or those that the run was saved with."""
+        """Carry and rows to act on first: those of new episodes, or those that the run was saved with."""
         carry = self.agent.initial(self.envs.num_envs)
         if self.loop["envs"] and self.saved_acting:
             rows, back = self.envs.restore(self.loop["envs"])
@@ -144,7 +144,7 @@ class Training:
         self.replay.close_episodes(~back)
         if not back.any():
             return carry, rows
-        # Of an environment that is not back the row is a first one: the carry begins with it.
+        # The row of an environment that is not back is a first one: the carried state is erased there.
         saved = {key: np.asarray(value) for key, value in self.saved_acting.items()}
         rows = {
             key: np.where(back.reshape(-1, *[1] * (value.ndim - 1)), saved[f"rows/{key}"], value)
@@ -182,9 +182,9 @@ class Training:
             ended, rows = rows["is_last"], self.envs.step(action)
             self.acting = carry, rows
             lost = rows["is_first"] & ~ended
-            if lost.any():  # the environments had to be started anew
+            if lost.any():  # the environments had to be restarted
                 self.replay.close_episodes(lost)
-            if self.envs.restarted > restarted:  # which rows do not tell where every episode had just ended
+            if self.envs.restarted > restarted:  # the rows do not show it if every episode had just ended
                 self.loop["restarts"] += self.envs.restarted - restarted
                 restarted = self.envs.restarted
                 self.logger.add(self.step, {"env/restarts": self.loop["restarts"]})
@@ -219,7 +219,7 @@ class Training:
         self.logger.add(self.step, {"replay/orphaned": orphaned})
 
     def _report(self) -> None:
-        """Whatever is due at this step."""
+        """Do whatever is due at this step."""
         config = self.config
         if self._due("log", config["log"]["every"]):
             self._log()

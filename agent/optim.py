@@ -14,7 +14,7 @@ class Optimiser:
     Args:
         modules: whose parameters are trained.
         lr: learning rate.
-        ssm_lr: learning rate of the state-space layers' dynamics: what a layer names in `DYNAMICS`.
+        ssm_lr: learning rate of the state-space layers' dynamics, the parameters they name in `DYNAMICS`.
         eps: Adam's epsilon.
         weight_decay: for matrices; norms, biases and SSM dynamics have none.
         clip: largest global gradient norm, above 0.

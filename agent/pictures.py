@@ -24,7 +24,7 @@ def open_loop_picture(true: np.ndarray, predicted: np.ndarray, context: int) -> 
             step.
 
     Returns: [H',W',3] uint8. Images: at most 16 steps, the error is signed around grey. Vectors: heat maps,
-    one line an entry, scaled by the range of `true`; the error is blue where predicted is too low, red where
+    one line per entry, scaled by the range of `true`; the error is blue where predicted is too low, red where
     it is too high.
 
     Raises ValueError if the shapes differ, are of neither kind, or `context` is outside 0..T.
@@ -100,7 +100,7 @@ def _image_picture(true: np.ndarray, predicted: np.ndarray, context: int) -> np.
 
 
 def _vector_picture(true: np.ndarray, predicted: np.ndarray, context: int) -> np.ndarray:
-    """Draw vectors [T,d] as heat maps, of very long ones only every n-th entry."""
+    """Draw vectors [T,d] as heat maps, for very long ones only every n-th entry."""
     every = -(-true.shape[1] // 256)
     true, predicted = true[:, ::every], predicted[:, ::every]
     across, down = max(2, 512 // len(true)), max(1, min(12, 128 // true.shape[1]))  # of one cell

@@ -1,4 +1,4 @@
-"""How a signal ends a run in order: between two steps, all saved; a second one ends it at once."""
+"""How a signal ends a run cleanly: between two steps, with all saved; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Stopped(Exception):  # noqa: N818 (nothing went wrong)
 class StopRequest:
     """Within `with`, in the main thread: the first SIGINT or SIGTERM waits for the next `check`.
 
-    From then on both signals have the system's own effect again: the next one ends the process without a
-    line of Python, also where that hangs.
+    From then on both signals have the system's default effect again: the next one ends the process without
+    running any Python code, even where that hangs.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Stopped if a signal came; to be called where a run can be left."""
+        """Raise Stopped if a signal was received; to be called where a run can be interrupted."""
         if self._received is not None:
             raise Stopped(self._received)
 

@@ -1,11 +1,11 @@
 """Configuration: YAML blocks and dotted overrides merged, in order, into one immutable, typed tree.
 
-The order, later wins: `defaults.yaml`, the backbone's block of `backbones.yaml`, a size preset of
+The order, later ones winning: `defaults.yaml`, the backbone's block of `backbones.yaml`, a size preset of
 `sizes.yaml`, the task's block of `tasks.yaml`, further presets from left to right, overrides. `defaults.yaml`
 alone says which options exist, of which type, and (in its comments) what they mean; a block may nest its keys
-or dot them.
+or write them with dots.
 
-Every user's mistake is a ValueError that names the key, what was expected, what came, and from where.
+Every user's mistake is a ValueError that names the key, what was expected, what was given, and where.
 """
 
 import os
@@ -46,7 +46,7 @@ FREE_TO_CHANGE = (
     "logdir",
     "envs.timeout",
     "envs.restarts",
-)  # a run may go on with others of these
+)  # a run may be resumed with other values of these
 _COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<!\s)\#|[^"'#])*?\s(?P<comment>\#.*)$""")
 
 
@@ -66,12 +66,12 @@ def load(
     cuda_available: bool = False,
     directory: str | Path | None = None,
 ) -> Config:
-    """Merge everything that one run is configured by.
+    """Merge everything that configures one run.
 
     Args:
-        task: the task's name; its block is the one called as its part before ':', then the one called as the
-            whole name, where there are such blocks. None: the default's.
-        backbone: a block of `backbones.yaml`. None: the default's.
+        task: the task's name. The block named like its part before ':' is merged, then the one named like
+            the whole of it, where there are such blocks. None: the default task.
+        backbone: a block of `backbones.yaml`. None: the default backbone.
         presets: names of `sizes.yaml`. The first is the size and goes before the task's block, the others
             after it. With none, the size is `12m` with a CUDA GPU and `cpu` without.
         overrides: dotted key -> value, or the text of one as typed on a command line.
@@ -139,7 +139,7 @@ def read(path: str | Path, directory: str | Path | None = None) -> Config:
 
 
 def differences(saved: Config, now: Config, ignore: Iterable[str] = FREE_TO_CHANGE) -> list[str]:
-    """One line for each option that differs, but for those that a run may change when it goes on."""
+    """One line for each option that differs, except those that may change when a run is resumed."""
     old, new = saved.flat(), now.flat()
     kept = [key for key in new if key not in tuple(ignore)]
     return [f"{key}: saved {old[key]!r}, now {new[key]!r}" for key in kept if old[key] != new[key]]
@@ -197,7 +197,7 @@ def _defaults(folder: Path) -> dict[str, Any]:
 
 
 def _blocks(folder: Path, name: str, defaults: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Block name -> its checked options, of one file of blocks; all are checked, not only the ones in use."""
+    """Block name -> its checked options, for one file of blocks; all are checked, not only those in use."""
     path = folder / f"{name}.yaml"
     blocks: dict[str, dict[str, Any]] = {}
     for block, tree in _parse(path).items():
@@ -247,7 +247,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(
     values: Mapping[str, Any], defaults: Mapping[str, Any], source: str, choosing: bool = False
 ) -> dict[str, Any]:
-    """The values in their defaults' types; `choosing` lets the task and the backbone be among them."""
+    """The values converted to their defaults' types; `choosing` allows task and backbone among them."""
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key in CHOOSING and not choosing:

@@ -1,4 +1,4 @@
-"""What the commands of run.py share: a parser with an argument for each option, the way out of a mistake."""
+"""What the commands of run.py share: a parser with an argument for each option, the exit on a mistake."""
 
 import argparse
 import shutil
@@ -49,7 +49,7 @@ def add_json(parser: Parser) -> None:
 
 
 def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
-    """The option of every command that plays; a configured run has its own."""
+    """The option of every command that plays episodes; a configured run has a seed of its own."""
 
     def not_negative(text: str) -> int:
         if not text.isdecimal():
@@ -60,7 +60,7 @@ def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
 
 
 def add_common(parser: Parser) -> None:
-    """What a command takes that configures runs: presets, and `--json`."""
+    """The arguments of a command that configures runs: presets, and `--json`."""
     sizes = ", ".join(configs.presets())
     parser.add_argument(
         "--configs",
@@ -73,7 +73,7 @@ def add_common(parser: Parser) -> None:
 
 
 def add_saved_run(parser: Parser, several: bool = False) -> None:
-    """What a command takes that works on a run which is on disk, or on several, as `logdirs`."""
+    """The arguments of a command that works on a run on disk, or on several, as `logdirs`."""
     if several:
         parser.add_argument("logdirs", nargs="+", type=Path, metavar="LOGDIR", help="folders of the runs")
     else:
@@ -108,7 +108,7 @@ def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
 
 @contextmanager
 def mistakes_exit_2() -> Iterator[None]:
-    """Around what checks the user's words: its ValueError is a message and exit code 2."""
+    """Around code that checks what the user typed: its ValueError becomes a message and exit code 2."""
     try:
         yield
     except ValueError as error:

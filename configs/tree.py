@@ -1,4 +1,4 @@
-"""The immutable tree that a merged configuration is."""
+"""The immutable tree that holds a merged configuration."""
 
 import difflib
 import keyword
@@ -98,7 +98,7 @@ class Config(Mapping[str, Any]):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean 'x'?' for the known name nearest to this one, or ''.
 
-    A dotted name is compared whole, then by its end; one without a dot with the ends of the known.
+    A dotted name is compared as a whole, then by its last part; one without a dot, by last parts only.
     """
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1) if "." in name else []

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# The least and the most that numbers may be, by an option's key or the last part of it; else 0 and no bound.
+# The smallest and largest allowed numbers, by an option's key or its last part; otherwise 0 and no bound.
 _LEAST = {"batch_length": 2, "bins": 3} | dict.fromkeys(
     [
         *("batch_size", "count", "episodes", "eval.envs", "max_steps", "keep", "horizon", "positions"),
@@ -20,7 +20,7 @@ _NONES = ("", "null", "none", "~")
 
 
 def as_type_of(default: Any, value: Any) -> Any:
-    """The value in the default's type, which text is parsed to. Raises a bare ValueError where none fits."""
+    """The value in the default's type; text is parsed to it. Raises a bare ValueError if it does not fit."""
     if isinstance(default, tuple):
         if isinstance(value, str):
             inner = value.strip().removeprefix("[").removesuffix("]")
@@ -52,7 +52,7 @@ def as_type_of(default: Any, value: Any) -> Any:
 
 
 def outside(key: str, value: Any) -> str:
-    """What is expected of the number that option `key` has, where it is another one; else nothing."""
+    """What is expected of option `key`, if its value is a number out of range; otherwise ''."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
     names = key, key.rsplit(".", 1)[-1]
@@ -88,7 +88,7 @@ def _guessed(value: Any) -> Any:
 
 
 def plain(value: Any, source: str) -> Any:
-    """A built-in type for each of ruamel's own, which carry layout along."""
+    """The value in built-in types; ruamel's own types carry layout along."""
     if isinstance(value, list):
         return tuple(plain(item, source) for item in value)
     for kind in (bool, int, float, str):

@@ -1,8 +1,8 @@
 """Environments: from a task's name to rows.
 
 A task is `name` or `name:key=value,key=value`, where the name is one of ours (`TASKS`), `family:Name`
-(`FAMILIES`), or any gymnasium id, `module:Id-v0` included. docs/environments.md lists what there is,
-docs/adding_a_task.md how to add.
+(`FAMILIES`), or any gymnasium id, `module:Id-v0` included. docs/environments.md lists the tasks,
+docs/adding_a_task.md says how to add one.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _register()
 
 
 def task_names() -> list[str]:
-    """Return our short names and, for each family, '<family>:Name'; gymnasium ids come on top."""
+    """Return our short names and, for each family, '<family>:Name'; gymnasium ids work as well."""
     return [*TASKS, *(f"{family}:Name" for family in FAMILIES)]
 
 
@@ -112,8 +112,8 @@ def make(task: str, seed: int = 0, index: int = 0) -> gymnasium.Env:
         `[d]`, and whose action space is Discrete from 0, MultiDiscrete of rank 1 from 0, or Box in [-1, 1].
 
     Raises:
-        ValueError: unknown task or argument, an argument out of range, a space that cannot be learned from or
-            acted in.
+        ValueError: unknown task or argument, an argument out of range, an unsupported observation or action
+            space.
         ImportError: the task's package is not installed; the message names the extra.
     """
     return _wrap(
@@ -138,8 +138,8 @@ def make_vector(
         seed: the run's seed, at least 0.
         mode: 'sync' (one process) or 'async' (a process for each).
         first_index: number of the first environment in the run, at least 0; the others follow.
-        timeout: seconds a process may take to answer, 0 for ever.
-        restarts: of the processes within 300 s, after one raised, died or hung; at least 0.
+        timeout: seconds a process may take to answer; 0 waits for ever.
+        restarts: how often in 300 s the processes are restarted after one raised, died or hung; at least 0.
     """
     check_whole("make_vector", "num_envs", num_envs, 1)
     check_whole("make_vector", "seed", seed, 0)
@@ -163,7 +163,7 @@ def make_vector(
 def optimum(task: str) -> float | None:
     """Return the optimal policy's mean return where it is known, None elsewhere; builds the task once.
 
-    It is not known under a `max_episode_steps` that the task gives itself, except where that is the optimum.
+    It is not known if the task's arguments set `max_episode_steps`, except where that limit is the optimum.
     """
     env = _constructor(task)()
     try:

@@ -1,4 +1,4 @@
-"""The task grammar `name:key=value,key=value`, and the wording that every complaint about it shares."""
+"""The task grammar `name:key=value,key=value`, and the error messages that its checks share."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def check_one_of(owner: str, name: str, value: object, choices: Sequence[str]) -
 
 
 def check_action(owner: str, count: int, action: object) -> None:
-    """Refuse what is no action of `count` numbered ones (a `Discrete.contains` would cost more than a step).
+    """Refuse all but the action numbers 0 to `count` - 1 (`Discrete.contains` would cost more than a step).
 
     Raises:
-        ValueError: it is none; the message names the environment and what there is.
+        ValueError: it is none of these; the message names the environment and the range.
     """
     try:
         known = 0 <= operator.index(action) < count  # type: ignore[arg-type]
-    except TypeError:  # no whole number
+    except TypeError:  # not a whole number
         known = False
     if not known:
         raise ValueError(f"{owner}: an action must be a whole number from 0 to {count - 1}, got {action!r}.")

@@ -36,7 +36,7 @@ class DiscountingChain(gymnasium.Env[np.ndarray, np.int64]):
 
     Args:
         delay: the delay of the chain with the bonus: 1, 3, 10, 30 or 100.
-        render_mode: None or 'rgb_array' (64 x 64 x 3: a column a chain as tall as its delay on a log scale,
+        render_mode: None or 'rgb_array' (64 x 64 x 3: a column per chain as tall as its delay on a log scale,
             the chosen one bright, the bonus one tipped; a bar for the time).
 
     Raises:

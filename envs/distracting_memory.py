@@ -38,7 +38,7 @@ class DistractingMemory(GridWorld):
 
     Args:
         width: an even number of cells, at least 10.
-        limit: the time limit in steps, at least 1; left out, 4 x width.
+        limit: the time limit in steps, at least 1; by default 4 x width.
         render_mode: None or 'rgb_array'.
 
     Raises:

@@ -18,7 +18,7 @@ from envs.arguments import Value, check_one_of, check_whole, did_you_mean
 
 OBSERVATIONS = ("vectors", "masked", "pixels")
 
-# What is no velocity in quantities that hold some: (domain, key) -> slices.
+# The entries that are not velocities in quantities that hold some: (domain, key) -> slices.
 _PARTS: dict[tuple[str, str], tuple[slice, ...]] = {
     ("quadruped", "egocentric_state"): (slice(0, 16), slice(32, 44)),  # joint angles, actuators
     ("quadruped", "imu"): (slice(0, 3),),  # accelerometer
@@ -31,7 +31,7 @@ _CAMERAS = {"quadruped": 2}  # its camera 0 does not follow it
 
 
 def _positions(domain: str, key: str, every: np.ndarray) -> np.ndarray:
-    """Return the indices of a quantity, `every` being all of them, that are no velocities."""
+    """Return those of the indices `every` of a quantity that are not velocities."""
     if "vel" in key:
         return every[:0]
     parts = _PARTS.get((domain, key))
@@ -77,7 +77,7 @@ def build(
     Raises:
         ValueError: there is no such task, an argument is out of range, or `size` or `fast` is given without
             pixels.
-        ImportError: there are to be pixels, and nothing to draw them with; the message says what to install.
+        ImportError: pixels are asked for and nothing can draw them; the message says what to install.
     """
     tasks = _tasks()
     if name not in tasks:
@@ -105,22 +105,22 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
 
     - Observation 'vectors': a Dict of float64 vectors, the simulator's own quantities, named as in the suite
       (`orientations`, `velocity`, ...), flattened; scalars become vectors of length 1.
-      Observation 'masked': the same without velocities, which have to be had from several steps. Sensors of
-      acceleration, force and touch stay, and so does what the actuators hold.
+      Observation 'masked': the same without velocities, which have to be inferred from several steps. Sensors
+      of acceleration, force and touch stay, and so do the actuators' states.
       Observation 'pixels': uint8 `[size, size, 3]` from the suite's camera 0 (2 for the quadruped).
     - Action: Box, the suite's own bounds and shape; each action is applied `repeat` times.
-    - Reward: the sum over the repeats. An episode lasts 1000 / repeat steps and can bring 1000 at most, which
-      no policy reaches: the optimum is not known.
-    - End: the suite's time limit ends an episode with discount 1, which is a truncation. Discount 0 (few
+    - Reward: the sum over the repeats. An episode lasts 1000 / repeat steps and its return is at most 1000,
+      which no policy reaches: the optimum is not known.
+    - End: the suite's time limit ends an episode with discount 1, which is a truncation. Discount 0 (in few
       tasks) is a termination.
 
     Args:
         domain, task: as in `dm_control.suite.load`.
-        repeat: control steps an action, at least 1.
+        repeat: control steps per action, at least 1.
         observation: one of `OBSERVATIONS`.
         size: height and width of the picture, 8 to 480.
-        fast: draw without shadows, reflections and multisampling: several times faster in software, but not
-            quite the pictures that published results are about.
+        fast: draw without shadows, reflections and multisampling: several times faster in software, but the
+            pictures are not quite those of published results.
         render_mode: None or 'rgb_array': the picture that is observed with 'pixels', else 240 x 240 from the
             same camera.
     """
@@ -168,7 +168,7 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; a seed restarts the task's random numbers in place, without loading it anew."""
+        """Begin an episode; a seed restarts the task's random numbers in place, without reloading it."""
         super().reset(seed=seed, options=options)
         if seed is not None:
             self._env.task.random.seed(seed)
@@ -180,7 +180,7 @@ class DMControl(gymnasium.Env[Any, np.ndarray]):
 
         Raises:
             RuntimeError: the episode is over, or has not begun.
-            ValueError: the action has another shape, is out of bounds, or is no number.
+            ValueError: the action has another shape, is out of bounds, or is NaN.
         """
         if self._over:
             raise RuntimeError("DMControl: the episode is over, or has not begun; call reset() first.")

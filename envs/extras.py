@@ -11,13 +11,13 @@ def load(module: str, tasks: str, extra: str, packages: str) -> ModuleType:
 
     Args:
         module: what to import.
-        tasks: what needs it, as the message has it.
+        tasks: the tasks that need it, as worded in the message.
         extra: the extra of pyproject.toml that installs it.
-        packages: names of the top-level packages that the extra brings, separated by spaces.
+        packages: names of the top-level packages that the extra installs, separated by spaces.
 
     Raises:
-        ImportError: one of `packages` is not installed; the message names the extra. What else fails inside
-            the package is not touched.
+        ImportError: one of `packages` is not installed; the message names the extra. Other errors inside the
+            package pass through unchanged.
     """
     try:
         return importlib.import_module(module)

@@ -15,7 +15,7 @@ from envs import extras
 BACKENDS = ("egl", "osmesa", "glfw")
 MENDING = "sudo apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
 
-# A context alone proves little (GLFW makes one of nothing), so something is drawn.
+# A context alone proves little (GLFW may give one that cannot draw), so something is drawn.
 _TRIAL = """
 import mujoco
 model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size="1"/></worldbody></mujoco>')
@@ -29,11 +29,11 @@ with mujoco.Renderer(model, 8, 8) as renderer:
 
 @functools.cache
 def backend() -> str | None:
-    """Choose how MuJoCo draws, before it is imported; None if there is no way.
+    """Choose MuJoCo's GL backend, before MuJoCo is imported; None if none works.
 
-    The choice is said in one line on stderr and kept in the environment variable MUJOCO_GL, for processes
-    started from here too. A MUJOCO_GL that is set already is taken without a trial. Each trial is a process
-    of its own, because a GL library that failed cannot be unloaded.
+    The choice is printed as one line on stderr and kept in the environment variable MUJOCO_GL, also for
+    processes started from here. A MUJOCO_GL that is set already is taken without a trial. Each trial is a
+    process of its own, because a GL library that failed cannot be unloaded.
     """
     os.environ.setdefault("LP_NUM_THREADS", "0")  # small pictures in software: Mesa's threads only cost time
     chosen = os.environ.get("MUJOCO_GL")
@@ -74,12 +74,12 @@ def camera(physics: Any, camera_id: int | str, size: int, fast: bool) -> Any:
     """Return one camera for all frames: making one for each, as dm-control does, takes most of the time.
 
     Args:
-        physics: a dm-control physics with which nothing was drawn yet.
+        physics: a dm-control physics with which nothing has been drawn yet.
         camera_id: number or name of the camera.
         size: height and width of the picture.
         fast: draw without shadows, reflections and multisampling.
     """
-    physics.model.vis.global_.offwidth = physics.model.vis.global_.offheight = size  # no more to be cleared
+    physics.model.vis.global_.offwidth = physics.model.vis.global_.offheight = size  # no more needs clearing
     if fast:
         physics.model.vis.quality.offsamples = 0  # these are read when the first camera is made
     engine = extras.load("dm_control.mujoco", "of 3D worlds", "dmc", "dm_control mujoco")
@@ -93,8 +93,8 @@ def camera(physics: Any, camera_id: int | str, size: int, fast: bool) -> Any:
 class Canvas:
     """A GL context, and the view of a model that is drawn in it.
 
-    It is dm-control's, which remembers what context is current: another one, made current behind its back,
-    would get the pictures of dm-control's environments in this process, and they that one's.
+    It is dm-control's, which keeps track of the current context: if another one were made current behind its
+    back, dm-control's environments in this process would draw into that one, and it into theirs.
 
     Args:
         size: height and width of the picture.
@@ -113,7 +113,7 @@ class Canvas:
         return self._wrapper.MjModel.from_xml_string(xml, files)
 
     def upload(self, model: Any) -> Any:
-        """Give GL what a model draws with; return a dm-control `MjrContext`, to be freed by its `free()`.
+        """Upload to GL what a model is drawn with; return a dm-control `MjrContext`, freed by its `free()`.
 
         GL's own context ends with the last of them.
         """
@@ -121,18 +121,18 @@ class Canvas:
         return self._wrapper.MjrContext(model, self._gl)
 
     def look(self, model: Any, camera: int) -> None:
-        """Choose the camera, a number, of a dm-control `MjModel`."""
+        """Choose the camera, by its number, of a dm-control `MjModel`."""
         self._model, self._scene = model.ptr, self._wrapper.MjvScene(model)
         self._options, self._perturb = self._wrapper.MjvOption(), self._wrapper.MjvPerturb()
         self._camera = self._wrapper.MjvCamera()
         self._camera.type, self._camera.fixedcamid = self._mujoco.mjtCamera.mjCAMERA_FIXED, camera
 
     def picture(self, data: Any, context: Any) -> np.ndarray:
-        """Return what the camera sees, uint8 `[size, size, 3]`; `data` is MuJoCo's, `context` of `upload`."""
+        """Return the camera's view, uint8 `[size, size, 3]`; `data` is MuJoCo's, `context` from `upload`."""
         everything = self._mujoco.mjtCatBit.mjCAT_ALL
         view = (self._options, self._perturb, self._camera, everything, self._scene.ptr)
         self._mujoco.mjv_updateScene(self._model, data, *view)
         with self._gl.make_current() as gl:
             gl.call(self._mujoco.mjr_render, self._rect, self._scene.ptr, context.ptr)
             gl.call(self._mujoco.mjr_readPixels, self._pixels, None, self._rect, context.ptr)
-        return self._pixels[::-1].copy()  # GL counts rows from below
+        return self._pixels[::-1].copy()  # GL counts rows from the bottom

@@ -1,7 +1,7 @@
 """What the 2D tasks share: a MiniGrid world in numbers, its picture from a cache of tiles, walking.
 
 MiniGrid draws its objects, once each; after that a picture is a table look-up, several times faster than
-MiniGrid's own renderer (tests/envs/test_gridworld.py holds the two equal).
+MiniGrid's own renderer (tests/envs/test_gridworld.py checks that the two are equal).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MARGIN = VIEW // 2
 def tiles() -> tuple[np.ndarray, np.ndarray]:
     """Return the picture of every cell content, uint8 `[18, 8, 8, 3]`, and with the agent `[18, 4, 8, 8, 3]`.
 
-    The second is indexed by heading too, and is black where nobody can stand.
+    The second is indexed by heading too, and is black where the agent cannot stand.
 
     Raises:
         ImportError: minigrid is not installed; the message names the extra.
@@ -64,16 +64,16 @@ def tiles() -> tuple[np.ndarray, np.ndarray]:
 class GridWorld(gymnasium.Env[np.ndarray, np.int64]):
     """A walled grid seen from above around the agent: base of the 2D tasks.
 
-    - Observation, uint8 `[40, 40, 3]`: 5 x 5 tiles centred on the agent, north up whatever its heading, walls
-      hide nothing; the agent is a red triangle that points ahead. Beyond the outer wall are walls.
+    - Observation, uint8 `[40, 40, 3]`: 5 x 5 tiles centred on the agent, north up whatever its heading, with
+      nothing hidden by walls; the agent is a red triangle that points ahead. Beyond the outer wall are walls.
     - Actions: 0 turn left, 1 turn right, 2 forward; a task may add more. Walking into what cannot be walked
       on changes nothing, but takes a step.
 
     A task fills `grid` (uint8 `[height, width]`, numbers of cell contents) and places the agent in `_begin`,
-    and answers actions in `_outcome`.
+    and handles its own actions and rewards in `_outcome`.
 
     Args:
-        actions: how many there are.
+        actions: number of actions.
         limit: steps after which an episode is truncated, at least 1.
         render_mode: None or 'rgb_array' (the whole world, `[8 height, 8 width, 3]`).
 
@@ -95,17 +95,17 @@ class GridWorld(gymnasium.Env[np.ndarray, np.int64]):
         self._over = True  # step() asks for a reset
 
     def _begin(self) -> tuple[np.ndarray, int, int, int]:
-        """Draw an episode: the grid, and x, y and heading of the agent."""
+        """Sample an episode: the grid, and x, y and heading of the agent."""
         raise NotImplementedError
 
     def _outcome(self, action: int) -> tuple[float, bool]:
-        """Do what the action does beyond turning and walking; return the reward and whether it ends here."""
+        """Apply what an action does beyond moving; return the reward and whether the episode ends here."""
         raise NotImplementedError
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw a new world and place the agent."""
+        """Sample a new world and place the agent."""
         super().reset(seed=seed, options=options)
         grid, self.x, self.y, self.heading = self._begin()
         self._padded = np.pad(grid, MARGIN, constant_values=WALL)
@@ -114,7 +114,7 @@ class GridWorld(gymnasium.Env[np.ndarray, np.int64]):
         return self._observe(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Turn, walk, or do what else the task has.
+        """Turn, walk, or apply an action of the task's own.
 
         Raises:
             RuntimeError: the episode is over, or has not begun.

@@ -16,7 +16,7 @@ from envs.arguments import Value, check_names, did_you_mean
 
 T = TypeVar("T")
 
-# 1 a step until the episode ends: the time limit is the optimum
+# Reward 1 per step until the episode ends: the time limit is the optimum
 ONE_A_STEP = ("CartPole-v0", "CartPole-v1", "CartPoleMasked-v0")
 
 # Package of environments in gymnasium -> gymnasium's extra that installs what they need
@@ -24,7 +24,7 @@ EXTRAS = {"box2d": "box2d", "mujoco": "mujoco", "phys2d": "jax", "tabular": "jax
 
 
 def optimum(spec: EnvSpec) -> float | None:
-    """The optimal policy's return in an environment of gymnasium's, where it is known."""
+    """The optimal policy's return in one of gymnasium's own environments, where it is known."""
     limit = spec.max_episode_steps
     return float(limit) if spec.id in ONE_A_STEP and limit else None
 
@@ -35,7 +35,7 @@ def constructor(
     """Look `name` up and return a picklable function that builds it.
 
     The specification travels with the function, so that a worker process builds the same environment without
-    having gone through the registration itself.
+    having run the registration itself.
 
     Args:
         task: the whole task, for messages.

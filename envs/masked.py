@@ -57,7 +57,7 @@ def masked_id(source: str) -> str:
 
 
 def make_masked(source: str, keep: tuple[int, ...], render_mode: str | None = None) -> gymnasium.Env:
-    """Build gymnasium's `source` with the entries `keep` of its observation only.
+    """Build gymnasium's `source` with only the entries `keep` of its observation.
 
     The source's time limit is left out: the registered id has it.
 

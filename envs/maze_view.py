@@ -1,7 +1,7 @@
-"""The agent's view of a labmaze: what makes it quick without changing a pixel.
+"""The agent's view of a labmaze: what makes it fast without changing a pixel.
 
 Walls and floors are planes, hundreds of them, and most of the time goes into planes that are out of sight;
-most of the time of a new maze goes into textures, which are the same in every maze.
+loading a new maze spends most of its time on textures, which are the same in every maze.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CORNERS = np.array([[-1, -1, 0], [-1, 1, 0], [1, -1, 0], [1, 1, 0]])
 class MazeView:
     """Draws mazes that use the same textures, one maze after the other.
 
-    The textures are given to GL once, by a context that is kept; contexts of mazes, each made from a model
+    The textures are uploaded to GL once, by a context that is kept; contexts of mazes, each made from a model
     whose textures are single points, borrow them.
 
     Args:
@@ -38,7 +38,7 @@ class MazeView:
         self._context: Any = None  # the maze's
 
     def hollow(self, xml: str, files: dict[str, bytes]) -> str:
-        """Return a model with single points for the textures that come from files, and keep these textures.
+        """Return a model with single points in place of the textures from files, and keep those textures.
 
         Args:
             xml: the model.
@@ -67,7 +67,7 @@ class MazeView:
         self._numbers = {file: int(numbers[model.ptr.texture(file).id]) for file in textures}
 
     def load(self, physics: Any, camera: str) -> None:
-        """Take up a maze, compiled from what `hollow` returned last, with its positions up to date.
+        """Switch to a maze, compiled from what `hollow` returned last, with its positions up to date.
 
         Args:
             physics: dm-control's.
@@ -109,14 +109,14 @@ class MazeView:
 class Culling:
     """Hides the planes of a maze that cannot be seen, which changes no pixel: they are not drawn.
 
-    It is about planes without contacts that never move: labmaze's floors, and the sides and tops of its
-    walls, which are all of one height. Hidden is what lies outside the field of view, and what a single wall
-    covers with `SEAM` to spare. (Not what two walls cover together: through the seam between them pixels of
-    what is behind can be seen.)
+    It considers planes without contacts that never move: labmaze's floors, and the sides and tops of its
+    walls, which are all of one height. A plane is hidden if it lies outside the field of view, or if a single
+    wall covers it with `SEAM` to spare. (Not if two walls cover it together: through the seam between them
+    pixels of what is behind can be seen.)
 
     Args:
         model, data: MuJoCo's own, the positions up to date.
-        camera: number of a camera whose picture is as high as wide.
+        camera: number of a camera whose picture is square.
     """
 
     def __init__(self, model: Any, data: Any, camera: int) -> None:
@@ -136,7 +136,7 @@ class Culling:
         self._fronts = axes[:, :, 2]  # [planes, 3], the side they are seen from
         self._levels = (middles * self._fronts).sum(1)
         self._upright = np.abs(self._fronts[:, 2]) < 0.5
-        # Of upright planes the left and the right end, seen from the front and from above: [planes, 2, 2].
+        # The left and right ends (seen from the front) of upright planes, in x and y: [planes, 2, 2].
         ends = self._corners[:, [0, 2], :2]
         way, fronts = ends[:, 1] - ends[:, 0], self._fronts
         leftwards = way[:, 0] * fronts[:, 1] > way[:, 1] * fronts[:, 0]
@@ -158,7 +158,7 @@ class Culling:
         """Find the planes that a single wall covers, `[planes]`; `away` is the eye's distance from each wall.
 
         Seen from above: all corners of the plane lie within the angle that the wall fills, and farther away.
-        What is farther is lower, too, and stands higher.
+        In the picture, what is farther away then also has its top lower and its foot higher.
         """
         rays = self._corners[planes, :, :2].reshape(-1, 2) - self._eye[:2]  # [planes x 4, 2]
         inverse = 1 / np.sqrt((rays**2).sum(1))  # of the distance

@@ -65,7 +65,7 @@ class MemoryChain(gymnasium.Env[np.ndarray, np.int64]):
         return self._observe(), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Show the observation at the present t, then let the time go on, as bsuite does.
+        """Return the observation at the present t, then advance the time, as bsuite does.
 
         Raises:
             RuntimeError: the episode is over, or has not begun.

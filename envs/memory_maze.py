@@ -21,7 +21,7 @@ REACH = 3.0  # metres: an object's radius and the ball's are 0.85 together, and 
 
 
 def _package() -> tuple[ModuleType, ModuleType, ModuleType]:
-    """Import the package's task constructors past its __init__, which wants the gym of old; mjcf, mujoco."""
+    """Import the package's task constructors, bypassing its __init__, which needs old gym; mjcf, mujoco."""
     gl.require("Memory Maze")
     if "memory_maze" not in sys.modules:
         found = importlib.util.find_spec("memory_maze")
@@ -44,20 +44,20 @@ def arguments(_name: str) -> list[str]:
 
 
 def build(name: str, fast: Value = False) -> gymnasium.Env:
-    """Build a maze; see `MemoryMaze`, for what it raises too."""
+    """Build a maze; see `MemoryMaze`, also for what it raises."""
     return MemoryMaze(name, fast)
 
 
 class MemoryMaze(gymnasium.Env[np.ndarray, np.int64]):
-    """Find again and again the object that has the colour of the picture's border.
+    """Again and again find the object that has the colour of the picture's border.
 
-    The package's task, step for step and pixel for pixel (a test holds the two equal), several times faster:
-    contacts are looked up at once, walls that cannot be seen are not drawn, a new maze brings no
-    textures that it does not show, and nothing is observed that nobody asks for.
+    The package's task, step for step and pixel for pixel (a test checks that they are equal), several times
+    faster: contacts are looked for near objects only, walls that cannot be seen are not drawn, a new maze
+    reuses the textures of the first one, and observables that are not used are not computed.
 
     - Observation, uint8 `[64, 64, 3]`: first person, the border in the colour of the object wanted.
-    - Action, Discrete(6): stay, forward, left, right, forward and left, forward and right; 4 a second.
-    - Reward: 1 for touching the wanted object; the next one is drawn then.
+    - Action, Discrete(6): stay, forward, left, right, forward and left, forward and right; 4 per second.
+    - Reward: 1 for touching the wanted object; then the next one is drawn.
     - Time limit: 1000, 2000, 3000, 4000 steps at 9x9, 11x11, 13x13, 15x15; then the episode is truncated. It
       never terminates.
 
@@ -65,8 +65,8 @@ class MemoryMaze(gymnasium.Env[np.ndarray, np.int64]):
     float32 `[2]`, `agent_dir` float32 `[2]`, `targets` float32 `[objects, 2]`, `maze_layout` uint8
     `[size, size]`, indexed y, x, 1 where one can walk.
 
-    Episodes are seeded: `reset(seed=s)` begins what the package's `seed=s` begins with. A process should hold
-    one of these environments: vectors of them in mode 'async'.
+    Episodes are seeded: `reset(seed=s)` begins the episode that the package's `seed=s` begins with. A process
+    should hold only one of these environments: use mode 'async' for vectors of them.
 
     Args:
         name: one of `SIZES`.

@@ -45,13 +45,13 @@ def arguments(_name: str) -> list[str]:
 def build(name: str, tile: Value | None = None, observation: Value = "pixels") -> gymnasium.Env:
     """Build a MiniGrid task whose observation is the agent's 7 x 7 view.
 
-    Observation 'pixels': uint8 `[7 tile, 7 tile, 3]`, the view drawn. Observation 'symbols': see `Symbols`.
+    Observation 'pixels': uint8 `[7 tile, 7 tile, 3]`, the drawn view. Observation 'symbols': see `Symbols`.
     In both the direction is left out (the view turns with the agent), and so is the mission: it is the same
     sentence in every episode of the tasks that are allowed here.
 
     Args:
         name: one of `names()`.
-        tile: pixels a tile, at least 1, for pixels only; 8, the default, gives 56 x 56.
+        tile: side of a tile in pixels, at least 1, for 'pixels' only; 8, the default, gives 56 x 56.
         observation: one of `OBSERVATIONS`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Multi Doors Keys (S4WM, Deng, Park, Ahn, 2023): keep count of which keys are taken and which doors open."""
+"""Multi Doors Keys (S4WM, Deng, Park, Ahn, 2023): keep track of which keys are taken and which doors open."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class MultiDoorsKeys(GridWorld):
 
     Args:
         keys: 3, 5 or 7.
-        limit: the time limit in steps, at least 1; left out, the length of the paper's trajectory.
+        limit: the time limit in steps, at least 1; by default the length of the paper's trajectory.
         render_mode: None or 'rgb_array'.
 
     Raises:
@@ -94,7 +94,7 @@ class MultiDoorsKeys(GridWorld):
     def script(self) -> Iterator[int]:
         """Yield the actions of the paper's trajectory, from the start of an episode to its end.
 
-        What comes next depends on the world as it is then: take a step after each action.
+        The next action depends on the state of the world: step the environment after each.
         """
         context = self.context_length - 1
         yield from islice(self._visit(), context)

@@ -10,7 +10,7 @@ import gymnasium
 from envs import extras
 from envs.arguments import Value
 
-# Checked with policies that see the hidden state (tests/envs/test_popgym.py). The others depend on luck.
+# Checked with policies that see the hidden state (tests/envs/test_popgym.py). Other optima depend on luck.
 OPTIMA: dict[str, float] = {"RepeatPrevious": 1.0, "RepeatFirst": 1.0, "Autoencode": 1.0, "CountRecall": 1.0}
 
 

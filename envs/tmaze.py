@@ -1,4 +1,4 @@
-"""TMaze: a cue at the start, a corridor to walk, a turn to take by the cue."""
+"""TMaze: a cue at the start, a corridor to walk, a turn to the side that the cue named."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ FORWARD, LEFT, RIGHT = range(3)
 class TMaze(gymnasium.Env[np.ndarray, np.int64]):
     """Walk a corridor of `corridor` cells and turn, at its end, to the side that the cue named.
 
-    After Bakker (2001). Unlike a chain, time passes only as the agent walks: what happens is in its own
-    hands.
+    After Bakker (2001). Unlike in a chain, it depends on the agent when the cue is asked for: it has to
+    walk there.
 
     - Observation, float32 `[3]`: the cue, -1 (left) or +1 (right), in the first observation only, 0
       otherwise; 1 while in the corridor; 1 at the junction. The position is not observed. In an arm all three
@@ -36,7 +36,7 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
     Args:
         corridor: steps from the start to the junction, at least 1: the cue is last seen that many steps
             before the turn.
-        limit: the time limit in steps, at least corridor + 1; left out, 4 x (corridor + 1).
+        limit: the time limit in steps, at least corridor + 1; by default 4 x (corridor + 1).
         render_mode: None or 'rgb_array' (64 x 64 x 3: the maze, the agent, the cue while it is visible).
 
     Raises:
@@ -64,7 +64,7 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw the cue and stand at the start of the corridor."""
+        """Sample the cue and place the agent at the start of the corridor."""
         super().reset(seed=seed, options=options)
         self._cue = 2 * int(self.np_random.integers(2)) - 1
         self._cell = self._arm = self._t = 0

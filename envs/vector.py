@@ -1,6 +1,6 @@
 """Several environments at once, as rows: the door between gymnasium's vector environments and the rest.
 
-gymnasium's `AutoresetMode.NEXT_STEP` maps one to one on our rows. At the step that ends an episode the
+gymnasium's `AutoresetMode.NEXT_STEP` maps one to one onto our rows. At the step that ends an episode the
 observation is the true final one. The next call ignores that environment's action, resets it, and returns the
 first observation of the next episode with reward 0; nothing in gymnasium's reply flags that row, so the door
 remembers it.
@@ -44,23 +44,23 @@ class VectorDoor:
         num_envs: N.
         observation_space: of one environment, a flat `spaces.Dict` of Box.
         action_space: of one environment: Discrete, MultiDiscrete or Box in [-1, 1].
-        restarted: how often all worker processes had to be started anew.
+        restarted: how often all worker processes had to be restarted.
 
     Args:
         builders: one function for each environment; picklable for 'async'. See `envs.make_vector`.
         task: for messages.
-        mode: 'sync' steps the environments one after the other here; 'async' has a process for each (it pays
-            from about 1 ms a step on), started by a fork server, so that no thread or GL context of this
-            process gets copied. Its workers ignore SIGINT and SIGTERM: the parent decides when to stop.
+        mode: 'sync' steps the environments one after the other here; 'async' has a process for each (which
+            pays off from about 1 ms per step), started by a fork server, so that no thread or GL context of
+            this process gets copied. Its workers ignore SIGINT and SIGTERM: the parent decides when to stop.
         first_index: number of the first environment in the run, for messages.
         seed: of the run, for messages.
         timeout: seconds that a worker process may take to answer; 0 waits for ever.
-        restarts: how often within `WINDOW` seconds the worker processes are started anew after one of them
+        restarts: how often within `WINDOW` seconds the worker processes are restarted after one of them
             raised, died or hung. All environments then begin their next episodes.
 
     Raises:
         ValueError: an unknown mode, or no environment.
-        WorkerError: a worker process failed to begin.
+        WorkerError: a worker process failed to start.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class VectorDoor:
         self._builders, self._first_index, self._seed = builders, first_index, seed
         self._timeout, self._restarts = timeout or None, restarts
         self._worker_faults = FAULTS if mode == "async" else ()
-        self._fault: Exception | None = None  # of a worker, met where it could not be mended
+        self._fault: Exception | None = None  # of a worker, met where it could not be handled
         self._faults: deque[float] = deque()
         self.restarted = 0
         self._closed = False
@@ -117,8 +117,8 @@ class VectorDoor:
         """Begin an episode in every environment.
 
         Args:
-            first_episodes: the number of the episode to begin, for each environment; left out, the next one.
-                Seeds derive from it: after a resume, one more than the `episodes` saved goes on without
+            first_episodes: the number of the episode to begin, for each environment; by default the next one.
+                Seeds derive from it: after a resume, one more than the saved `episodes` continues without
                 repeating any.
 
         Returns:
@@ -142,9 +142,9 @@ class VectorDoor:
         return self._first_rows(observation)
 
     def state(self) -> list[dict[str, Any]]:
-        """What `restore` takes to bring the environments back to where they are, as JSON takes it.
+        """What `restore` needs to bring the environments back to where they are, as JSON-compatible data.
 
-        Empty where a worker process does not answer: the next `step` mends that fault and says so.
+        Empty if a worker process does not answer: the next `step` handles that fault and warns of it.
         """
         try:
             histories = self._ask("history")
@@ -159,9 +159,9 @@ class VectorDoor:
         """Bring the environments back to where they were at `state`, by taking the same actions again.
 
         Returns:
-            rows as `reset` does; and whether each environment is back, bool `[N]`: it has shown the same
-            observations and rewards. One that has not begins the episode after, and its row is the first of
-            that. For one that is back, the row that counts is the last one before `state` was read.
+            rows as from `reset`, and whether each environment is back, bool `[N]`: that it has shown the
+            same observations and rewards. One that has not begins the next episode, and its row is the first
+            of that. For one that is back, the row that counts is the last one before `state` was read.
         """
         self._check_open()
         if len(states) != self.num_envs:
@@ -193,8 +193,8 @@ class VectorDoor:
                 (Box). Entries of environments that are about to be reset are ignored, but must be in range.
 
         Returns:
-            rows. Where worker processes had to be started anew, a warning says why, and all rows are
-            `is_first`, also of environments whose last row was not `is_last`: what they were doing is lost.
+            rows. If worker processes had to be restarted, a warning says why, and all rows are `is_first`,
+            also those of environments whose last row was not `is_last`: what they were doing is lost.
 
         Raises:
             ValueError: actions of another shape, kind or range; an observation or reward that is not finite.
@@ -224,7 +224,7 @@ class VectorDoor:
         return self._rows(observation, reward, terminated, self._ended, is_first)
 
     def close(self) -> None:
-        """Close the environments and end their processes; again has no effect."""
+        """Close the environments and end their processes; a second call has no effect."""
         if self._closed:
             return
         self._closed = True
@@ -237,7 +237,7 @@ class VectorDoor:
         self.close()
 
     def _begin(self, actions: Sequence[Sequence[Any]] | None = None) -> dict[str, np.ndarray]:
-        """Begin the episodes `self._episodes`, with these actions of each; return the observations."""
+        """Begin the episodes `self._episodes`, take these actions in each, and return the observations."""
         if self._fault is not None:
             raise self._fault
         self._envs.set_attr("next_episode", self._episodes.tolist())
@@ -247,12 +247,12 @@ class VectorDoor:
             steps = max(map(len, actions))
         if isinstance(self._envs, Workers):
             self._envs.reset_async()
-            # every action taken again is an answer that `timeout` is for
+            # `timeout` is per answer, and every action taken again is one
             return self._envs.reset_wait(self._timeout and self._timeout * (1 + steps))[0]
         return self._envs.reset()[0]
 
     def _ask(self, name: str) -> Sequence[Any]:
-        """Return an attribute of every environment; a fault where a worker process does not answer."""
+        """Return an attribute of every environment; raises a fault if a worker process does not answer."""
         if isinstance(self._envs, Workers):
             self._envs.call_async(name)
             return self._envs.call_wait(self._timeout)
@@ -268,9 +268,9 @@ class VectorDoor:
         )
 
     def _restart(self, error: Exception, actions: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Start all worker processes anew after a fault, and the next episodes in them.
+        """Restart all worker processes after a fault, and begin the next episodes in them.
 
-        Raises WorkerError where that is not allowed any more.
+        Raises WorkerError if no more restarts are allowed.
         """
         while True:
             message = self._describe(error, actions)
@@ -295,7 +295,7 @@ class VectorDoor:
                 error, actions = another, None
 
     def _describe(self, error: Exception, actions: np.ndarray | None) -> str:
-        """Say which environment failed how, and in what it was doing."""
+        """Say which environment failed, how, and while doing what."""
         if isinstance(error, NotBuilt):
             failed = error.failed
         else:

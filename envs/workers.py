@@ -1,4 +1,4 @@
-"""Worker processes of environments: gymnasium's, with tracebacks, time limits, and an end that comes."""
+"""Worker processes of environments: gymnasium's, with tracebacks, time limits and a reliable end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Raised(Exception):  # noqa: N818
 
 
 class NotBuilt(Exception):  # noqa: N818
-    """Worker processes did not get as far as to answer; `failed` has what went wrong in each row."""
+    """Worker processes failed before their first answer; `failed` says what went wrong in each row."""
 
     def __init__(self, failed: dict[int, str]) -> None:
         super().__init__(failed)
@@ -39,15 +39,15 @@ FAULTS = (Raised, NotBuilt, EOFError, ConnectionError, multiprocessing.TimeoutEr
 
 
 class Workers(AsyncVectorEnv):
-    """gymnasium's worker processes, with a traceback for what they raise, and an end that always comes."""
+    """gymnasium's worker processes, with a traceback for what they raise; closing them always ends them."""
 
     def __init__(self, builders: Sequence[Callable[[], gymnasium.Env]], timeout: float | None) -> None:
         self._timeout = timeout
         methods = multiprocessing.get_all_start_methods()
         if "forkserver" in methods:
-            # A SIGTERM to the whole group must not end the server, for its workers count as dead with it. It
-            # inherits what is blocked here, and they do until `_Quiet` unblocks it.
-            resource_tracker.ensure_running()  # the server's begins it, and it unblocks
+            # A SIGTERM to the whole group must not end the server, as its workers count as dead without it.
+            # The server inherits that it is blocked here, and so do the workers until `_Quiet` unblocks it.
+            resource_tracker.ensure_running()  # else the server's start begins it, which unblocks SIGTERM
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             try:
                 forkserver.ensure_running()
@@ -79,7 +79,7 @@ class Workers(AsyncVectorEnv):
         return dead
 
     def close_extras(self, timeout: float | None = PATIENCE, terminate: bool = False) -> None:
-        """Let the environments close; end the processes of those that do not, or that owe an answer."""
+        """Let the environments close; kill the processes of those that do not, or that owe an answer."""
         answering = self._state.value == "default" and not terminate
         for process, pipe in zip(self.processes, self.parent_pipes, strict=True):
             if answering and process.is_alive():
@@ -96,8 +96,8 @@ class Workers(AsyncVectorEnv):
         atexit.unregister(self._at_exit)
 
     def _check_spaces(self) -> None:
-        """The end of gymnasium's constructor: its check waits for ever, so first a word that does not."""
-        # At exit multiprocessing sends SIGTERM to processes that nobody closed, and waits for their end.
+        """The end of gymnasium's constructor: its check has no time limit, so a call with one comes first."""
+        # At exit multiprocessing sends SIGTERM to processes that were not closed, and waits for their end.
         self._at_exit = partial(_kill, self.processes)
         atexit.register(self._at_exit)
         try:
@@ -124,8 +124,8 @@ def _kill(processes: Sequence[multiprocessing.Process]) -> None:
 class _Quiet:
     """Build an environment in a worker process that leaves SIGINT and SIGTERM to its parent.
 
-    What the environment itself starts can be terminated: a handler, unlike SIG_IGN and a blocked signal, does
-    not outlive exec.
+    Processes that the environment itself starts can be terminated: a handler, unlike SIG_IGN and a blocked
+    signal, does not survive exec.
     """
 
     def __init__(self, builder: Callable[[], gymnasium.Env]) -> None:

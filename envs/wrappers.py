@@ -19,13 +19,13 @@ from gymnasium import spaces
 
 Convert = Callable[[Any], np.ndarray]
 LARGE = 1024
-"""Elements of a Box of rank 2 or more that becomes a vector, beyond which it is probably an image."""
+"""A Box of rank 2 or more that becomes a vector of more elements than this is probably an image."""
 HUGE = 1e9
-"""Bounds of actions that stand for none; spaces have those of float32 there."""
+"""Action bounds from here on stand for no bound; unbounded spaces may have float32's largest number."""
 LONGEST = 50_000
-"""Actions of an episode that are remembered; one that is longer cannot be taken up again."""
+"""Actions of an episode that are remembered; a longer episode cannot be resumed."""
 NO_CHECKSUM = -1
-"""What no observations have: a CRC-32 is not negative."""
+"""A checksum that no observations have: a CRC-32 is not negative."""
 
 
 def episode_seed(seed: int, index: int, episode: int) -> int:
@@ -34,13 +34,13 @@ def episode_seed(seed: int, index: int, episode: int) -> int:
     Args:
         seed: the run's seed, not negative.
         index: the environment's number, not negative.
-        episode: how many episodes this environment has begun before.
+        episode: how many episodes this environment began before.
     """
     return int(np.random.SeedSequence([seed, index, episode]).generate_state(1)[0]) >> 1
 
 
 class SeedEpisodes(gymnasium.Wrapper):
-    """Seed every episode from (seed, index, episode): each can be had again without the ones before it.
+    """Seed every episode from (seed, index, episode): each can be repeated without the ones before it.
 
     Args:
         env: the environment.
@@ -48,12 +48,12 @@ class SeedEpisodes(gymnasium.Wrapper):
         index: the environment's number in the run, not negative.
 
     `next_episode` is the number of the episode that the next `reset` begins. An explicit `reset(seed=...)`
-    takes the place of the derived seed for that one episode.
+    replaces the derived seed for that one episode.
 
     `next_actions` are taken at once by the next `reset`, which then returns what the last of them showed: an
-    environment that its seed and its actions determine is back where `history` was read. Where they end the
-    episode, the next step begins the following one and ignores its action. An exception from one of them is a
-    warning, for they were taken once: the environment is then another than it was, as `checksum` says.
+    environment that its seed and actions determine is then back where `history` was read. If they end the
+    episode, the next step begins the following one and ignores its action. An exception from one of them
+    becomes a warning, since they were taken before: the environment then differs, as `checksum` says.
     """
 
     def __init__(self, env: gymnasium.Env, seed: int, index: int) -> None:
@@ -67,7 +67,7 @@ class SeedEpisodes(gymnasium.Wrapper):
 
     @property
     def history(self) -> dict[str, Any]:
-        """What brings the environment back to where it is, as JSON takes it.
+        """What brings the environment back to where it is, as JSON-compatible data.
 
         Number of the `episode`, `actions` taken in it, `checksum` of all the observations and rewards. After
         more than `LONGEST` steps there are no actions, and a checksum that no environment has.
@@ -139,10 +139,10 @@ class SeedEpisodes(gymnasium.Wrapper):
 
 
 class OneHot(spaces.Box):
-    """Vectors that are one-hot codes behind one another: what a Discrete or MultiDiscrete space becomes.
+    """Vectors of concatenated one-hot codes: what a Discrete or MultiDiscrete space becomes.
 
     Args:
-        classes: how many values each of the coded numbers has, and so how many elements its code.
+        classes: how many values each of the coded numbers has, and thus how many elements its code has.
     """
 
     def __init__(self, classes: Iterable[int]) -> None:
@@ -157,16 +157,16 @@ class FlatObservation(gymnasium.Wrapper):
     by their number); an observation that is neither is named 'image' or 'vector'. A leaf is
 
     - an image, uint8 `[H, W, C]` from 0 to 255, where it is a Box of uint8 of rank 3, or of rank 2 with at
-      least 8 rows and columns. At most 4 channels that come first go last, and other bounds than 0 and 255
-      (a grid of tiles' numbers) are stretched to these;
+      least 8 rows and columns. Channels that come first, if at most 4, are moved last, and bounds other than
+      0 and 255 (a grid of tile numbers) are stretched to these;
     - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot
       (their space is then `OneHot`). A Box of rank 2 or more that is large for a vector gets a warning.
 
     Every leaf returned is a new array. Rewards may come as arrays of one element.
 
     Raises:
-        ValueError: a leaf of the space is of another kind (Text, Graph, Sequence, ...), two leaves get one
-            name, or an observation does not fit its space. The message names the leaf.
+        ValueError: a leaf of the space is of another kind (Text, Graph, Sequence, ...), two leaves get the
+            same name, or an observation does not fit its space. The message names the leaf.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:
@@ -334,7 +334,7 @@ def _one_hot(classes: np.ndarray, start: np.ndarray, shape: tuple[int, ...]) -> 
 
 
 class PlainAction(gymnasium.ActionWrapper):
-    """Give any supported action space the form that the agent knows.
+    """Give any supported action space the form that the agent expects.
 
     - Discrete, counted from 0: int64.
     - MultiDiscrete of rank 1, counted from 0: int64 `[k]`. MultiBinary becomes MultiDiscrete of twos.
@@ -343,7 +343,7 @@ class PlainAction(gymnasium.ActionWrapper):
     The environment gets actions of its own space's dtype.
 
     Raises:
-        ValueError: another space, a Box without finite bounds, or one of whole numbers.
+        ValueError: any other space, a Box without finite bounds, or a Box of whole numbers.
     """
 
     def __init__(self, env: gymnasium.Env) -> None:

@@ -22,19 +22,19 @@ class Replay:
     """The newest `capacity` steps of `streams` environments that are stepped together.
 
     Arguments:
-        capacity: hard limit of the steps that are sampled, all streams together.
+        capacity: hard limit on the steps that can be sampled, all streams together.
         streams: number of environments, the leading axis N of every added row.
         batch_size: B, windows in a sampled batch.
         batch_length: T, consecutive steps in a window.
         seed: the n-th batch of a replay depends on the seed, on n and on the rows alone.
         online: serve each freshly completed window of T steps once before sampling uniformly.
-        consecutive: each row of a batch goes on where it ended in the batch before (truncated
+        consecutive: each row of a batch continues where it ended in the previous batch (truncated
             backpropagation through time), as long as there are rows.
         initial_state: what a window starts from: `zero` (nothing), `stored` (the state kept at its first row:
-            windows start where one is kept) or `burn_in` (windows start anywhere; the batch holds the rows
-            from a kept state on, to be run through without a loss).
+            windows start where one is kept) or `burn_in` (windows start anywhere; the batch also holds the
+            rows from a kept state on, to be run through without a loss).
         state_every: K, rows from one kept recurrent state to the next.
-        burn_in: rows that a window may be burnt in, in mode `burn_in`.
+        burn_in: largest number of rows to burn in with before a window, in mode `burn_in`.
         max_age: updates after which a kept state is too old to burn in from, if there is a younger one within
             reach; if not, the one furthest back is taken.
         folder, chunk: see `Store`.
@@ -140,7 +140,7 @@ class Replay:
 
     @property
     def bytes_per_step(self) -> int:
-        """Bytes of one stored step, without its share of a kept state; 0 until the first rows were added."""
+        """Bytes of one stored step, without its share of a kept state; 0 until the first rows are added."""
         return self.store.row_bytes
 
     def describe(self) -> str:
@@ -162,7 +162,7 @@ class Replay:
         return self.states is not None and self.store.added % self.state_every == 0
 
     def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
-        """Store one row of every stream; beyond the capacity the oldest ones do not count any more.
+        """Store one row of every stream; beyond the capacity the oldest ones no longer count.
 
         Arguments:
             rows: `obs/<name>` [N,...] uint8 or float32, `action` [N,...] int64 or float32 (the action taken
@@ -170,8 +170,8 @@ class Replay:
             state: leaves [N,...] float32, the recurrent state before this row; needed where `wants_state`.
 
         Raises ValueError, storing nothing, if a key, shape or dtype differs from the first rows added, a
-        reward is not finite, an episode starts or ends in the middle, or a row is terminal without being the
-        last; OSError if a chunk could not be written or read in the background.
+        reward is not finite, an episode does not begin exactly where the last one ended, or a row is terminal
+        without being the last; OSError if a chunk could not be written or read in the background.
         """
         number = self.store.added
         if not self.store.rings:
@@ -190,9 +190,9 @@ class Replay:
         self.sampler.row_added()
 
     def close_episodes(self, streams: np.ndarray) -> None:
-        """End the open episodes of streams [N] bool: their environments start anew.
+        """End the open episodes of streams [N] bool, whose environments start anew.
 
-        The newest row becomes `is_last`, never `is_terminal`, and its action, whose outcome is unknown, zero.
+        The newest row becomes `is_last`, never `is_terminal`; its action, of unknown outcome, becomes zero.
         """
         opened = streams & ~self._ended
         if opened.any():  # there are rows
@@ -207,15 +207,16 @@ class Replay:
     def sample(self) -> Rows:
         """Return a batch [B,T,...] of windows of T consecutive rows, each of one stream.
 
-        Windows may cross episodes; `is_first` marks where. Queued online windows come first, the rest is
-        uniform over every window whose first row has a known incoming action: its predecessor still counts,
-        or it is row 0, where every stream starts an episode.
+        Windows may cross episodes; `is_first` marks where. Queued online windows come first, the rest are
+        uniform over all windows whose first row has a known incoming action: its predecessor still counts,
+        or it is row 0, where every stream starts an episode. With `stored`, of these only windows that begin
+        where a state is kept; with `consecutive`, rows of a batch continue those of the batch before.
 
         Returns: the stored keys, with `action` [B,T,...] the action that led INTO each row, zero where
-        `is_first`; but with initial state `zero` also `state/<leaf>` [B,...], the recurrent state before each
-        window, and `window` [B,2], which `refresh` wants back. With `burn_in` that state is the one before
-        the rows `burn_in/<key>` [B,burn_in,...], of which the first `burn_in/length` [B] lie before the
-        window; `end` [B] is the step of the window after which the state is wanted back.
+        `is_first`; unless the initial state is `zero`, also `state/<leaf>` [B,...], the recurrent state
+        before each window, and `window` [B,2], which `refresh` takes. With `burn_in` that state is the one
+        before the rows `burn_in/<key>` [B,burn_in,...], of which the first `burn_in/length` [B] lie before
+        the window; `end` [B] is the step of the window after which `refresh` takes the state.
 
         Raises RuntimeError if no window is stored yet.
         """
@@ -223,9 +224,9 @@ class Replay:
         return self.complete(windows, self.rows(windows, self.store.read))
 
     def peek(self, number: int) -> Rows:
-        """Return a batch like `sample`'s, all of it uniform: the `number`-th of its own kind.
+        """Return a batch like `sample`'s, all of it uniform: the `number`-th of a sequence of its own.
 
-        What `sample` gives is the same whether anybody has peeked or not.
+        What `sample` returns is the same whether or not `peek` was called.
         """
         self._must_be_ready()
         windows = self.sampler.peek(number)
@@ -244,7 +245,7 @@ class Replay:
             )
 
     def rows(self, windows: np.ndarray, read: Read) -> Rows:
-        """Return what is stored of windows [B,3]; `read` is `Store.read`, or what `read_later` hands out."""
+        """Return what is stored of windows [B,3]; `read` is `Store.read`, or the one `read_later` passes."""
         stream, start, begin = windows.T
         batch = read(stream, start, self.batch_length)
         batch["action"][batch["is_first"]] = 0
@@ -272,7 +273,7 @@ class Replay:
         return bool((windows[:, 2] >= oldest + (oldest > 0)).all())
 
     def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int = 0) -> None:
-        """Keep the states [B,...] that training had, after `update` updates, in sampled windows.
+        """Keep the states [B,...] that training reached in sampled windows, after `update` updates.
 
         `window` [B,2] is that of their batch, and the states are those at its `end`, or the window's last.
         """
@@ -283,7 +284,7 @@ class Replay:
         self.states.put(stream[stored], row[stored], {leaf: value[stored] for leaf, value in state.items()})
 
     def _end(self, start: np.ndarray) -> np.ndarray:
-        """Return the last rows that have a kept state and lie in windows from `start` on, or right behind."""
+        """Return the last rows with a kept state that lie in the windows from `start` on, or right after."""
         return (start + self.batch_length) // self.state_every * self.state_every
 
     def state_dict(self) -> dict[str, np.ndarray | int]:
@@ -319,12 +320,12 @@ class Replay:
     ) -> list[str]:
         """Replace the contents by those of `state_dict` and `chunks`; open episodes stay open.
 
-        With the same sizes, what is sampled from then on is what would have been. A smaller capacity keeps
-        the newest rows; with another batch_length the online queue starts empty.
+        With the same sizes, sampling continues exactly as it would have. A smaller capacity keeps the newest
+        rows; with another batch_length the online queue starts empty.
 
-        Returns a message for every chunk that is missing or damaged: its steps are not sampled any more.
+        Returns a message for every chunk that is missing or damaged: its steps are no longer sampled.
 
-        Raises ValueError if the state is of other streams, states or chunks, or lacks an entry; RuntimeError
+        Raises ValueError if the state has other streams, states or chunks, or lacks an entry; RuntimeError
         if this replay is not empty.
         """
         if self.store.added:
@@ -358,7 +359,7 @@ class Replay:
         return problems
 
     def prune(self, keep: set[str]) -> None:
-        """Remove the chunks on disk that hold no step of the replay, but for those named in `keep`."""
+        """Remove the chunks on disk that hold no step of the replay, except those named in `keep`."""
         self.store.prune(keep)
 
     def close(self) -> None:
@@ -370,7 +371,7 @@ _ENTRIES = {"streams", "initial_state", "state_every", "chunk", "oldest", "first
 
 
 def _bytes(count: int) -> str:
-    """Return a number of bytes in the unit a person would choose."""
+    """Return a number of bytes in a readable unit."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:

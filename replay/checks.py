@@ -1,4 +1,4 @@
-"""What rows have to be before replay takes them; faults say where, what was expected, what came."""
+"""Checks of rows before replay takes them; errors say where, what was expected and what was given."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ Rows = Mapping[str, np.ndarray]
 
 
 def first_rows(rows: Rows, streams: int) -> None:
-    """Raise ValueError unless the first rows are what rows must be: they decide keys, shapes and types."""
+    """Raise ValueError unless the first rows are valid; they determine keys, shapes and dtypes."""
     missing = [key for key in REQUIRED if key not in rows]
     if not any(key.startswith("obs/") for key in rows):
         missing.append("obs/<name>")
@@ -56,11 +56,13 @@ def like_the_first(rows: Rows, number: int, rings: Rows) -> None:
 
 
 def continuing(rows: Rows, number: int, ended: np.ndarray, resumed: bool) -> None:
-    """Raise ValueError unless row `number` has a finite reward and goes on where its streams are.
+    """Raise ValueError unless row `number` has finite rewards and continues the episodes of its streams.
+
+    A terminal row has to be the last of its episode.
 
     Arguments:
-        ended: [N] bool, whether the stream's row before was its episode's last, or there is none.
-        resumed: whether the rows before were loaded.
+        ended: [N] bool, whether the stream's previous row was its episode's last, or there is none.
+        resumed: whether the previous rows were loaded.
     """
     finite = np.isfinite(rows["reward"])
     if not finite.all():

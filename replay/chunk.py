@@ -6,12 +6,12 @@
 A chunk is an .npz of T rows in the keys and types of a replay row, leading axis T: `obs/<name>` [T,...] uint8
 or float32, `action` [T,...] int64 or float32 (the action TAKEN at that row, zero in an episode's last one),
 `reward` [T] float32, `is_first`, `is_last`, `is_terminal` [T] bool. An episode may hold `probe/<name>`
-[T,...] too: truths about the world that no agent is shown, for measuring what it knows. The same rows give
-the same bytes.
+[T,...] too: the true state of the world, which no agent is shown, for measuring what it knows. The same rows
+give the same bytes.
 
-A chunk is written under a dot name and renamed when every byte is on disk, so a file that is there is whole;
-zip's own checksums prove it when it is read. From an uncompressed one any run of rows can be read on its own:
-`layout` says where they lie.
+A chunk is written under a dot name and renamed when every byte is on disk, so a chunk that exists is whole;
+zip's own checksums verify it when it is read. From an uncompressed one any range of rows can be read on its
+own: `layout` says where they lie.
 """
 
 import io
@@ -57,7 +57,7 @@ def write(path: str | Path, episode: Mapping[str, np.ndarray]) -> None:
     """Write one whole episode; see the module for its keys.
 
     Raises ValueError if a key is missing, unknown or of another length, or the rows are not one episode;
-    FileExistsError if the chunk is there: it never changes.
+    FileExistsError if the chunk exists: it never changes.
     """
     _check(Path(path), episode)
     write_rows(path, episode, compressed=True)
@@ -66,8 +66,8 @@ def write(path: str | Path, episode: Mapping[str, np.ndarray]) -> None:
 def write_rows(path: str | Path, rows: Mapping[str, np.ndarray], compressed: bool = False) -> dict[str, int]:
     """Write rows of one length, `rows` key -> [T,...]; return `size` and `crc32` of the file's bytes.
 
-    Raises FileExistsError if the chunk is there: it never changes; OSError with the path if the disk does
-    not take it. Nothing is left behind then.
+    Raises FileExistsError if the chunk exists: it never changes; OSError with the path if writing fails.
+    Nothing is left behind then.
     """
     path = Path(path)
     if path.exists():
@@ -98,7 +98,7 @@ def fingerprint(path: Path) -> dict[str, int]:
 
 
 def layout(path: str | Path) -> dict[str, Span]:
-    """Return where each array of an uncompressed chunk lies; chunks of equal keys and shapes have equal ones.
+    """Return where each array of an uncompressed chunk lies, the same for chunks of equal keys and shapes.
 
     Raises ValueError if the chunk is compressed.
     """
@@ -159,7 +159,7 @@ def read_rows(path: str | Path, keys: Iterable[str] | None = None) -> dict[str, 
 def rows(chunks: Iterable[str | Path], streams: int) -> Iterator[dict[str, np.ndarray]]:
     """Yield the episodes of chunks as rows for `Replay.add`, leading axis N = `streams`.
 
-    Each stream takes the next chunk when it is through with one. The rows end when a stream finds none left,
+    Each stream takes the next chunk when it has finished one. The rows end when a stream finds none left,
     so up to `streams` - 1 episodes are cut short. `probe/` keys are left out: replay has no place for them.
     """
     waiting = iter(chunks)

@@ -17,10 +17,10 @@ def _as_it_is(batch: Rows) -> Rows:
 
 
 class Loader:
-    """The batches of a replay, their rows read one ahead in the background.
+    """The batches of a replay, their rows read one batch ahead in the background.
 
-    Which windows come next is decided when the batch before is handed out, and the recurrent states are those
-    at the time of handing out, so no timing of threads changes any batch.
+    Which windows come next is decided when the previous batch is handed out, and the recurrent states are
+    those at the time of handing out, so the timing of threads does not change any batch.
 
     Arguments:
         prepare: what the thread does with the rows it has read, such as pinning them for a device.

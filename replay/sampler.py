@@ -1,4 +1,4 @@
-"""Which windows come next: the newest ones, those that go on, or any, each equally likely."""
+"""Which windows come next: the newest ones, those that continue the last batch, or uniformly random ones."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class Sampler:
         self._cursor = np.full((batch, 2), -1)  # (stream, first row) of the batch before, if consecutive
 
     def row_added(self) -> None:
-        """Take notice of a new row of every stream."""
+        """Register a new row of every stream."""
         if not self.online:
             return
         self._fresh += 1
@@ -58,7 +58,7 @@ class Sampler:
     def starts(self) -> tuple[int, int]:
         """Return the first row that windows start at, and how many such rows there are.
 
-        The oldest row's incoming action is gone, but for row 0, which never had one. For a burn-in a kept
+        The oldest row's incoming action is gone, except for row 0, which never had one. For a burn-in a kept
         state has to be within reach.
         """
         oldest = self.store.oldest
@@ -85,14 +85,14 @@ class Sampler:
         return self._with_state_row(windows)
 
     def peek(self, number: int) -> np.ndarray:
-        """Return uniform windows [B,3] like those of `choose`, of which nothing later depends."""
+        """Return uniform windows [B,3] like those of `choose`, on which nothing later depends."""
         return self._with_state_row(self._uniform(np.random.default_rng((self.seed, number, 1))))
 
     def _with_state_row(self, windows: np.ndarray) -> np.ndarray:
         return np.concatenate([windows, self._state_row(windows)[:, None]], 1)
 
     def _uniform(self, draws: np.random.Generator) -> np.ndarray:
-        """Draw windows [B,2], all there are equally likely."""
+        """Draw windows [B,2] uniformly from all there are."""
         first, number = self.starts()
         windows = np.zeros((self.batch, 2), np.int64)
         wanted = np.ones(self.batch, bool)
@@ -121,7 +121,7 @@ class Sampler:
     def _state_row(self, windows: np.ndarray) -> np.ndarray:
         """Return [B] the row whose kept state a window [B,2] starts from.
 
-        For a burn-in that is the nearest one whose state is young enough, or the one furthest back in reach.
+        For a burn-in that is the nearest one whose state is young enough, else the furthest one within reach.
         """
         stream, start = windows.T
         if self.burn_in is None or self.states is None:
@@ -145,7 +145,7 @@ class Sampler:
         }
 
     def load_state_dict(self, state: Mapping[str, np.ndarray | int]) -> None:
-        """Go on as the saved one; with another length the queue starts empty. The rows are there already."""
+        """Continue as the saved one; with another length the queue starts empty. Rows are loaded before."""
         self._samples = int(state["samples"])
         if int(state["batch_length"]) != self.length:
             self._fresh = self.store.added % self.grid  # online windows begin where a state is kept

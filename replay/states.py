@@ -8,7 +8,7 @@ import numpy as np
 class KeptStates:
     """States before the rows whose number is a multiple of `every`, of the newest `limit` rows.
 
-    A state is first the one that acting had when it came to the row. Training overwrites it with its own.
+    A state is first the one that acting had before the row; training overwrites it with its own.
     """
 
     def __init__(self, streams: int, limit: int, every: int) -> None:
@@ -20,7 +20,7 @@ class KeptStates:
 
     @property
     def nbytes(self) -> int:
-        """Bytes in memory once every slot is in use; 0 until the first states were put."""
+        """Bytes in memory once every slot is in use; 0 until the first states are put."""
         return sum(leaf.nbytes for leaf in self.leaves.values())
 
     def put(self, stream: np.ndarray, row: np.ndarray, state: Mapping[str, np.ndarray]) -> None:

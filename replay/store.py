@@ -27,7 +27,7 @@ _NAME = re.compile(r"chunk-(\d{4,})-(\d{8,})\.npz")
 
 
 class _Job(NamedTuple):
-    """Work in the background that reads the rings from row `lowest` on."""
+    """A background job that reads the rings from row `lowest` on."""
 
     lowest: int
     future: Future[Any]
@@ -72,7 +72,7 @@ class Store:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of one stream; 0 until the first rows were added."""
+        """Bytes of a row of one stream; 0 until the first rows are added."""
         return sum(ring[0, 0].nbytes for ring in self.rings.values())
 
     def rows_that_fit(self, row_bytes: int) -> int:
@@ -105,7 +105,7 @@ class Store:
             self._flat[key] = ring.reshape(self.streams * self.memory_rows, *value.shape[1:])
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Add one row [streams,...] of every stream; raises what a job in the background raised."""
+        """Add one row [streams,...] of every stream; raises what a background job raised."""
         if not self.rings:
             self.allocate(rows)
             self._put_away(0)
@@ -138,15 +138,15 @@ class Store:
     def read(self, stream: np.ndarray, first: np.ndarray, count: int, keys: Iterable[str] = ()) -> Rows:
         """Return `count` rows from numbers `first` [B] on of streams [B], as key -> [B,count,...].
 
-        `action` is that of one row earlier: the action that led into a row. What is no row (before row 0, in
-        a damaged chunk) has arbitrary contents. Raises OSError with the path if a chunk cannot be read.
+        `action` is that of one row earlier: the action that led into a row. Where there is no row (before row
+        0, in a damaged chunk) contents are arbitrary. Raises OSError with the path if a chunk cannot be read.
         """
         return self._read(stream, first, count, tuple(keys) or tuple(self.rings), self._floor())
 
     def read_later(self, first: np.ndarray, end: np.ndarray, task: Callable[[Read], T]) -> Future[T]:
         """Run `task(read)` in the background, `read` like `Store.read`.
 
-        It may read rows from `first` [B] to before `end` [B]: they stay what they are until it is done.
+        It may read rows from `first` [B] up to `end` [B], not included: they do not change until it is done.
         """
         floor = self._floor()
 
@@ -166,14 +166,14 @@ class Store:
         return found
 
     def flush(self) -> Fingerprints:
-        """Wait for the background; return the fingerprints of chunks with rows that count, by name."""
+        """Wait for background jobs; return the fingerprints of chunks with rows that count, by name."""
         self.settle(self.added)
         return {name: found for name, found in self._chunks.items() if _identity(name)[1] >= self._needed()}
 
     def prune(self, keep: Iterable[str]) -> None:
-        """Remove the chunks without a row that counts, but for those named in `keep`.
+        """Remove the chunks without a row that counts, except those named in `keep`.
 
-        Those that were taken over from another process go too, also where only older checkpoints named them.
+        This includes chunks taken over from another process, even if only older checkpoints named them.
         """
         self.settle(self.added)
         if self.folder is None or not self.folder.is_dir():
@@ -199,7 +199,7 @@ class Store:
         """Take over rows: from `begin` on those of the chunks that `flush` named, from `first` on the tail's.
 
         Returns a message for each chunk that is missing or not what was written: its rows are lost, and the
-        store goes on without them. Chunks of later rows are put away.
+        store continues without them. Chunks of later rows are moved to `orphaned/`.
         """
         self.allocate({key: value[:, 0] for key, value in tail.items()})
         self.begin, self.added = begin, first + tail["reward"].shape[1]
@@ -227,7 +227,7 @@ class Store:
         return problems
 
     def close(self) -> None:
-        """End the background threads after what they are doing."""
+        """End the background threads once their jobs are done."""
         self._writer.shutdown()
         self._reader.shutdown()
 

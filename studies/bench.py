@@ -51,20 +51,20 @@ class Case:
 def bench(
     what: str, configurations: Mapping[str, Config], lengths: Sequence[int], repeats: int, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Time the same thing for several configurations, turn by turn, so that a busy machine is unfair to none.
+    """Time the same thing for several configurations, in turn, so that a busy machine affects all alike.
 
     Arguments:
         what: one of `WHAT`.
         configurations: name -> merged configuration. The first one is what the others are compared with.
-        lengths: steps of a window; imagination, acting and what else has no window takes its own.
+        lengths: steps of a window; imagination and acting, which have no windows, use lengths of their own.
         repeats: timed calls of each.
         device: `cpu` or `cuda`.
 
-    Returns: `what`, `device`, `threads`, `torch`, `repeats`, `matmul` (floating-point operations a second of
-        a large matrix product in this run) and `rows`, one a case: `name`, `length`, `median` in seconds,
+    Returns: `what`, `device`, `threads`, `torch`, `repeats`, `matmul` (floating-point operations per second
+        of a large matrix product in this run) and `rows`, one per case: `name`, `length`, `median` (seconds),
         `spread` (interquartile range over the median), `ratio` (median over the first name's),
-        `tokens_per_second`, `parameters`, `peak_memory` in bytes above what was in use before (None where
-        nobody counts), `matmul_share` (the matrix products' share of the time, were they as fast as that).
+        `tokens_per_second`, `parameters`, `peak_memory` in bytes above what was in use before (None if it
+        cannot be measured), `matmul_share` (share of the time that matrix products would take at `matmul`).
 
     Raises ValueError if `what` is unknown, or is `layers` and a configuration's backbone has none.
     """
@@ -91,12 +91,12 @@ def bench(
 
 
 def measure(cases: Sequence[Case], repeats: int, device: str, matmul: float) -> list[dict[str, Any]]:
-    """Time each case `repeats` times, turn by turn, after a warm-up; one row of `bench` for each."""
+    """Time each case `repeats` times, in turn, after a warm-up; one row of `bench` for each."""
     flops, memory = [], []
     for case in cases:
         for _ in range(WARM_UP):
             case.run()
-        # Eager, as compiled code cannot be looked into: it would give up compiling for good.
+        # Eager, as the counter cannot look into compiled code: torch would give up compiling for good.
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             case.run()
         flops.append(counter.get_total_flops())
@@ -141,7 +141,7 @@ def seconds(run: Callable[[], object], device: str) -> float:
 
 
 def peak_memory(run: Callable[[], object], device: str) -> int | None:
-    """Bytes that a call needs at its peak beyond what is in use before it; None where nobody counts them."""
+    """Bytes that a call needs at its peak beyond what is in use before it; None if not measurable here."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -150,7 +150,7 @@ def peak_memory(run: Callable[[], object], device: str) -> int | None:
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc" or not clear.exists():
         return None
-    ctypes.CDLL(None).malloc_trim(0)  # what is free goes back, so that it counts when it is taken again
+    ctypes.CDLL(None).malloc_trim(0)  # free memory goes back, so that it counts when it is taken again
     clear.write_text("5")  # the peak starts anew from what is in use now
     before = _kibibytes(status, "VmRSS")
     run()
@@ -158,14 +158,14 @@ def peak_memory(run: Callable[[], object], device: str) -> int | None:
 
 
 def matmul_speed(device: str, size: int = 1024, repeats: int = 5) -> float:
-    """Floating-point operations a second of a float32 matrix product, the best of a few."""
+    """Floating-point operations per second of a float32 matrix product, the best of a few."""
     left, right = (torch.randn(size, size, device=device) for _ in range(2))
     best = min(seconds(lambda: left @ right, device) for _ in range(repeats))
     return 2 * size**3 / best
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The rows of `bench` for people."""
+    """The rows of `bench` as a text table."""
     head = f"{result['what']} on {result['device']}, {result['threads']} threads, torch {result['torch']}"
     lines = [
         f"{head}, {result['repeats']} calls each, in turn",
@@ -305,7 +305,7 @@ WHOLE = {"imagination": _imagination, "acting": _acting}
 
 
 def count(*modules: nn.Module) -> int:
-    """Parameters of modules."""
+    """Number of parameters of modules."""
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 

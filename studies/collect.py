@@ -38,13 +38,13 @@ Policy = Callable[[gymnasium.Env, int], Callable[[Observation, bool], Any]]
 def prepare(
     task: str, policy: str, out: str | Path, seed: int = 0, config: Mapping[str, Any] | None = None
 ) -> None:
-    """Check what is asked for and write down in the folder what it will hold.
+    """Check the arguments and record in the folder what it will hold.
 
     Args:
         task: as in `envs.make`.
         policy: 'scripted' (the task's own `script()`), 'random' (uniform actions), or the folder of a run,
             whose newest checkpoint then acts as it does in evaluation.
-        out: the folder; made if it is not there.
+        out: the folder; created if it does not exist.
         seed: seed of environments and policy, at least 0.
         config: the configuration of the run, where the policy is one.
 
@@ -92,12 +92,12 @@ def fill(
     jobs: int | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Play and write what is missing of the episodes 0 to `episodes` - 1 of a prepared folder.
+    """Play and write the missing ones of the episodes 0 to `episodes` - 1 of a prepared folder.
 
     Args:
         task, policy, out, seed, config: as given to `prepare`.
         episodes: how many the folder holds in the end, at least 1.
-        jobs: processes, at least 1; left out, one for each core.
+        jobs: processes, at least 1; by default one per core.
 
     Returns:
         `episodes`, `return_mean`, `return_std`, `length_mean` (steps) over all of them, `played` (by this
@@ -123,7 +123,7 @@ def fill(
 
 
 def play(env: gymnasium.Env, policy: Policy, episode: int) -> dict[str, np.ndarray]:
-    """Play one episode of an environment of `envs.make`; return its rows as `replay.chunk` wants them."""
+    """Play one episode of an environment of `envs.make`; return its rows as `replay.chunk` expects them."""
     env.set_wrapper_attr("next_episode", episode)
     nothing = np.zeros_like(env.action_space.sample())
     observation, info = env.reset()
@@ -156,7 +156,7 @@ def scripted(env: gymnasium.Env, _episode: int) -> Callable[[Observation, bool],
 
 
 def random(env: gymnasium.Env, episode: int, seed: int = 0) -> Callable[[Observation, bool], Any]:
-    """Begin uniform random actions, drawn from (seed, episode)."""
+    """Begin uniform random actions, seeded by (seed, episode)."""
     env.action_space.seed(episode_seed(seed, 1, episode))  # index 1: the environment has 0
     return lambda _observation, _is_first: env.action_space.sample()
 
@@ -202,7 +202,7 @@ def _checkpoint(logdir: str) -> int:
 
 
 def _keep_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Write what the folder holds, or make sure that it holds the same."""
+    """Record what the folder holds, or make sure that the record there is the same."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a folder, or a path where there is nothing yet.")
     path = folder / PLAN
@@ -283,7 +283,7 @@ def _play_in_worker(episode: int) -> int:
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a tree of options into dicts, which travel to other processes."""
+    """Turn a tree of options into dicts, which can be sent to other processes."""
     return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in config.items()}
 
 

@@ -28,9 +28,9 @@ from studies import plots, provenance
 from studies.collect import cores
 from studies.plots import Curve
 
-NEAR = 0.9  # share of the optimum whose first sight is reported
+NEAR = 0.9  # share of the optimum; the step at which it is first reached is reported
 WHAT = "the comparison"
-FEW = 10  # runs from which on an interval holds the true mean about as often as it says
+FEW = 10  # with this many runs or more, an interval holds the true mean about as often as it says
 _SAY = partial(print, flush=True)
 PATIENCE = 60.0  # seconds a run is given to save when the comparison is stopped
 
@@ -53,7 +53,7 @@ class Run:
 
 
 def train_command(run: Run) -> list[str]:
-    """Return the command that starts a run, or goes on with it."""
+    """Return the command that starts or resumes a run."""
     command = [sys.executable, str(provenance.REPOSITORY / "run.py"), "train", "--json"]
     command += ["--backbone", run.backbone, "--task", run.task, "--seed", str(run.seed)]
     command += ["--steps", str(run.steps), "--logdir", str(run.folder)]
@@ -77,16 +77,16 @@ def compare(
 ) -> dict[str, Any]:
     """Train each backbone with seeds 0..seeds-1 and compare what the evaluations returned.
 
-    Finished runs in `logdir` are not repeated and unfinished ones go on, so the same command again resumes a
-    comparison, and one with more steps, seeds or backbones extends it.
+    Finished runs in `logdir` are not repeated and unfinished ones are resumed, so repeating the command
+    resumes a comparison, and one with more steps, seeds or backbones extends it.
 
     Arguments:
         steps: environment steps of each run.
         logdir: the runs are in <logdir>/<backbone>/seed<n>, their output in <logdir>/logs.
         jobs: runs at the same time; the processor's cores are shared out among them.
         presets, overrides: passed to each run as `--configs` and `--key value`.
-        threads: torch threads that a run is configured with, where its share of the cores has as many; 0: as
-            many as that share has.
+        threads: torch threads that a run is configured with, but at most its share of the cores; 0: as many
+            as that share has.
         echo: receives progress and the final table.
         command: makes the command line of a run.
 
@@ -219,7 +219,7 @@ def _start(run: Run, words: list[str], logs: Path) -> subprocess.Popen:
     """Start a run with its output going to files, in a session of its own.
 
     Ctrl-C on a terminal then reaches the comparison alone, which passes it on once: a run that gets two
-    signals leaves without saving.
+    signals exits without saving.
     """
     variables = os.environ | {"OMP_NUM_THREADS": str(run.threads)}
     with _open(logs, run, "stdout") as out, _open(logs, run, "stderr") as err:
@@ -253,7 +253,7 @@ def _fail(run: Run, words: Sequence[str], code: int, stderr: Path) -> NoReturn:
 
 @contextmanager
 def _termination_raises() -> Iterator[None]:
-    """Make SIGTERM leave through the `finally` blocks, where the runs are stopped. Main thread only."""
+    """Make SIGTERM exit through the `finally` blocks, where the runs are stopped. Main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -299,7 +299,7 @@ def _result(curves: Sequence[Curve], steps: int, optimum: float | None) -> dict[
     seconds = [_plain(curve.seconds[-1]) for curve in curves]
     near: list[int | None] = [None] * len(curves)
     share = None
-    if optimum is not None and optimum > 0:  # there is no share of nothing, or of a cost
+    if optimum is not None and optimum > 0:  # there is no share of 0, or of a cost
         share = mean / optimum
         reached = [np.flatnonzero(curve.values >= NEAR * optimum) for curve in curves]
         near = [int(c.steps[at[0]]) if at.size else None for c, at in zip(curves, reached, strict=True)]

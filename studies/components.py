@@ -1,4 +1,4 @@
-"""Backbones beside one another: parameters, state, and what a step costs in each of their modes."""
+"""Backbones side by side: parameters, state, and what a step costs in each of their modes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def components(
         repeats: timed calls of each.
         device: `cpu` or `cuda`.
 
-    Returns: `what`, `device`, `threads`, `torch`, `repeats`, `length` and `rows`, one a backbone: `name`,
-        `parameters`, `state` and `policy` (numbers of one environment's state, and of them those that actor
-        and critic read, the latent included), and in seconds: `window` a step of a window, forward and
-        backward, all rows of a batch together; `step` one observed step of one environment; `dream` one step
-        of a dream, all its starts together.
+    Returns: `what`, `device`, `threads`, `torch`, `repeats`, `length` and `rows`, one per backbone: `name`,
+        `parameters`, `state` and `policy` (size of one environment's state, and of what actor and critic
+        read of it, the latent included), and in seconds: `window` one step of a window, forward and backward,
+        all rows of a batch together; `step` one observed step of one environment; `dream` one step of a
+        dream, all its starts together.
     """
     subjects = {name: Subject(config, device) for name, config in configurations.items()}
     matmul = matmul_speed(device)
@@ -66,7 +66,7 @@ def components(
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The rows of `components` for people."""
+    """The rows of `components` as a text table."""
     lines = [
         f"backbones on {result['device']}, {result['threads']} threads, torch {result['torch']}: medians of "
         f"{result['repeats']} calls, in turn",
@@ -131,7 +131,7 @@ def _dream(name: str, subject: Subject, length: int) -> Case:
 
 
 def _inputs(subject: Subject, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Embeddings `[rows, length, E]`, actions `[rows, length, A]` and is_first `[rows, length]`, made up."""
+    """Made-up embeddings `[rows, length, E]`, actions `[rows, length, A]` and is_first `[rows, length]`."""
     agent = subject.agent
     batch = subject.batch(rows, length)
     action = agent.codec.encode(torch.as_tensor(batch["action"], device=subject.device))

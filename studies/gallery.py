@@ -1,8 +1,8 @@
-"""The gallery: what every task is worth, measured, and how it looks.
+"""The gallery: measured returns of every task, and how it looks.
 
     python -m studies.gallery [TASK ...] [--speed] [--pictures] [--no-table]
 
-plays each task at random and, where the task knows one, by its optimal policy; keeps what was measured in
+plays each task at random and, where the task has one, by its optimal policy; keeps what was measured in
 `docs/gallery/gallery.json` and writes it as a table into docs/environments.md. Named tasks are measured anew,
 the others keep what was measured before. `--speed` measures frames a second too, on one core: only on a
 machine that is doing nothing else. `--pictures` draws the pictures of the families.
@@ -151,7 +151,7 @@ def _solution(env: gymnasium.Env, _episode: int) -> Any:
 
 
 def _play(env: gymnasium.Env, policy: collect.Policy, episode: int) -> tuple[float, int]:
-    """Return return and steps of an episode."""
+    """Play an episode; return its return and its number of steps."""
     env.set_wrapper_attr("next_episode", episode)
     observation, _ = env.reset()
     act, total, steps, over = policy(env, episode), 0.0, 0, False
@@ -230,7 +230,7 @@ def _number(value: float | None) -> str:
 
 
 def place(text: str, inside: str) -> str:
-    """Return a document with what stands between the gallery's marks replaced.
+    """Return a document with the text between the gallery's marks replaced.
 
     Raises:
         ValueError: the marks are not there.
@@ -243,7 +243,7 @@ def place(text: str, inside: str) -> str:
 
 
 def picture(task: str, policy: str) -> Image.Image:
-    """Return frames of one episode side by side, evenly spaced, as the learner (else a person) sees them.
+    """Return evenly spaced frames of one episode side by side: the observed images, or else rendered ones.
 
     Args:
         task: as in `envs.make`.

@@ -33,11 +33,11 @@ def imagine(
     Writes into `out`:
         open_loop_<observation>_<episode>.png: true, predicted and error, the first `context` steps observed.
         kl_by_step.png: the mean KL of posterior and prior by step since the episode began.
-        memory.png: after how many steps each layer's states have decayed to 1/e, for backbones with such.
+        memory.png: after how many steps each layer's states have decayed to 1/e, if the backbone reports it.
 
     Arguments:
         steps: rows to play, from the beginning of an episode; it may end and another begin.
-        context: of them, those that are observed before prediction begins.
+        context: how many of them are observed before prediction begins.
 
     Returns: `step` of the checkpoint, `files` written, `error` by observation (mean squared error of what was
         predicted, images in [0, 1]), `kl` by step since the episode began.

@@ -1,4 +1,4 @@
-"""What a run pays beside learning: the share of its loop that is spent in replay, checkpoints, disk."""
+"""What a run costs besides learning: the share of its loop spent in replay, checkpoints, disk space."""
 
 import statistics
 import tempfile
@@ -19,7 +19,7 @@ Makers = tuple[Callable[[int, int, int], Any], Callable[[int], Any]]
 
 
 class Clock:
-    """Keeps the wall-clock time of calls of methods; what one of them calls itself is counted with it."""
+    """Records the wall-clock time of method calls; a call within another is counted as part of that one."""
 
     def __init__(self) -> None:
         self.calls: dict[str, list[float]] = {}
@@ -49,21 +49,21 @@ def overhead(
     updates: int,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """Train for the prefill and `updates`, in a folder that is removed, and measure from the first one on.
+    """Train for the prefill and `updates` in a temporary folder, and measure from the first update on.
 
     Arguments:
         configurations: name -> merged configuration. Evaluations, pictures and TensorBoard are left out, and
             five checkpoints are saved on the way.
         makers: name -> `make_envs` and `make_replay`, as `agent.online.train` takes them.
         updates: how many.
-        device: `cpu` or `cuda`, the one the configurations lead to; for the report.
+        device: `cpu` or `cuda`, the one that the configurations result in; for the report.
 
-    Returns: `what`, `device`, `threads`, `torch` and `rows`, one a configuration: `name`, `updates`, `steps`
-        (environment steps meanwhile), `steps_per_second` (of the loop, without checkpoints), `stored` (steps
-        in the replay at the end), `share` (of the loop's time that it spends in the replay's methods, by name
-        and as `replay`, their sum; what threads do meanwhile is not in it), `checkpoint` (median seconds to
-        save one), `checkpoint_worst`, `bytes_per_step` (of replay on disk at the end, by stored step),
-        `bytes_agent` (of the rest of one checkpoint).
+    Returns: `what`, `device`, `threads`, `torch` and `rows`, one per configuration: `name`, `updates`,
+        `steps` (environment steps meanwhile), `steps_per_second` (of the loop, without checkpoints), `stored`
+        (steps in the replay at the end), `share` (of the loop's time spent in the replay's methods, by name
+        and as `replay`, their sum; without background threads), `checkpoint` (median seconds to save one),
+        `checkpoint_worst`, `bytes_per_step` (of replay on disk at the end, per stored step), `bytes_agent`
+        (of the rest of one checkpoint).
     """
     rows = []
     for name, config in configurations.items():
@@ -79,7 +79,7 @@ def overhead(
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The rows of `overhead` for people."""
+    """The rows of `overhead` as a text table."""
     lines = [
         f"overhead on {result['device']}, {result['threads']} threads, torch {result['torch']}",
         f"{'':22} {'updates':>7} {'steps/s':>8} {'stored':>9} {'replay':>7} {'add':>6} {'next':>6} "

@@ -14,7 +14,7 @@ from scipy import stats
 
 METRIC = "eval/return_mean"
 RESAMPLES = 10_000
-SAME_END = 0.99  # share of the furthest run's steps at which another one is finished too
+SAME_END = 0.99  # share of the furthest run's steps from which on another one counts as finished too
 BATCH = 4_000_000  # numbers resampled at a time: 32 MB and their copies, however many places a curve has
 
 
@@ -45,12 +45,12 @@ def plot(
     metric: str = METRIC,
     echo: Callable[[str], None] = _to_stderr,
 ) -> Path:
-    """Draw the curves of any set of runs, one row a task, one line a backbone.
+    """Draw the curves of any set of runs, one row per task, one line per backbone.
 
     Arguments:
         logdirs: run folders, or folders that hold run folders at any depth, and the `compare.json` of
             comparisons. A run is grouped by the `task` and `backbone` of its config.yaml. The runs of a file
-            are a line with its name, where others of the same task and backbone are drawn too.
+            get a line labelled with its name if others of the same task and backbone are drawn too.
         out: picture to write; the ending chooses the format.
         metric: entry of metrics.jsonl to draw; a compare.json has `METRIC` only.
         echo: receives a message for every run that has no such entry yet.
@@ -184,12 +184,12 @@ def _bootstrap(samples: Sequence[np.ndarray], statistic: Callable[..., Any]) -> 
 
 
 def band(curves: Sequence[Curve], axis: str) -> Band:
-    """Average curves over runs on the union of their places, between them linearly.
+    """Average curves over runs at the union of their places, interpolating linearly between them.
 
     Arguments:
-        axis: 'steps': from the last run's first evaluation to the first run's last one, where every run has
-            values. 'seconds': to the end of the slowest run, for a run that is finished keeps its final
-            value; to that of the fastest where the runs have not come equally far.
+        axis: 'steps': from the latest first evaluation of a run to the earliest last one, where every run has
+            values. 'seconds': to the end of the slowest run, as a run that is finished keeps its final value;
+            to that of the fastest if the runs have not come equally far.
     """
     places = [np.asarray(getattr(curve, axis), np.float64) for curve in curves]
     union = np.unique(np.concatenate(places))

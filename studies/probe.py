@@ -1,4 +1,4 @@
-"""What trained agents' policy input still tells of past observations: `python run.py probe LOGDIR ...`."""
+"""What trained agents' policy input still tells about past observations: `python run.py probe LOGDIR ...`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.pictures import episode_age
 from studies.imagine import play
 from studies.plots import save
 
-LAGS = 16  # at most so many, geometrically spaced
+LAGS = 16  # at most this many, geometrically spaced
 RIDGE = 1e-4  # of the mean variance of an input
 FITTED = 0.75  # of the environments; the others are for the score
 PATCHES = 8  # along each side of an image, whose sums stand for it
@@ -26,19 +26,19 @@ Run = tuple[Config, Callable[[int, int, int], Any], Path]
 def probe(runs: Sequence[Run], steps: int, count: int, seed: int | None) -> dict[str, Any]:
     """Fit linear readouts of earlier observations from what actor and heads of trained agents see.
 
-    Each agent acts as it is evaluated. From its policy input at step t a ridge regression predicts the
+    Each agent acts as in evaluation. From its policy input at step t a ridge regression predicts the
     observation of step t - lag of the same episode; it is fitted in three quarters of the environments and
-    scored in the others. It says what a state holds in the open, not what a network could get out of it.
+    scored in the others. It measures what a state holds linearly, not what a network could get out of it.
     Of images it predicts the sums over 8 x 8 patches.
 
     Arguments:
         runs: configuration, `make_envs` and folder of each run, all of one task.
         steps: rows to play in each environment.
-        count: environments. A readout of P numbers takes 2 P pairs; lags with fewer are left out.
+        count: environments. A readout of P numbers needs 2 P pairs; lags with fewer are left out.
         seed: of the environments; None for each run's own.
 
     Returns: `task`, `lags` and `rows`: `name` (the folder), `backbone`, `step` of the checkpoint, `inputs`
-        (P), and `explained`: of each lag the share of the observations' variance that is predicted, at most
+        (P), and `explained`: for each lag the share of the observations' variance that is predicted, at most
         1, None with too few pairs. The last row, named `observation`, is what the observation of step t
         itself tells, with the first run's agent acting.
 
@@ -96,7 +96,7 @@ def explained(inputs: np.ndarray, seen: np.ndarray, age: np.ndarray, lag: int) -
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The rows of `probe` for people: shares of variance by lag."""
+    """The rows of `probe` as a text table: shares of variance by lag."""
     width = max(len(row["name"]) for row in result["rows"])
     lines = [f"{result['task']}: share of the variance of the observation of so many steps ago"]
     lines.append(f"{'':{width}} {'numbers':>7}" + "".join(f"{lag:>6}" for lag in result["lags"]))
@@ -107,7 +107,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def draw(result: Mapping[str, Any], out: str | Path) -> Path:
-    """Draw what `probe` found: one line a run, dashed what the observation itself tells."""
+    """Draw what `probe` found: one line per run, and dashed what the observation itself tells."""
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
     for row in result["rows"]:

@@ -44,7 +44,7 @@ def has_checkpoint(logdir: str | Path) -> bool:
 
 
 def has_begun(logdir: str | Path) -> bool:
-    """Return whether anything came of a run, so that only its own options may go on with it."""
+    """Return whether a run has left results, so that it may be resumed with its own options only."""
     return has_checkpoint(logdir) or (Path(logdir) / "result.json").exists()
 
 

@@ -9,7 +9,7 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 def recorded(task: str, backbone: str) -> list[str]:
     """A line for each other backbone's return on this task that `docs/results/*.json` holds.
 
-    `evaluations.json` has the finished runs' returns by today's evaluation, where it was another one then.
+    `evaluations.json` holds returns of finished runs by today's evaluation, if they were evaluated otherwise.
     """
     lines = []
     played = RESULTS / "evaluations.json"

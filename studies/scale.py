@@ -1,4 +1,4 @@
-"""Whether replay stays as quick and as small in memory when it grows: `python -m studies.scale --help`.
+"""Whether replay stays as fast and as small in memory when it grows: `python -m studies.scale --help`.
 
 A replay on disk is filled with made-up rows of 16 environments, windows are sampled, and it is saved and
 loaded as a checkpoint does. One JSON object for each size is printed as it is ready, then a table.
@@ -40,7 +40,7 @@ def measure(steps: int, images: bool, memory_gb: float, folder: Path, samples: i
     """Fill a replay in `folder`, which must not exist, with `steps` steps; sample, save and load it.
 
     Returns: `steps`, `images`, `memory_gb`; microseconds a step to `add`; milliseconds to `sample` (median
-        and 95 % quantile, and of the loaded one); `resident_gb`, what the process holds of memory;
+        and 95 % quantile, and of the loaded one); `resident_gb`, memory that the process holds;
         `disk_bytes_per_step`; seconds to `load`.
     """
     sizes: dict[str, Any] = {

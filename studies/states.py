@@ -1,7 +1,7 @@
-"""Whether training starts its windows in the states that acting would have, by how old these states are.
+"""Whether training starts its windows in the states that acting would reach, by how old the states are.
 
 An agent is trained on episodes of several windows. Then, for windows from its replay, the state that training
-starts from is compared with the one acting would have there now: the model's own, run from the episode's
+starts from is compared with the one acting would have there now: that of the model run from the episode's
 beginning. Both depend on sampled latents, so two runs from the beginning differ too; that is the floor.
 """
 
@@ -23,7 +23,7 @@ from replay import Replay
 
 MODES = ("zero", "stored", "burn_in")
 AGES = (0, 8, 32, 128)  # updates since a state was made: where the table's columns begin
-REACH = 8  # windows that an episode may be long
+REACH = 8  # windows that an episode may last
 
 Config = Mapping[str, Any]
 Makers = tuple[Callable[[int, int, int], Any], Callable[..., Any]]
@@ -32,15 +32,15 @@ Makers = tuple[Callable[[int, int, int], Any], Callable[..., Any]]
 def states(
     configurations: Mapping[str, Config], makers: Mapping[str, Makers], batches: int
 ) -> dict[str, Any]:
-    """Train by each configuration, in a folder that is removed, then compare the states of its windows.
+    """Train with each configuration in a temporary folder, then compare the states of its windows.
 
     Arguments:
         configurations: name -> merged configuration, whose task has episodes of up to 8 windows.
         makers: name -> `make_envs` and `make_replay`, as `agent.online.train` takes them.
         batches: how many to compare.
 
-    Returns: `what` and `rows`, one a configuration: `name`, `updates`, `floor` and `errors`, `windows` by age
-        (from each of `AGES` on): median errors, None without windows, and how many there were. See `errors`.
+    Returns: `what` and `rows`, one per configuration: `name`, `updates`, `floor` and `errors`, `windows` by
+        age (from each of `AGES` on): median errors, None without windows, and window counts. See `errors`.
     """
     rows = []
     for name, config in configurations.items():
@@ -68,11 +68,11 @@ def states(
 
 @torch.no_grad()
 def errors(agent: Agent, replay: Replay) -> np.ndarray:
-    """Compare the states at the beginnings of a batch's windows, but for those that begin an episode.
+    """Compare the states at the beginnings of a batch's windows, except those that begin an episode.
 
     Returns: [n,3], for each window the updates since its state was made (0 without a state), the distance of
         training's start state to that of a run from the episode's beginning, and the distance of another
-        such run; distances over the norm of the first.
+        such run; distances are divided by the norm of the first run's state.
     """
     windows, reach = replay.choose(), REACH * replay.batch_length + 2
     batch = replay.complete(windows, replay.rows(windows, replay.store.read))
@@ -99,12 +99,12 @@ def errors(agent: Agent, replay: Replay) -> np.ndarray:
 
 
 def _flat(state: Mapping[str, Tensor]) -> Tensor:
-    """Return a state's leaves as one vector a row."""
+    """Return a state's leaves as one vector per row."""
     return torch.cat([state[key].flatten(1) for key in sorted(state)], 1)
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The rows of `states` for people: errors of the start states, in brackets how many windows."""
+    """The rows of `states` as a text table: errors of the start states, in brackets how many windows."""
     labels = [f"{low} to {high - 1}" for low, high in itertools.pairwise(AGES)]
     lines = [
         "error of the states that windows start from, by updates since they were made (windows)",

@@ -19,21 +19,21 @@ from torch import Tensor, nn
 from worldmodels.latent import Latent, Noise
 
 State = dict[str, Tensor]
-"""Recurrent state: a flat dict of tensors, every leaf `[B, ...]`. What is in it, only its backbone knows."""
+"""Recurrent state: a flat dict of tensors, every leaf `[B, ...]`. Only its backbone knows what is in it."""
 
 
 @dataclass
 class Rollout:
-    """What `Backbone.observe` found out about a batch of sequences.
+    """What `Backbone.observe` returns for a batch of sequences.
 
     Attributes:
-        features: `[B, T, F]`, what the decoder reads: h_t, then the sample z_t, flat, at the end.
+        features: `[B, T, F]`, what the decoder reads: h_t, then the flattened sample z_t at the end.
         policy: `[B, T, P]`, what actor, critic, reward and continue networks read.
-        posterior: q(z_t | ...), as the backbone's `latent` writes it: `[B, T, S, K]` probabilities, or
+        posterior: q(z_t | ...), as the backbone's `latent` represents it: `[B, T, S, K]` probabilities, or
             `[B, T, S, 2]` means and deviations.
         prior: p(z_t | h_t), the same.
         last: the state after step T - 1, leaves `[B, ...]`.
-        kept: the states after the steps that the caller named, leaves `[B, keep, ...]`, or nothing.
+        kept: the states after the steps that the caller named, leaves `[B, keep, ...]`, or an empty dict.
     """
 
     features: Tensor
@@ -45,7 +45,7 @@ class Rollout:
 
 
 class Backbone(nn.Module):
-    """Base of all backbones; the five methods that raise are what a new backbone writes.
+    """Base of all backbones; a new backbone implements the five methods that raise.
 
     `noise` is uniform on [0, 1), shape `[B, T, S]` or `[B, S]`; it decides every sample, so that two ways of
     computing the same thing can be compared exactly. Without it, it is drawn from torch's global generator.
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
     ) -> tuple[State, Tensor]:
         """Filter one step: embed `[B, E]`, action `[B, A]`, is_first `[B]` -> state, feature `[B, F]`.
 
-        `noise` may also be `latent.MODE`: the latent is the most probable one then.
+        `noise` may also be `latent.MODE`: then the latent is the most probable one.
         """
         raise NotImplementedError
 
@@ -96,10 +96,10 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
-        """The state in whatever form makes up to `horizon` calls of `imagine_step` cheapest; here: as it is.
+        """The state in the form that makes up to `horizon` calls of `imagine_step` cheapest; here unchanged.
 
         Only `imagine_step` and `policy_input` understand the result, and without gradients `imagine_step` may
-        write over it.
+        overwrite it.
         """
         del horizon
         return state
@@ -122,11 +122,11 @@ class Backbone(nn.Module):
         return state, torch.stack(features, 1)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Scalars worth logging now and then that depend on the parameters alone, by name; here none."""
+        """Scalars, by name, that depend on the parameters alone and are worth logging; here none."""
         return {}
 
     def memory_times(self) -> list[Tensor]:
-        """Of each layer, after how many steps its states have decayed to 1/e, any shape [n]; here none."""
+        """For each layer, the steps after which its states have decayed to 1/e, any shape [n]; here none."""
         return []
 
     def kl_losses(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -138,7 +138,7 @@ class Backbone(nn.Module):
         return self.latent.kl(posterior.detach(), prior), self.latent.kl(posterior, prior.detach())
 
     def foreseen(self, rollout: Rollout) -> Tensor:
-        """Features `[B, T, F]` with a sample of the prior in the place of z_t."""
+        """Features `[B, T, F]` with a sample of the prior in place of z_t."""
         sample = self.latent.sample(rollout.prior).flatten(-2)
         return torch.cat([rollout.features[..., : -sample.shape[-1]], sample], -1)
 

@@ -11,18 +11,18 @@ from worldmodels.nets import MLP, linear
 
 
 class FramePosterior(Backbone):
-    """Backbones with q(z_t | x_t) and p(z_t | h_t), with h_t from what remembers the inputs g_1 to g_t.
+    """Backbones with q(z_t | x_t) and p(z_t | h_t), with h_t from a sequence model of the inputs g_1 to g_t.
 
     The posterior does not see h, so all z of a window, hence all inputs g_t = MLP(z_{t-1}, a_t), are known at
-    once: `filtered`. A subclass makes what remembers and then `prior_net`, and writes `advance` and the rest
-    of the contract. Features are (h_t, z_t). State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, and
-    the subclass's own.
+    once: `filtered`. A subclass creates the sequence model and then `prior_net`, and implements `advance` and
+    the rest of the contract. Features are (h_t, z_t). State leaves: `latent` z `[B, S, K]`, `output` h
+    `[B, D]`, and the subclass's own.
 
     Args:
         embed_size, action_size: E and A.
         stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
         units, hidden_layers: width and depth of posterior, prior and input networks.
-        width: D of the inputs and outputs of what remembers.
+        width: D of the inputs and outputs of the sequence model.
         unimix: share of the uniform distribution in a categorical posterior and prior.
     """
 
@@ -43,14 +43,14 @@ class FramePosterior(Backbone):
         self.latent = make_latent(stoch, classes, unimix)
         self.width = width
         self.posterior_net = MLP(embed_size, units, hidden_layers, self.latent.outputs)
-        # Latent and action are normed apart, as in DreamerV3: the action would be a few numbers among many.
+        # Latent and action are normalised apart, as in DreamerV3: the action is but a few numbers among many.
         self.latent_in = MLP(self.latent.size, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)
         self.feature_size = width + self.latent.size
 
     def advance(self, inputs: Tensor, state: State) -> State:
-        """What remembers, one step on: g_t `[B, D]` -> `output` and the subclass's own leaves.
+        """One step of the sequence model: g_t `[B, D]` -> `output` and the subclass's own leaves.
 
         `state` may be what `prepare_imagination` made of one.
         """
@@ -59,7 +59,7 @@ class FramePosterior(Backbone):
     def filtered(
         self, state: State, embed: Tensor, action: Tensor, is_first: Tensor, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of a window, as for `observe`: posterior, sample z `[B, T, S, K]`, and inputs g `[B, T, D]`."""
+        """For a window, as in `observe`: posterior, sample z `[B, T, S, K]`, and inputs g `[B, T, D]`."""
         posterior = self.latent.distribution(self.posterior_net(embed))
         latent = self.latent.sample(posterior, noise)
         before = torch.cat([state["latent"][:, None].to(latent.dtype), latent[:, :-1]], 1)

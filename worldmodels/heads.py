@@ -20,15 +20,15 @@ def symexp(x: Tensor) -> Tensor:
 
 
 class TwoHotHead(nn.Module):
-    """A scalar as a categorical over bins r symexp(-20 .. 20) (DreamerV3, eq. 8-10), at first exactly 0.
+    """A scalar as a categorical over bins r symexp(-20 .. 20) (DreamerV3, eq. 8-10), initially exactly 0.
 
-    Bins lie evenly below the resolution r and geometrically above. DreamerV3 has r = 1, where rewards of
-    +0.02 and -0.02 have almost one code (95 % on the bin of 0): which of them comes is hardly worth learning.
+    Bins are spaced evenly below the resolution r and geometrically above. DreamerV3 has r = 1, where rewards
+    of +0.02 and -0.02 have almost one code (95 % on the bin of 0): it hardly pays to learn which one comes.
 
     Args:
         inputs, units, layers: sizes of the network.
         bins: how many, odd.
-        resolution: r; scalars beyond r symexp(20) = 4.9e8 r are taken for that.
+        resolution: r; scalars beyond r symexp(20) = 4.9e8 r are clamped to that.
     """
 
     bins: Tensor
@@ -56,7 +56,7 @@ class TwoHotHead(nn.Module):
         return (weighted[..., :half].flip(-1) + weighted[..., half + 1 :]).sum(-1)
 
     def loss(self, logits: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
-        """Cross-entropy `[...]` to the two-hot code, of that mean, of each of the `targets` `[...]`."""
+        """Cross-entropy `[...]` for each of the `targets` `[...]`: to the two-hot code with that mean."""
         logprobs = F.log_softmax(logits, -1)
         losses = []
         for target in targets:
@@ -72,7 +72,7 @@ class TwoHotHead(nn.Module):
 
 
 class BernoulliHead(nn.Module):
-    """Probability that the episode goes on."""
+    """Probability that the episode continues."""
 
     def __init__(self, inputs: int, units: int, layers: int) -> None:
         super().__init__()

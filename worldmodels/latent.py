@@ -12,16 +12,16 @@ from worldmodels.nets import widen
 
 MODE: Final = "mode"
 Noise = Tensor | Literal["mode"] | None
-"""What a latent is drawn by: numbers uniform on [0, 1), torch's generator (None), or nothing (`MODE`)."""
+"""What a latent is sampled from: numbers uniform on [0, 1), torch's generator (None), or none (`MODE`)."""
 
 
 class Latent(Protocol):
-    """A family of distributions, each of which is one tensor `[..., S, n]`.
+    """A family of distributions, each of which is represented by one tensor `[..., S, n]`.
 
     Attributes:
         shape: of a sample, (S, K).
-        size: numbers of a sample, S K.
-        outputs: numbers that a network gives for one distribution.
+        size: elements of a sample, S K.
+        outputs: network outputs for one distribution.
     """
 
     shape: tuple[int, int]
@@ -64,7 +64,7 @@ class Categorical:
 class Gaussian:
     """S independent numbers (PlaNet, DreamerV1); a distribution is means and deviations `[..., S, 2]`.
 
-    The gradient goes through the sample itself, so that training feels how much noise it adds; the
+    The gradient goes through the sample itself, so that it accounts for the noise that sampling adds; the
     straight-through gradient of one-hot samples does not.
 
     Args:
@@ -100,7 +100,7 @@ class Gaussian:
 
 
 def make_latent(stoch: int, classes: int, unimix: float) -> Latent:
-    """The latent that `stoch`, `classes` and `unimix` of a backbone ask for; without classes a Gaussian one.
+    """The latent for a backbone's `stoch`, `classes` and `unimix`; with 0 classes a Gaussian one.
 
     Raises:
         ValueError: there are no groups, or a negative number of classes.
@@ -120,14 +120,14 @@ def mix_uniform(logits: Tensor, unimix: float) -> Tensor:
 
 
 def finite_log(probs: Tensor) -> Tensor:
-    """Logarithms of probabilities, finite where one without its share of the uniform has become exactly 0."""
+    """Logarithms of probabilities, finite even where, without unimix, one has become exactly 0."""
     return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
 
 
 def sample_onehot(probs: Tensor, noise: Noise = None) -> Tensor:
     """One-hot sample of each categorical `[..., K]`, with the straight-through gradient to the probabilities.
 
-    Inverts the cumulative distribution at `noise` `[...]`, uniform on [0, 1): one number a categorical, and
+    Inverts the cumulative distribution at `noise` `[...]`, uniform on [0, 1): one number per categorical, and
     the sample is a function of (probs, noise). With `MODE` it is the most probable class.
     """
     with torch.no_grad():

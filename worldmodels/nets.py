@@ -1,4 +1,4 @@
-"""Small networks that every room of the model shares: linear layers, multilayer perceptrons, convolutions."""
+"""Small networks that all parts of the model share: linear layers, multilayer perceptrons, convolutions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def linear(inputs: int, outputs: int, scale: float = 1.0) -> nn.Linear:
-    """Linear layer with truncated-normal weights of variance scale^2 / mean(fan), as DreamerV3; bias zero."""
+    """Linear layer with truncated-normal weights of variance scale^2 / mean(fan), as DreamerV3's; bias 0."""
     layer = nn.Linear(inputs, outputs)
     initialise(layer.weight, inputs, outputs, scale)
     nn.init.zeros_(layer.bias)
@@ -29,7 +29,7 @@ def initialise(weight: Tensor, fan_in: int, fan_out: int, scale: float = 1.0) ->
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients to the parameters of `module` are recorded inside, those through it are."""
+    """Within, gradients to the parameters of `module` are not recorded, gradients through it are."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -41,7 +41,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def widen(x: Tensor) -> Tensor:
-    """In float32 where the type is half of that, otherwise as it is."""
+    """In float32 if the dtype is half precision, otherwise unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

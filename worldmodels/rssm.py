@@ -22,8 +22,8 @@ class RSSM(Backbone):
     """Block-diagonal GRU with posterior q(z_t | h_t, x_t) and prior p(z_t | h_t); sequential over the window.
 
     State leaves: `latent` z `[B, S, K]`, `deter` h `[B, deter]`. Features and policy input are (norm(h), z).
-    The norm is the one deviation from DreamerV3 and can be switched off: a small h is faint beside the
-    one-hot z, and what the last action left in it hardly reaches the heads (docs/results_earlier.md).
+    The norm is the one deviation from DreamerV3 and can be switched off. Without it a small h is faint beside
+    the one-hot z, and what the last action left in h hardly reaches the heads (docs/results_earlier.md).
 
     Args:
         embed_size, action_size: E and A.
@@ -156,7 +156,7 @@ class RSSM(Backbone):
             x = x.unflatten(-1, (self.blocks, -1)).transpose(0, 1)
         reset, candidate, update = self.gates(x).to(groups.dtype).chunk(3, -1)
         candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        # The bias of -1 starts the gate on remembering.
+        # With the bias of -1 the gate starts out remembering.
         return torch.lerp(groups, candidate, torch.sigmoid(update - 1)).transpose(0, 1).flatten(-2)
 
     def _posterior(self, deter: Tensor, embed: Tensor) -> Tensor:

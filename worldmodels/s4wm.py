@@ -16,7 +16,7 @@ from worldmodels.ssm import LAYERS, Stack
 
 POLICY_INPUTS = ("auto", "output", "hidden", "full")
 MOST_SEEN = 8192
-"""Numbers of the layers' states up to which `auto` shows them: S5's at every size are fewer, S4's are not."""
+"""Size of the layers' states up to which `auto` includes them: S5's is below at every preset, S4's is not."""
 
 
 class S4WM(FramePosterior):
@@ -24,8 +24,8 @@ class S4WM(FramePosterior):
 
     Posterior q(z_t | x_t) sees the current frame only, so all z of a window, hence all inputs
     g_t = MLP(z_{t-1}, a_t) of the stack, are known at once and the stack runs over the window in parallel.
-    Prior p(z_t | h_t). The decoder reads (h_t, z_t), actor, critic and heads the policy input. Acting and
-    imagination step the same stack.
+    Prior p(z_t | h_t). The decoder reads (h_t, z_t); actor, critic and heads read the policy input. Acting
+    and imagination run the same stack step by step.
 
     State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory`: the layers' states `[B, L, ...]`.
 
@@ -34,12 +34,12 @@ class S4WM(FramePosterior):
         stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
         units, hidden_layers: width and depth of posterior, prior and input networks.
         width, layers: D and L of the stack.
-        layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, but for a
-            `width` there, which takes the place of D unless it is 0.
+        layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, except for a
+            `width` there, which replaces D unless it is 0.
         unimix: share of the uniform distribution in a categorical posterior and prior.
         policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states),
             `full` (all three) or `auto` (`full`, but `output` where there are more than `MOST_SEEN` states).
-        gradient_checkpointing: compute each block of a window again for its gradient instead of keeping it.
+        gradient_checkpointing: recompute each block of a window in the backward pass instead of storing it.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class S4WM(FramePosterior):
         return {**rest, "output": output}
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
-        """Layers with a system for each channel answer for the whole horizon at once, if nobody reads states.
+        """Layers with a system per channel cover the whole horizon at once, unless the policy reads states.
 
         State leaves then: `latent`, `output`, and those of `Stack.responses` in place of `memory`.
         """
@@ -130,7 +130,7 @@ class S4WM(FramePosterior):
         return state if entries is None else {"latent": state["latent"], "output": state["output"], **entries}
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """`log_abar/<layer>`: logarithm of the largest modulus in Abar; nearer 0 remembers longer."""
+        """`log_abar/<layer>`: logarithm of the largest modulus in Abar; nearer 0 means a longer memory."""
         return {f"log_abar/{n}": block.layer.log_abar().amax() for n, block in enumerate(self.stack.blocks)}
 
     def memory_times(self) -> list[Tensor]:

@@ -18,7 +18,7 @@ class TSSM(FramePosterior):
     As in S4WM the posterior q(z_t | x_t) sees the current frame only, so all inputs g_t = MLP(z_{t-1}, a_t)
     of a window are known at once; prior p(z_t | h_t); features and policy input are (h_t, z_t). In every
     layer step t attends to itself and to the `memory` steps before it, whether they lie in the window or in
-    the cache: the parallel form and the step see the same. No gradient goes into the cache of a given state.
+    the cache: the parallel form and the step see the same. No gradient flows into the cache of a given state.
 
     State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory` `[B, L, M, D]`: the last M inputs of
     every layer, the newest last, `length` `[B]`: how many of them belong to the episode; the others are zero.
@@ -121,7 +121,7 @@ class TSSM(FramePosterior):
         )
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
-        """Keys and values of the cache are computed once, not once a step.
+        """Keys and values of the cache are computed once, not once per step.
 
         State leaves then: `latent`, `output`, `length`, and `keys`, `values` `[B, L, M, D]` for `memory`.
         """
@@ -135,7 +135,7 @@ class TSSM(FramePosterior):
         return self.feature(state)
 
     def advance(self, inputs: Tensor, state: State) -> State:
-        """The new `output`, `length`, and the cache in the form that `state` has it in."""
+        """The new `output`, `length`, and the cache in the same form as in `state`."""
         length = (state["length"] + 1).clamp(max=self.memory + 1)
         distance = torch.arange(self.memory, -1, -1, device=inputs.device)[None]  # [1, M + 1]
         seen = distance < length[:, None, None]  # [B, 1, M + 1]
@@ -167,7 +167,7 @@ class TSSM(FramePosterior):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def _lengths(self, length: Tensor, is_first: Tensor) -> Tensor:
-        """Steps of the episode up to and with each step, `[B, T]`; those in the cache count too."""
+        """Steps of the episode up to and including each step, `[B, T]`; those in the cache count too."""
         count = torch.arange(1, is_first.shape[1] + 1, device=is_first.device)
         begin = torch.where(is_first, count, 0).cummax(1).values
         since = (count - begin + 1).to(length.dtype)
@@ -191,8 +191,8 @@ class Block(nn.Module):
     def keys_and_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, n, D]` -> keys and values `[B, n, D]`.
 
-        What is not a number becomes one: another episode's step weighs 0, but 0 times NaN is NaN. A query of
-        such a step stays what it is, so nothing is hidden.
+        NaN is replaced by a number: another episode's step has weight 0, but 0 times NaN is NaN. The query of
+        such a step stays as it is, so nothing is hidden.
         """
         keys, values = self.key_value(self.norm(inputs)).nan_to_num().chunk(2, -1)
         return keys, values

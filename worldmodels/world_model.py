@@ -1,4 +1,4 @@
-"""Encoder -> backbone -> heads -> losses: everything of the world model that no backbone has to know."""
+"""Encoder -> backbone -> heads -> losses: everything in the world model that no backbone has to know."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Batch = dict[str, Tensor]
 
 
 class Counted(NamedTuple):
-    """A metric of some steps only, of which a batch may hold few or none: their sum and number, each `[]`."""
+    """A metric defined at some steps only, few or none in some batches: their sum and number, each `[]`."""
 
     total: Tensor
     number: Tensor
 
     @classmethod
     def where(cls, value: Tensor, chosen: Tensor) -> Counted:
-        """Of `value` where `chosen`, both of one shape."""
+        """Sum and number of `value` where `chosen`, both of the same shape."""
         return cls((value * chosen).sum(), chosen.sum())
 
 
@@ -36,9 +36,9 @@ def is_image(space: gymnasium.Space) -> bool:
 
 
 def classes(space: gymnasium.Space) -> tuple[int, ...]:
-    """How many classes each one-hot code of a vector has; () of a vector that holds none.
+    """How many classes each one-hot code of a vector has; () for a vector that holds none.
 
-    The environments' door says so by an attribute of this name on the leaf's space.
+    The environments declare this by an attribute of this name on the leaf's space.
     """
     return getattr(space, "classes", ())
 
@@ -82,8 +82,8 @@ class Decoder(nn.Module):
         inputs: F.
         space: observation space.
         depth, units, layers: sizes.
-        steps: images of a window that `sampled_losses` decodes, of each row; 0 for all.
-        vector_scale: weight of the squared errors of vectors: a Gaussian likelihood of the deviation
+        steps: images that `sampled_losses` decodes in each row of a window; 0 for all.
+        vector_scale: weight of the squared errors of vectors: a Gaussian likelihood with standard deviation
             (2 vector_scale)^-1/2 in symlog space. The recall loss's decoder has the same.
     """
 
@@ -127,11 +127,11 @@ class Decoder(nn.Module):
         return dict(zip(self.vectors, parts, strict=True))
 
     def losses(self, feature: Tensor, obs: Batch) -> Batch:
-        """`[...]` a key: squared errors summed over pixels or elements; cross-entropies over one-hot codes.
+        """`[...]` per key: squared errors summed over pixels or elements; cross-entropies over one-hot codes.
 
-        As in DreamerV3 (eq. 2; its implementation has the cross-entropy for discrete observations), but for
-        `vector_scale`. By the squared error of a one-hot code its information is not worth the KL that it
-        costs.
+        As in DreamerV3 (eq. 2; its implementation has the cross-entropy for discrete observations), except
+        for `vector_scale`. Under a squared error, the information in a one-hot code is not worth the KL that
+        it costs.
         """
         return self._image_losses(feature, obs) | self._vector_losses(feature, obs)
 
@@ -154,11 +154,11 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def surprise(self, foreseen: Tensor, obs: Batch, decoded: Batch, chosen: Tensor | None) -> Tensor:
-        """By how much each observation is decoded worse from `foreseen` `[B, T, F]`, `[B, T]`.
+        """How much worse, `[B, T]`, observations are decoded from `foreseen` `[B, T, F]` than in `decoded`.
 
-        Worse than in `decoded`, what `sampled_losses` gave for the posterior's sample; where images are not
-        decoded, by vectors alone. The KL says the same of a model that codes sparingly, but below the free
-        nats it counts noise as well.
+        `decoded` is what `sampled_losses` returned for the posterior's sample; where images are not decoded,
+        only vectors count. For a model that codes sparingly the KL measures the same, but below the free nats
+        it counts noise as well.
         """
         surprise = torch.zeros_like(foreseen[..., 0], dtype=torch.float32)
         for key, loss in self.sampled_losses(foreseen, obs, chosen).items():
@@ -204,13 +204,13 @@ class Recall(nn.Module):
     while the reward of a memory task asks only once the product of cue and action is understood. A step s is
     drawn with probability proportional to how much it surprised the model, and then the lag t - s, so that
     its logarithm is uniform: what is shown once is learned over a step or two before it can be learned over
-    many. A decoder of its own reconstructs the observation at s from (feature_t, t - s). The model's own
+    many. A separate decoder reconstructs the observation at s from (feature_t, t - s). The model's own one
     would have to be told that t is s: it has learned not to see an old cue.
 
     Args:
         feature_size: F.
         space: observation space.
-        positions: how many pairs (s, t) of a batch are asked.
+        positions: how many pairs (s, t) of a batch are drawn.
         decoder: sizes of the decoder.
     """
 
@@ -225,7 +225,7 @@ class Recall(nn.Module):
         self.decoder = Decoder(inputs, space, **{**decoder, "steps": 0})
 
     def forward(self, features: Tensor, surprise: Tensor, is_first: Tensor, obs: Batch) -> Tensor:
-        """Loss of each asked pair `[positions]`, 0 where no step follows s; surprise `[B, T]`."""
+        """Loss of each drawn pair `[positions]`, 0 where no step follows s; surprise `[B, T]`."""
         left = steps_left(is_first)
         # something to draw even where nothing surprises, or no step has one after it
         weights = surprise.clamp(min=1e-6).nan_to_num(0.0, 0.0) * (left > 0) + 1e-30
@@ -253,7 +253,7 @@ class WorldModel(nn.Module):
         encoder, decoder, heads: sizes of the networks, straight from the configuration.
         kl: `free_nats`, `dynamics`, `representation`.
         recall: `scale`, `positions`; scale 0 leaves the recall loss out.
-        action_size, action_norm: A, and the norm that an action vector has at most.
+        action_size, action_norm: A, and the largest norm of an action vector.
     """
 
     def __init__(
@@ -298,7 +298,7 @@ class WorldModel(nn.Module):
 
         Returns:
             the scalar loss, the rollout, and metrics: every loss by name, the KL before free nats at all
-            steps and at first steps, and how often a reward that is not 0 is predicted with its sign.
+            steps and at first steps, and how often the sign of a reward that is not 0 is predicted.
         """
         obs = observations(batch)
         is_first = batch["is_first"]
@@ -331,11 +331,11 @@ class WorldModel(nn.Module):
         return total, rollout, metrics  # type: ignore[return-value]
 
     def head_input(self, policy: Tensor, action: Tensor) -> Tensor:
-        """What reward and continue heads read: policy inputs `[..., P]`, and the action `[..., A]` before.
+        """What reward and continue heads read: policy inputs `[..., P]`, and the last action `[..., A]`.
 
-        The states that the policy sees may hold what the output h shows as a small part of itself only. They
-        hold the action too, but training shrinks it, since nothing but the reward asks for it. The action
-        beside them has the norm of as many numbers of unit variance.
+        The states that the policy sees may hold what the output h shows only as a small part of themselves.
+        They hold the action too, but training shrinks it, since nothing but the reward needs it. The action
+        appended here is scaled to the norm that the inputs have at unit variance.
         """
         inputs = self.shorten(policy)
         if not self.action_scale:

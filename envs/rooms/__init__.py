@@ -24,10 +24,10 @@ CUE = 20  # true frames that a model is given after a teleport
 RENDERERS = ("raycast", "mujoco")
 
 # Memory Maze's rolling ball, as it was measured there: steady speed and turn, and how fast they are reached.
-CONTROL = 0.25  # seconds a step
+CONTROL = 0.25  # seconds per step
 SUBSTEPS = 5
-SPEED, SPEED_LAG = 2.1, 0.208  # metres a second, seconds
-TURN, TURN_LAG = math.radians(73.6), 0.038  # a second, seconds
+SPEED, SPEED_LAG = 2.1, 0.208  # metres per second, seconds
+TURN, TURN_LAG = math.radians(73.6), 0.038  # radians per second, seconds
 BODY = 0.25  # half the width of the agent
 
 
@@ -35,12 +35,12 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
     """Walk through rooms; remember what stands where, and how the rooms look.
 
     2, 4 (2 x 2) or 10 (2 x 5) rooms of 5 x 5 cells, each joined to its neighbours by doorways. Every episode
-    draws a wall colour for each room, and colour and place of its objects.
+    samples a wall colour for each room, and the colours and places of its objects.
 
     - Observation, uint8 `[64, 64, 3]`: first person, 80 degrees.
-    - Action, Discrete(6): stay, forward, left, right, forward and left, forward and right; 4 a second.
+    - Action, Discrete(6): stay, forward, left, right, forward and left, forward and right; 4 per second.
       Walls and objects are solid.
-    - Reward: always 0. This is a task for world models, and its measure is the error of predicted pictures.
+    - Reward: always 0. This is a task for world models, measured by the error of the predicted pictures.
     - Length: always `context_length` + query frames, then the episode is truncated.
 
     `info["probe"]` holds what no agent is shown, in cells: `agent_pos` `[2]`, `agent_dir` `[2]`, `objects`
@@ -58,7 +58,7 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
     and the motion: speed and turn follow the action with a lag, fitted to Memory Maze's rolling ball.
 
     Args:
-        count: rooms: 2, 4 or 10.
+        count: number of rooms: 2, 4 or 10.
         objects: objects in each room, 1 or 2.
         teleport: see above.
         renderer: 'raycast' (NumPy alone) or 'mujoco' (the look of Memory Maze; needs GL and the extra
@@ -104,7 +104,7 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Draw a new world and place the agent in the middle of a free cell, in a random direction."""
+        """Sample a new world and place the agent in the middle of a free cell, in a random direction."""
         super().reset(seed=seed, options=options)
         self.scene = scenes.draw(self._plan, self.objects, self.np_random)
         self._renderer.load(self.scene)
@@ -154,7 +154,7 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
         self.heading = math.remainder(self.heading, math.tau)
 
     def _slide(self, dx: float, dy: float) -> None:
-        """Walk along walls and round objects where they are in the way."""
+        """Slide along walls and around objects that are in the way."""
         x, y = self.x, self.y
         if self._fits(x + dx, y):
             x += dx
@@ -193,7 +193,7 @@ class Rooms(gymnasium.Env[np.ndarray, np.int64]):
     def script(self) -> Iterator[int]:
         """Yield the actions of the paper's agent, from the start of an episode on, without end.
 
-        What comes next depends on where the agent is then: take a step after each action.
+        The next action depends on where the agent is: step the environment after each.
         """
         yield from islice(self._tour(), self.context_length)
         yield from self._wander()  # from where the agent is then, teleported or not

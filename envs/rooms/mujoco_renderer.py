@@ -1,4 +1,4 @@
-"""A picture of the rooms by MuJoCo, with labmaze's textures: the look of Memory Maze, which the paper has."""
+"""Pictures of the rooms by MuJoCo, with labmaze's textures: the look of Memory Maze, as in the paper."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MujocoRenderer:
 
     Args:
         plan: the walls.
-        objects: objects of a scene, all rooms together.
+        objects: number of objects in a scene, all rooms together.
         size: height and width of the picture.
 
     Raises:
@@ -47,7 +47,7 @@ class MujocoRenderer:
         self._colours = np.array(list(OBJECTS.values())) / 255
 
     def load(self, scene: Scene) -> None:
-        """Take up the colours and objects of an episode."""
+        """Load the colours and objects of an episode."""
         self._model.geom_matid[self._walls] = self._materials[scene.walls[self._rooms]]
         self._model.geom_pos[self._spheres, :2] = scene.places
         self._model.geom_rgba[self._spheres, :3] = self._colours[scene.colours]

@@ -1,7 +1,7 @@
-"""A picture of the rooms with NumPy alone: one ray a column for the walls, one a pixel for the objects.
+"""Pictures of the rooms with NumPy alone: one ray per column for the walls, one per pixel for the objects.
 
 Walls are flat colours with a pattern of bricks, floors a chessboard: enough to tell where one is, at
-thousands of pictures a second.
+thousands of pictures per second.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from envs.rooms.scene import CELL, EYE, FIELD_OF_VIEW, OBJECTS, SPHERE, WALL_HEIGHT, WALLS, Plan, Scene
 
 FLOOR = 1  # numbers of the palette: 0 is the sky; the floor has two
-_WALL = 3  # four a colour: facing along x or y, mortar or brick
-_OBJECT = _WALL + 4 * len(WALLS)  # LEVELS a colour, from below to above
+_WALL = 3  # four per colour: facing along x or y, mortar or brick
+_OBJECT = _WALL + 4 * len(WALLS)  # LEVELS per colour, from bottom to top
 LEVELS = 4
 _SEAM = 1e-6  # metres by which faces overlap, so that no ray slips through a corner
 
@@ -57,7 +57,7 @@ class Raycaster:
         self._columns = np.arange(size)
 
     def load(self, scene: Scene) -> None:
-        """Take up the colours and objects of an episode."""
+        """Load the colours and objects of an episode."""
         numbers = 4 * scene.walls[self._rooms] + 2 * ~self._along_y
         self._face_number = (_WALL + numbers).astype(np.uint8)
         self._objects = [
@@ -91,9 +91,9 @@ class Raycaster:
         """There is nothing to free."""
 
     def _faces_towards(self, column: int, row: int) -> tuple[int, np.ndarray, tuple[np.ndarray, ...]]:
-        """Return what `_walls` needs of the faces that can look towards a cell: no other is hit first.
+        """Return what `_walls` needs of the faces that can look towards a cell: no others can be hit first.
 
-        That is how many of them have constant x, their numbers, and `at`, `low`, `high`, each `[faces, 1]`.
+        These are how many of them have constant x, their numbers, and `at`, `low`, `high`, each `[faces, 1]`.
         """
         ahead = [
             (face.towards > 0) == (CELL * (column if face.along_y else row) + CELL / 2 > face.at)

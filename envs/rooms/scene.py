@@ -1,4 +1,4 @@
-"""What there is in a world of rooms: the plan, and what an episode draws. Lengths in metres, as Memory Maze.
+"""A world of rooms: its plan, and what an episode samples. Lengths in metres, as in Memory Maze.
 
 x points east, y north, and a cell `[row, column]` of the plan has its south-west corner at (2 column, 2 row).
 """
@@ -102,10 +102,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Scene:
-    """One episode's world: a plan, and what was drawn for it.
+    """One episode's world: a plan, and what was sampled for it.
 
-    `walls` int `[rooms]`: the colour of each room's walls, a number into `WALLS`. `places` float `[n, 2]`: x
-    and y of the objects; `colours` int `[n]`: numbers into `OBJECTS`.
+    `walls` int `[rooms]`: the colour of each room's walls, an index into `WALLS`. `places` float `[n, 2]`: x
+    and y of the objects; `colours` int `[n]`: indices into `OBJECTS`.
     """
 
     plan: Plan
@@ -115,7 +115,7 @@ class Scene:
 
 
 def draw(plan: Plan, objects: int, random: np.random.Generator) -> Scene:
-    """Draw colours and places, each independently and uniformly.
+    """Sample colours and places, each independently and uniformly.
 
     Objects stand in the middle of different cells, out of the way from doorway to doorway (a room's middle
     row and column), `objects` of them in each room.

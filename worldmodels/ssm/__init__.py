@@ -1,6 +1,6 @@
-"""State-space layers. Each has `state_shape`, `initial`, `forward` (a window) and `step`, worded alike.
+"""State-space layers. All have `state_shape`, `initial`, `forward` (a window) and `step`, called alike.
 
-`forward` gives outputs, the last state and the states after the steps that `keep` asks for.
+`forward` returns outputs, the last state and the states after the steps that `keep` asks for.
 """
 
 from worldmodels.ssm.block import Stack

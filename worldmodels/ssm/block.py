@@ -39,7 +39,7 @@ class Block(nn.Module):
     def respond(self, x: Tensor, response: Tensor, taps: Tensor) -> tuple[Tensor, Tensor]:
         """The step without a state: x `[B, D]`, response `[h, B, D]`, taps `[H, 1, D]` with H >= h.
 
-        `response` is what the layer will give at this and the next steps if its inputs are zero from now on;
+        `response` is what the layer will output at this and later steps if its inputs are zero from now on;
         an input adds the layer's impulse response to it, in place where no gradient is recorded.
         """
         u = self.norm(x)
@@ -56,14 +56,14 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """`layers` blocks and a final norm. Its state is one tensor `[B, layers, ...]`.
 
-    Runs in float32 whatever autocast says outside: the recurrence over thousands of steps needs it.
+    Runs in float32 even under autocast: the recurrence over thousands of steps needs it.
 
     Args:
         width: D.
         layers: L.
         make_layer: makes the state-space layer of a block.
-        checkpointing: keep of a window only what goes into each block, and compute the block again when the
-            gradient comes back: memory of one block instead of all, for one more forward pass.
+        checkpointing: store only each block's input for a window, and recompute the block in the backward
+            pass: memory of one block instead of all, for one more forward pass.
     """
 
     def __init__(
@@ -111,17 +111,17 @@ class Stack(nn.Module):
             return self.norm(x), torch.stack(collected, 1)
 
     def hold(self) -> None:
-        """Have what `step` needs of the parameters ready, where it is kept: compiled steps rely on it."""
+        """Compute what `step` needs of the parameters, where layers cache it: compiled steps rely on it."""
         for block in self.blocks:
             if isinstance(block.layer, TimeInvariant):
                 block.layer.discretise()
 
     def responses(self, state: Tensor, horizon: int) -> dict[str, Tensor] | None:
-        """What stands for the state over the next `horizon` steps: two entries a layer, or None.
+        """What replaces the state over the next `horizon` steps: two entries per layer, or None.
 
-        Layers with an input and an output of their own for each channel need no state to be stepped: the
-        response of the start state to the whole horizon is one matrix product, and each later input adds its
-        impulse response. Other layers are cheaper to step.
+        Layers with an input and an output of their own for each channel can be stepped without a state: the
+        response to the start state over the whole horizon is one matrix product, and each later input adds
+        its impulse response. Other layers are cheaper to step.
 
         Returns:
             `response<n>` `[horizon, B, D]` and `taps<n>`, the impulse response, `[horizon, 1, D]`.
@@ -140,8 +140,8 @@ class Stack(nn.Module):
     def respond(self, x: Tensor, entries: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """`step` with the entries of `responses` for a state: x `[B, D]` -> `[B, D]`, next entries.
 
-        Without gradients the entries are written over: what comes back is good for the next step, what went
-        in for nothing more.
+        Without gradients the entries are overwritten: use the returned ones for the next step, and the given
+        ones no more.
         """
         if not len(entries["response0"]):
             raise ValueError(

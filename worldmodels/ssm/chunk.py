@@ -1,4 +1,4 @@
-"""Windows in chunks: within a chunk a layer is a matrix product, only from chunk to chunk it is a recurrence.
+"""Windows in chunks: a layer is a matrix product within a chunk, and a recurrence only from chunk to chunk.
 
 A chunk that holds a reset consists of segments, the parts of different episodes. A segment is computed as a
 row of its own, from inputs that are zero outside it: a reset is a selection, never a difference, and nothing
@@ -27,8 +27,8 @@ def chunk_length(steps: int) -> int:
 class Chunks:
     """A window `[B, T]` as R = B x chunks rows of `length` steps, and X further rows for earlier segments.
 
-    Row r holds the last segment of chunk r; row R + x one that a reset in its chunk ends. Reading where the
-    resets are makes a GPU wait once.
+    Row r holds the last segment of chunk r; row R + x a segment that a reset in its chunk ends. Reading where
+    the resets are synchronises with a GPU once.
 
     Args:
         is_first: `[B, T]` bool.
@@ -83,7 +83,7 @@ class Chunks:
         return self.length - self.padding
 
     def last(self, rows: Tensor) -> Tensor:
-        """Of all rows `[R + X, ...]` those that end the window, `[B, ...]`."""
+        """Those of all rows `[R + X, ...]` that end the window, `[B, ...]`."""
         return rows[self.count - 1 : len(self.segment) : self.count]
 
 
@@ -91,11 +91,11 @@ class Response(Protocol):
     """What a bank of D systems of N real states, one input and one output each, does over a chunk."""
 
     taps: Tensor
-    """`[D, length]`: y_t to an impulse at 0."""
+    """`[D, length]`: y_t in response to an impulse at 0."""
     write: Tensor
-    """`[D, length, N]`: the state after the chunk to an impulse at each step."""
+    """`[D, length, N]`: the state after the chunk in response to an impulse at each step."""
     read: Tensor
-    """`[D, N, length]`: y at each step to the state before the chunk."""
+    """`[D, N, length]`: y at each step in response to the state before the chunk."""
 
     def step(self, state: Tensor, u: Tensor) -> Tensor:
         """State `[B, D, N]` and inputs `[B, D]` -> the state one step later."""
@@ -106,7 +106,7 @@ class Response(Protocol):
         ...
 
     def carry(self, state: Tensor, written: Tensor, fresh: Tensor) -> Tensor:
-        """States at the ends of n chunks: state `[B, D, N]`, written `[B, n, D, N]` -> as written.
+        """States at the ends of n chunks: state `[B, D, N]`, written `[B, n, D, N]` -> shaped as `written`.
 
         The state before a chunk does not reach its end where it is `fresh` `[B, n]`.
         """

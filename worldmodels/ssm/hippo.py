@@ -66,13 +66,13 @@ def discretise_diagonal(
 ) -> tuple[Tensor, Tensor]:
     """Abar and the factor of the inputs of each mode, both complex.
 
-    Abar is put together from modulus and phase, so that it cannot be above 1 in modulus.
+    Abar is composed of modulus and phase, so that its modulus cannot exceed 1.
 
     Args:
         real, frequency, dt: of A = real + i frequency with real < 0, and its step sizes.
         discretisation: `zoh` or `bilinear`.
         input_scale: `bbar`: as published, (Abar - 1) / A under zero-order hold and dt / (1 - dt A / 2)
-            bilinear; a slow mode then takes in an impulse at a strength of about its step size. `unit`:
+            bilinear; a slow mode then receives an impulse with a strength of about its step size. `unit`:
             sqrt(1 - |Abar|^2), so that white noise gives every mode unit variance, fast or slow (Orvieto et
             al., 2023, LRU, section 3.4).
     """
@@ -103,16 +103,16 @@ def multiply_add(inputs: Tensor, factor: Tensor, x: Tensor) -> Tensor:
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """A ValueError that lists the `known` values of the option `name`, if `value` is none of them."""
+    """Raise a ValueError that lists the `known` values of the option `name`, if `value` is none of them."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 class TimeInvariant(nn.Module):
-    """A layer whose discretised system depends on parameters only; it keeps it while they stay the same.
+    """A layer whose discretised system depends on parameters only, and is cached while they do not change.
 
-    A subclass writes `_discretise`, and names in `DYNAMICS` what its authors trained without weight decay
-    and at a learning rate of its own: A, B and the step sizes, where these are parameters.
+    A subclass implements `_discretise`, and names in `DYNAMICS` what its authors trained without weight decay
+    and with a separate learning rate: A, B and the step sizes, where these are parameters.
     """
 
     DYNAMICS: tuple[str, ...] = ()
@@ -124,12 +124,12 @@ class TimeInvariant(nn.Module):
     def discretise(self) -> tuple[Tensor, ...]:
         """The discretised system, as the subclass defines it.
 
-        Without gradients to the parameters it is kept until one changes: acting and imagination ask at each
-        step.
+        Without gradients to the parameters it is cached until one changes: acting and imagination need it at
+        each step.
         """
         if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters(recurse=False)):
-            # Whatever trains the parameters comes by here first. Their version alone does not tell: torch's
-            # fused optimisers change parameters without counting it up.
+            # Whatever trains the parameters passes here first. Their version alone does not tell: torch's
+            # fused optimisers change parameters without incrementing it.
             self._held = None
             return self._discretise()
         if torch.compiler.is_compiling() and self._held is not None:

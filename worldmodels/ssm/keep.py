@@ -17,7 +17,7 @@ Keep = Tensor | Literal["all"] | None
 
 
 def keep_states(keep: Keep, states: Tensor) -> Tensor | None:
-    """Of the states `[B, T, ...]` those that are wanted, `[B, n, ...]`, or None."""
+    """Those of the states `[B, T, ...]` that are wanted, `[B, n, ...]`, or None."""
     if keep is None:
         return None
     return states if isinstance(keep, str) else keep_steps(keep, states)
@@ -30,10 +30,10 @@ def walk_states(
 
     For layers that compute their outputs without states. The state of one step is small and stays in the
     cache, which makes this cheap; nothing but the wanted ones is stored. Gradients, which imagination does
-    not ask for, are there at the price of a second walk that stores every state.
+    not need, are available at the cost of a second walk that stores every state.
 
     Args:
-        keep: what is wanted. Reading it makes a GPU wait once.
+        keep: what is wanted. Reading it synchronises with a GPU once.
         step: state `[B, ...]`, number of the step -> next state.
         state: `[B, ...]`, before the first step.
         is_first: `[B, T]`.

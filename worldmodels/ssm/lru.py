@@ -22,7 +22,7 @@ class LRU(MIMO):
         width: D, channels in and out.
         state_size: P, complex modes.
         r_min, r_max: ring of the initial |lambda|; the memory of a mode is about 1 / (1 - |lambda|) steps.
-        max_phase: largest initial phase, radians a step: small for long memories, large to tell steps apart.
+        max_phase: largest initial phase, radians/step: small for long memories, large to tell steps apart.
             From pi on frequencies repeat, as the real part of a mode is that of its conjugate.
     """
 

@@ -1,4 +1,4 @@
-"""Mamba-2: a selective state-space layer, one scalar decay a head and step (Dao and Gu, ICML 2024)."""
+"""Mamba-2: a selective state-space layer, one scalar decay per head and step (Dao and Gu, ICML 2024)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worldmodels.ssm.scan import linear_recurrence
 class Mamba2(nn.Module):
     """h_t = a_t h_{t-1} + dt_t x_t B_t^T, y_t = h_t C_t + D x_t by head; a_t = exp(-dt_t exp(log_decay)).
 
-    x, B, C and dt come from the input, B and C one for all heads; SiLU on x, B and C, dt = softplus(. +
+    x, B, C and dt come from the input, B and C shared by all heads; SiLU on x, B and C, dt = softplus(. +
     bias); an RMS norm and a projection follow. Initialisation as in the authors' code: exp(log_decay) uniform
     in [1, 16], dt log-uniform in [dt_min, dt_max] by its bias, D one. 0 < a_t < 1 whatever training does.
     Left out: the short convolution, whose inputs a state would have to hold too, and the gate, since the
@@ -26,7 +26,7 @@ class Mamba2(nn.Module):
 
     Args:
         width: D, channels in and out.
-        state_size: N, numbers a channel remembers.
+        state_size: N, numbers that a channel remembers.
         head_size: P, channels of a head; must divide `width`.
         dt_min, dt_max: range of the step sizes at the beginning, in environment steps.
     """
@@ -111,7 +111,7 @@ class Mamba2(nn.Module):
 
 
 def ssd_states(v: Tensor, b: Tensor, log_a: Tensor) -> Tensor:
-    """States at the ends of rows of steps that begin at zero: v `[R, L, heads, P]`, b `[R, L, N]`,
+    """States at the ends of rows of steps that start from zero: v `[R, L, heads, P]`, b `[R, L, N]`,
     log_a `[R, L, heads]` -> `[R, heads, P, N]`."""
     total = _running(log_a)
     weighted = v * (total[:, -1:] - total).exp().to(v.dtype)[..., None]
@@ -123,7 +123,7 @@ def ssd_outputs(v: Tensor, b: Tensor, c: Tensor, log_a: Tensor, state: Tensor) -
     """Outputs of rows of steps as an attention without softmax (section 6 of the paper): `[R, L, heads, P]`.
 
     y_t = sum over s <= t of (C_t . B_s) exp(sum of log_a over s+1..t) v_s, and what the state before the row,
-    `[R, heads, P, N]`, adds. The sums are of numbers below 0: no factor is above 1.
+    `[R, heads, P, N]`, adds. The sums are of negative numbers, so no factor exceeds 1.
 
     Args:
         v: `[R, L, heads, P]`.

@@ -18,8 +18,8 @@ class MIMO(TimeInvariant):
     g, `[P]` complex.
 
     Attributes:
-        b: `[2P, D]`, its rows real and imaginary in turn: a matmul gives a complex view.
-        c: `[D, 2P]`, Re and -Im of the complex one in turn, so that Re(C x) = c . (Re x, Im x).
+        b: `[2P, D]`, alternating real and imaginary rows: a matmul gives a complex view.
+        c: `[D, 2P]`, alternating Re and -Im of the complex C, so that Re(C x) = c . (Re x, Im x).
         d: `[D]`.
     """
 

@@ -11,25 +11,25 @@ from worldmodels.ssm.hippo import hippo_normal, log_steps
 from worldmodels.ssm.siso import SISO
 
 SHOWN = 64
-"""Channels whose eigenvalues are told: at the larger presets all of them would take half a minute."""
+"""Channels whose eigenvalues are reported: at the larger presets all of them would take half a minute."""
 
 
 class S4(SISO):
     """D systems with A = Lambda - P P^*: y_t = 2 Re(C x_t) + D u_t by channel, in N/2 of N conjugate modes.
 
     Initialisation as published (theorem 1 and appendix): in the eigenbasis of HiPPO-LegS's normal part Lambda
-    holds its eigenvalues, P_n = sqrt(n + 1/2), B_n = sqrt(2n + 1), C complex normal, one step size a channel,
+    holds its eigenvalues, P_n = sqrt(n + 1/2), B_n = sqrt(2n + 1), C complex normal, a step size per channel,
     log-uniform in [dt_min, dt_max]; every channel has its own Lambda, P, B and C. With P on both sides and
     Re(Lambda) = -exp(.), A + A^* is negative definite (Goel et al., 2022, SaShiMi, section 4.1), so that the
     bilinear Abar shortens every state, whatever training does.
 
-    C is learned itself, not C (I - Abar^T): a window is computed in chunks, not by FFT over its length. The
-    step solves with I - dt A / 2 by Woodbury's identity: diagonalised, Abar would need eigenvectors of a
-    condition beyond float32.
+    C itself is learned, not C (I - Abar^T): a window is computed in chunks, not by FFT over its length. The
+    step solves with I - dt A / 2 by Woodbury's identity: diagonalised, Abar would need eigenvectors too
+    ill-conditioned for float32.
 
     Args:
         width: D, channels.
-        state_size: N/2, complex modes a channel.
+        state_size: N/2, complex modes per channel.
         dt_min, dt_max: range of the initial step sizes, in environment steps.
     """
 
@@ -69,8 +69,8 @@ class S4(SISO):
     def log_abar(self) -> Tensor:
         """Logarithms of the moduli of Abar's eigenvalues, `[n, N]` on the CPU, below 0.
 
-        Those of at most `SHOWN` channels, evenly chosen: P P^* moves them far from Lambda's, so that they
-        have to be computed.
+        Only those of at most `SHOWN` channels, evenly spaced: P P^* moves them far from Lambda's, so that
+        they have to be computed.
         """
         transition = self.response(1).powers[0]
         transition = transition[:: -(-len(transition) // SHOWN)].double().cpu()

@@ -25,15 +25,15 @@ class S4D(SISO):
     """D systems of one input, one output and N/2 complex modes: y_t = 2 Re(C x_t) + D u_t by channel.
 
     Initialisation as published (section 4): A from the normal part of HiPPO-LegS (`legs`) or
-    -1/2 + i pi n (`lin`), B = 1 (kept: only its product with C matters), C complex normal, one step size a
+    -1/2 + i pi n (`lin`), B = 1 (fixed: only its product with C matters), C complex normal, one step size per
     channel, log-uniform in [dt_min, dt_max]. Re(A) = -exp(.) keeps the system stable.
 
-    A window is computed in chunks, and the states only where they are asked for. Where all of them are, the
-    recurrence has them at once, at the price of `[B, T, D, N/2]` complex numbers of memory.
+    A window is computed in chunks, and the states only where they are asked for. If all of them are, the
+    recurrence yields them directly, at the cost of `[B, T, D, N/2]` complex numbers of memory.
 
     Args:
         width: D, channels.
-        state_size: N/2, complex modes a channel.
+        state_size: N/2, complex modes per channel.
         init: `legs` or `lin`.
         dt_min, dt_max: range of the initial step sizes, in environment steps.
         discretisation: `zoh` or `bilinear`.

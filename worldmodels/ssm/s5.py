@@ -15,9 +15,9 @@ class S5(MIMO):
     """x_t = Abar x_{t-1} + Bbar u_t, y_t = 2 Re(C x_t) + D u_t; Abar is diagonal, conjugates are left out.
 
     Initialisation as published (section 3.3 and appendix B.1): A = block-diagonal HiPPO-N, B and C drawn real
-    and rotated into its eigenbasis, zero-order hold with one step size a mode, log-uniform in [dt_min,
+    and rotated into its eigenbasis, zero-order hold with one step size per mode, log-uniform in [dt_min,
     dt_max]. Re(A) = -exp(.) keeps the system stable whatever training does. A, B and the step sizes are
-    trained apart, as in the authors' code (train_helpers.py, "standard").
+    a separate parameter group, as in the authors' code (train_helpers.py, "standard").
 
     Args:
         width: D, channels in and out.

@@ -23,19 +23,19 @@ def linear_recurrence(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Te
     Returns:
         `[B, T, ...modes]`; all four are real or all complex.
 
-    The loop is over time with one fused multiply-add a step; autograd never records it. Its adjoint is
+    The loop is over time with one fused multiply-add per step; autograd never records it. Its adjoint is
     g_t = dy_t + keep_{t+1} conj(decay_{t+1}) g_{t+1}, with d inputs = g and
     d decay_t = keep_t conj(x_{t-1}) g_t. On a GPU with Triton each of the two is one kernel (scan_triton.py).
 
-    An `autograd.Function` and no `torch.library.custom_op`: measured side by side, on pairs of real numbers
-    as such an operator wants them, the same loops gave the same bits, and the way in and out of the operator
+    An `autograd.Function`, not a `torch.library.custom_op`: measured side by side, on pairs of real numbers
+    as such an operator requires, the same loops gave the same bits, and the overhead of calling the operator
     made windows of 64 and 256 steps slower. Nothing here is compiled, which is what an operator would be for.
     """
     return _LinearRecurrence.apply(decay, inputs, state, is_first)
 
 
 def steps_with_resets(is_first: Tensor) -> list[bool]:
-    """Which steps reset any row. Reading it on a GPU would wait for the device: there, all count as such."""
+    """Which steps reset any row. On a GPU reading this would wait for the device: all count as such there."""
     if is_first.is_cuda:
         return [True] * is_first.shape[1]
     return is_first.any(0).tolist()
@@ -100,7 +100,7 @@ def loop_forward(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor)
 def loop_backward(
     decay: Tensor, state: Tensor, is_first: Tensor, states: Tensor, grad: Tensor, resets: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by decay (at every step, where it has steps), inputs and state."""
+    """Gradients with respect to decay (per step if it varies by step), inputs and state."""
     states, grad = states.transpose(0, 1), grad.transpose(0, 1)
     adjoint = torch.empty_like(states)
     erased = _erased(is_first, states)
@@ -120,7 +120,7 @@ def loop_backward(
 
 
 def _erased(is_first: Tensor, states: Tensor) -> Tensor:
-    """`[T, B]`, and an axis of 1 for every one of the modes, from `[B, T]` and `[T, B, ...modes]`."""
+    """`[T, B]` with an axis of size 1 for each axis of modes, from `[B, T]` and `[T, B, ...modes]`."""
     return is_first.t().reshape(*states.shape[:2], *(1,) * (states.dim() - 2))
 
 

@@ -20,7 +20,7 @@ STEPS, MODES = 64, 16  # of a tile
 
 @triton.jit
 def _then(cut, a_re, a_im, x_re, x_im, cut_2, a_re_2, a_im_2, x_re_2, x_im_2):
-    """Steps x -> a x + b one after the other, as (cut, a, b); cut is 1 where nothing from before is left."""
+    """Composes two steps x -> a x + b, as (cut, a, b); cut is 1 where nothing from before is left."""
     keep = cut_2 == 0
     b_re = x_re_2 + tl.where(keep, a_re_2 * x_re - a_im_2 * x_im, 0.0)
     b_im = x_im_2 + tl.where(keep, a_re_2 * x_im + a_im_2 * x_re, 0.0)
@@ -70,7 +70,7 @@ def _scan(cut, a_re, a_im, x_re, x_im, COMPLEX: tl.constexpr, REVERSE: tl.conste
 
 @triton.jit
 def _carry_on(cut, a_re, a_im, x_re, x_im, carry_re, carry_im):
-    """Tile `[STEPS, MODES]` scanned from zero, and what comes into it `[MODES]` -> the tile from there."""
+    """Tile `[STEPS, MODES]` scanned from zero, and the state before it `[MODES]` -> scanned from there."""
     keep = cut == 0
     x_re += tl.where(keep, a_re * carry_re - a_im * carry_im, 0.0)
     x_im += tl.where(keep, a_re * carry_im + a_im * carry_re, 0.0)
@@ -79,7 +79,7 @@ def _carry_on(cut, a_re, a_im, x_re, x_im, carry_re, carry_im):
 
 @triton.jit
 def _row(tile, which):
-    """One row, `which` `[STEPS, 1]`, of a tile; a sum would let NaN of other rows in."""
+    """One row, `which` `[STEPS, 1]`, of a tile; selected, since a product would let NaN of other rows in."""
     return tl.reduce(tl.where(which, tile, 0.0), 0, _plus)
 
 
@@ -184,7 +184,7 @@ def forward(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> T
 def backward(
     decay: Tensor, state: Tensor, is_first: Tensor, states: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by decay, inputs and state for `grad` `[B, T, M]`, that by the `states` of `forward`."""
+    """Gradients of decay, inputs and state, given `grad` `[B, T, M]`, that of the `states` of `forward`."""
     adjoint = torch.empty_like(states)
     by_state = torch.empty_like(state, memory_format=torch.contiguous_format)
     varying = decay.dim() > 1
@@ -207,7 +207,7 @@ def _kind(decay: Tensor) -> tuple[bool, bool]:
 
 
 def _real(x: Tensor) -> Tensor:
-    """The numbers in a row, complex ones as pairs."""
+    """The numbers contiguously in memory, complex ones as pairs."""
     x = x.contiguous().resolve_conj()
     return torch.view_as_real(x) if x.is_complex() else x
 

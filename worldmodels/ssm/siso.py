@@ -15,7 +15,7 @@ from worldmodels.ssm.keep import Keep
 class SISO(TimeInvariant):
     """D systems of one input, one output and N/2 complex modes: y_t = 2 Re(C x_t) + D u_t by channel.
 
-    A subclass makes its dynamics, then the readout (`_make_readout`), and writes `response` and `_advance`.
+    A subclass creates dynamics, then the readout (`_make_readout`), and implements `response`, `_advance`.
 
     Attributes:
         state_shape: (D, N/2, 2).
