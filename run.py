@@ -480,21 +480,17 @@ def _of_others(error: BaseException) -> bool:
 def _check_parts(config: configs.Config) -> None:
     """Build one agent and one replay. Raises ValueError if they refuse a name or a size, the replay's memory
     is too small for the task's steps, or compiling is asked for and not possible."""
-    import numpy as np
-
+    from agent import evaluation
     from agent.agent import Agent, choose_device
     from agent.compiling import check_compiler
 
     if config.compile:
         check_compiler(choose_device(config.device))
     here = configs.override(config, {"device": "cpu", "compile": False, "envs.mode": "sync"})
-    envs = _env_maker(here)(1, here.seed, 0)
-    observations, actions = envs.observation_space, envs.action_space
-    envs.close()
+    observations, actions = evaluation.spaces_of(_env_maker(here), here.seed)
     Agent(observations, actions, here, "cpu")
-    store = _replay_maker(here)(here.envs.count, Path("replay"), dict).replay.store
-    row = *observations.sample().values(), actions.sample(), np.zeros(1, np.float32), np.zeros(3, bool)
-    store.rows_that_fit(sum(np.asarray(part).nbytes for part in row))
+    loader = _replay_maker(here)(here.envs.count, Path("replay"), dict)
+    loader.replay.check_memory([*observations.values(), actions])
 
 
 def _default_logdir(config: configs.Config) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from tqdm import tqdm
 
@@ -136,7 +137,14 @@ def load_agent(
 
 def build_agent(config: Mapping[str, Any], make_envs: Callable[[int, int, int], Any], seed: int) -> Agent:
     """An agent for the spaces of the environments, on the device of the configuration."""
+    return Agent(*spaces_of(make_envs, seed), config, choose_device(config["device"]))
+
+
+def spaces_of(
+    make_envs: Callable[[int, int, int], Any], seed: int
+) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
+    """Observation and action space of the environments."""
     envs = make_envs(1, seed, 0)
     spaces = envs.observation_space, envs.action_space
     envs.close()
-    return Agent(*spaces, config, choose_device(config["device"]))
+    return spaces

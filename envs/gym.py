@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -106,11 +107,10 @@ def _naming_the_extra(spec: EnvSpec, call: Callable[[], T]) -> T:
     try:
         return call()
     except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
-        before, _, family = str(spec.entry_point).partition("gymnasium.envs.")
-        extra = EXTRAS.get(family.split(".")[0].split(":")[0])
-        if before or extra is None:
-            raise  # not gymnasium's environment
+        family = re.match(r"gymnasium\.envs\.(\w+)", str(spec.entry_point))
+        if family is None or family[1] not in EXTRAS:
+            raise
         raise ImportError(
             f"Task {spec.id!r} needs a package that is not installed: "
-            f"pip install 'gymnasium[{extra}]' ({error})"
+            f"pip install 'gymnasium[{EXTRAS[family[1]]}]' ({error})"
         ) from error

@@ -5,12 +5,14 @@ A row holds what one environment showed and what was then done: `obs/*`, `reward
 windows are read with it shifted once, here and nowhere else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 
 from replay import checks
+from replay.chunk import FLAGS
 from replay.sampler import Sampler
 from replay.states import KeptStates
 from replay.store import Fingerprints, Read, Rows, Store
@@ -142,6 +144,18 @@ class Replay:
     def bytes_per_step(self) -> int:
         """Bytes of one stored step, without its share of a kept state; 0 until the first rows are added."""
         return self.store.row_bytes
+
+    def check_memory(self, spaces: Iterable[gymnasium.Space]) -> None:
+        """Check early what the first `add` checks: that memory holds rows of these observations and actions.
+
+        Raises ValueError if it does not hold two chunks of every stream.
+        """
+        row = (
+            *(np.asarray(space.sample()) for space in spaces),
+            np.zeros(1, np.float32),
+            np.zeros(len(FLAGS), bool),
+        )
+        self.store.rows_that_fit(sum(part.nbytes for part in row))
 
     def describe(self) -> str:
         """Return one line on capacity, memory and disk, to be printed when a run starts."""

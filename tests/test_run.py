@@ -13,7 +13,7 @@ import pytest
 
 import configs
 import run
-from agent.evaluation import build_agent
+from agent.evaluation import build_agent, spaces_of
 from agent.stopping import Stopped
 from studies import records
 
@@ -50,7 +50,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     online = SimpleNamespace(train=keep("train", TRAINED), Stopped=Stopped)
     crash = SimpleNamespace(reproduce=keep("reproduce", FAILED))
-    evaluation = SimpleNamespace(evaluate=keep("eval", EVALUATION), build_agent=build_agent)
+    evaluation = SimpleNamespace(
+        evaluate=keep("eval", EVALUATION), build_agent=build_agent, spaces_of=spaces_of
+    )
     monkeypatch.setitem(
         sys.modules, "agent", SimpleNamespace(online=online, crash=crash, evaluation=evaluation)
     )

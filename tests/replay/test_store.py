@@ -4,6 +4,7 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -208,6 +209,17 @@ def test_too_little_memory_says_how_much_is_needed(tmp_path: Path) -> None:
     """Two chunks of every stream have to fit."""
     with pytest.raises(ValueError, match=r"replay.memory_gb is .* are needed: two chunks of 8 rows of 2 str"):
         filled(tmp_path, 1, memory_gb=5e-7)
+
+
+def test_too_little_memory_is_seen_before_the_first_row(tmp_path: Path) -> None:
+    """From the spaces alone, and by the very bytes of a row."""
+    box = gymnasium.spaces.Box
+    spaces = box(0, 9, (2,), np.float32), box(0, 255, (3, 2, 1), np.uint8), gymnasium.spaces.Discrete(1000)
+    folder, enough = tmp_path / "replay", SIZES["memory_gb"]
+    filled(folder, 0)[0].check_memory(spaces)
+    with pytest.raises(ValueError, match=r"replay.memory_gb is .* are needed"):
+        filled(folder, 0, memory_gb=0.999 * enough)[0].check_memory(spaces)
+    assert not folder.exists()
 
 
 def test_rows_that_are_being_read_are_not_overwritten() -> None:
