@@ -91,9 +91,9 @@ class Logger:
         if self._events and finite.size:
             self._events.write(step, tb.histogram(name, finite, bins))
 
-    def progress(self, step: int, updates: int, last_return: float | None = None, note: str = "") -> None:
+    def progress(self, step: int, updates: int, last_return: float | None = None) -> None:
         """Show how far the run is. Cheap enough to be called at every step of the loop."""
-        self._progress.show(step, updates, last_return, note)
+        self._progress.show(step, updates, last_return)
 
     def say(self, text: str) -> None:
         """Print a line on stderr without tearing the progress line."""
@@ -147,7 +147,7 @@ class _Progress:
     def __init__(self, total: int, start: int, interval: float) -> None:
         self._total, self._interval = total, interval
         self._shown_step, self._shown_time = start, time.monotonic()
-        self._newest: tuple[int, int, float | None, str] | None = None
+        self._newest: tuple[int, int, float | None] | None = None
         self._bar: tqdm | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(
@@ -160,8 +160,8 @@ class _Progress:
                 "[{remaining} left, {rate_fmt}{postfix}]",
             )
 
-    def show(self, step: int, updates: int, last_return: float | None, note: str) -> None:
-        self._newest = (step, updates, last_return, note)
+    def show(self, step: int, updates: int, last_return: float | None) -> None:
+        self._newest = (step, updates, last_return)
         elapsed = time.monotonic() - self._shown_time
         if elapsed >= (0.2 if self._bar is not None else self._interval):
             self._draw(elapsed)
@@ -177,10 +177,9 @@ class _Progress:
     def _draw(self, elapsed: float) -> None:
         if self._newest is None or (step := self._newest[0]) == self._shown_step:
             return
-        _, updates, last_return, note = self._newest
+        _, updates, last_return = self._newest
         known = last_return is not None and math.isfinite(last_return)
         parts = [f"{updates:,} updates", f"return {last_return:.4g}" if known else "return -"]
-        parts += [note] if note else []
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(parts), refresh=False)
             self._bar.update(step - self._bar.n)

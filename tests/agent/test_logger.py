@@ -132,10 +132,10 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     log = Logger(tmp_path, 1000, tensorboard=False, resume_step=100)
-    log.progress(400, 12, 0.5, note="saving")
+    log.progress(400, 12, 0.5)
     log.close()
     shown = terminal.getvalue()
-    assert "40%" in shown and "12 updates, return 0.5, saving" in shown and "left" in shown
+    assert "40%" in shown and "12 updates, return 0.5" in shown and "left" in shown
     assert "400/1.00k" in shown
 
 
