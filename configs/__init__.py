@@ -18,7 +18,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from configs.tree import Config, did_you_mean
+from configs.nearest import did_you_mean
+from configs.tree import Config
 from configs.values import as_type_of, listed, outside, plain, shown, type_name, typed
 
 __all__ = [

@@ -1,9 +1,10 @@
 """The immutable tree that holds a merged configuration."""
 
-import difflib
 import keyword
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from configs.nearest import did_you_mean
 
 
 class Config(Mapping[str, Any]):
@@ -93,22 +94,3 @@ class Config(Mapping[str, Any]):
             else:
                 leaves[key] = value
         return leaves
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """' Did you mean 'x'?' for the known name nearest to this one, or ''.
-
-    A dotted name is compared as a whole, then by its last part; one without a dot, by last parts only.
-    """
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1) if "." in name else []
-    if not close:
-        by_end: dict[str, str] = {}
-        for key in known:
-            by_end.setdefault(_end(key), key)
-        close = [by_end[end] for end in difflib.get_close_matches(_end(name), by_end, n=1)]
-    return f" Did you mean '{close[0]}'?" if close else ""
-
-
-def _end(name: str) -> str:
-    return name.lstrip("-").rpartition(".")[2]

@@ -1,0 +1,25 @@
+"""The known name nearest to a mistyped one, for messages."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """' Did you mean 'x'?' for the `most` known names nearest to this one, or ''; upper and lower case alike.
+
+    A dotted name is compared as a whole, then by its last part; one without a dot, by last parts only.
+    """
+    whole: dict[str, str] = {}
+    by_end: dict[str, str] = {}
+    for key in known:
+        whole.setdefault(key.lower(), key)
+        by_end.setdefault(_end(key), key)
+    close: list[str] = []
+    if "." in name:
+        close = [whole[key] for key in difflib.get_close_matches(name.lower(), whole, most)]
+    close = close or [by_end[end] for end in difflib.get_close_matches(_end(name), by_end, most, 0.5)]
+    return f" Did you mean {' or '.join(repr(key) for key in close)}?" if close else ""
+
+
+def _end(name: str) -> str:
+    return name.lower().lstrip("-").rpartition(".")[2]
