@@ -20,14 +20,12 @@ class ActionCodec:
     Discrete and MultiDiscrete, counted from 0, become concatenated one-hot vectors; a Box is flattened.
 
     Raises:
-        ValueError: for any other action space, or unless 0 < min_std <= max_std.
+        ValueError: for any other action space, or unless min_std <= max_std.
     """
 
     def __init__(self, space: gymnasium.Space, unimix: float, min_std: float, max_std: float) -> None:
-        if not 0 < min_std <= max_std:
-            raise ValueError(
-                f"actor_critic.min_std must be above 0 and at most max_std, got {min_std} and {max_std}"
-            )
+        if min_std > max_std:
+            raise ValueError(f"actor_critic.min_std must be at most max_std, got {min_std} and {max_std}")
         self.space, self.shape = space, space.shape or ()
         self.unimix, self.min_std, self.max_std = unimix, min_std, max_std
         if isinstance(space, spaces.Discrete):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,30 +12,29 @@ from agent.imagination import Trajectory
 from worldmodels.heads import TwoHotHead
 from worldmodels.nets import MLP, frozen
 
-GRADIENTS = ("reinforce", "dynamics", "auto")
-
 
 def lambda_returns(
     reward: Tensor, alive: Tensor, last: Tensor, value: Tensor, discount: float, lam: float
 ) -> Tensor:
     """Lambda-returns of positions 0 .. T - 2, `[N, T - 1]` (DreamerV3, eq. 7).
 
-    R_t = reward_{t+1} + discount alive_{t+1} ((1 - mix) value_{t+1} + mix R_{t+1}), with mix = lam unless row
-    t + 1 is the last of its episode or of the window, where it is 0: there the return is bootstrapped
-    from the value, and nothing of the next episode leaks in.
+    R_t = reward_{t+1} + discount alive_{t+1} ((1 - lam) value_{t+1} + lam R_{t+1}), but where row t + 1 is
+    the last of its episode or of the window, the return is bootstrapped from value_{t+1} alone, and nothing
+    of the next episode leaks in.
 
     Args:
-        reward, alive, last, value: `[N, T]`, each what ARRIVED with row t. `alive` is the probability that
-            the state is not terminal, so a terminal row contributes its reward and no value; a time limit is
-            `last` but alive.
+        reward, alive, value: `[N, T]`, each what ARRIVED with row t. `alive` is the probability that the
+            state is not terminal, so a terminal row contributes its reward and no value.
+        last: `[N, T]` bool; a time limit is last but alive.
         discount: factor per step.
         lam: lambda.
     """
-    mix = lam * (1 - last)
-    future = value[:, -1]
+    future, mix = value[:, -1], value.new_full((), lam)
     returns = []
     for t in range(reward.shape[1] - 1, 0, -1):
-        future = reward[:, t] + discount * alive[:, t] * torch.lerp(value[:, t], future, mix[:, t])
+        # Selected, not multiplied by 0: what follows may belong to another episode, and be NaN.
+        ahead = torch.where(last[:, t], value[:, t], torch.lerp(value[:, t], future, mix))
+        future = reward[:, t] + discount * alive[:, t] * ahead
         returns.append(future)
     return torch.stack(returns[::-1], 1)
 
@@ -100,8 +98,6 @@ class ActorCritic(nn.Module):
         replay_value: float,
     ) -> None:
         super().__init__()
-        if gradient not in GRADIENTS:
-            raise ValueError(f"actor_critic.gradient must be one of {', '.join(GRADIENTS)}, got {gradient!r}")
         self.codec = codec
         self.through_dynamics = gradient == "dynamics" or (gradient == "auto" and not codec.discrete)
         self.discount, self.lam, self.entropy = discount, lam, entropy
@@ -121,7 +117,7 @@ class ActorCritic(nn.Module):
 
     def loss(
         self, dream: Trajectory, reward: Tensor, alive: Tensor
-    ) -> tuple[Tensor, Tensor, Mapping[str, Tensor]]:
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Actor and critic loss of imagined trajectories, each a scalar, and metrics.
 
         Args:
@@ -137,7 +133,9 @@ class ActorCritic(nn.Module):
         if self.through_dynamics:
             with frozen(self.critic):
                 ahead = self.critic.mean(self.critic(dream.policy))
-        imagined = lambda_returns(reward, alive, torch.zeros_like(reward), ahead, self.discount, self.lam)
+        imagined = lambda_returns(
+            reward, alive, torch.zeros_like(reward, dtype=torch.bool), ahead, self.discount, self.lam
+        )
         returns = imagined.detach()
         # Steps after a probable end count only with the probability of being reached.
         weight = torch.cumprod(
@@ -169,10 +167,13 @@ class ActorCritic(nn.Module):
         """Critic loss on a replayed window, a scalar: policy inputs `[B, T, P]`, the rest `[B, T]`."""
         logits = self.critic(policy)
         value = self.critic.mean(logits.detach())
-        last = is_last.float()
-        returns = lambda_returns(reward, 1 - is_terminal.float(), last, value, self.discount, self.lam)
-        # The row after a last one belongs to another episode: no return is defined from a last row.
-        return ((1 - last[:, :-1]) * self._critic_loss(logits[:, :-1], policy[:, :-1], returns)).mean()
+        returns = lambda_returns(reward, 1 - is_terminal.float(), is_last, value, self.discount, self.lam)
+        # The row after a last one belongs to another episode: no return is defined from a last row, and what
+        # stands in its place must not reach the gradients, even where it is NaN.
+        undefined = is_last[:, :-1]
+        target = returns.masked_fill(undefined, 0)
+        losses = self._critic_loss(logits[:, :-1], policy[:, :-1], target)
+        return losses.masked_fill(undefined, 0).mean()
 
     def _critic_loss(self, logits: Tensor, policy: Tensor, target: Tensor) -> Tensor:
         with torch.no_grad():

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from worldmodels import Backbone, State
 
-STARTS = ("random", "last", "all")
-
 
 @dataclass
 class Trajectory:

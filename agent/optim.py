@@ -31,8 +31,6 @@ class Optimiser:
         clip: float,
         warmup: int,
     ) -> None:
-        if clip <= 0:
-            raise ValueError(f"optimiser.clip must be above 0 (inf clips nothing), got {clip}")
         modules = list(modules)
         named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
         of_ssm = {

@@ -2,39 +2,42 @@
 
 The order, later ones winning: `defaults.yaml`, the backbone's block of `backbones.yaml`, a size preset of
 `sizes.yaml`, the task's block of `tasks.yaml`, further presets from left to right, overrides. `defaults.yaml`
-alone says which options exist, of which type, and (in its comments) what they mean; a block may nest its keys
-or write them with dots.
+alone says which options exist, of which type, what they mean and what they may be (in its comments); a block
+may nest its keys or write them with dots. What the backbone's block sets makes the backbone what its name
+says, so that nothing after it may set it otherwise.
 
 Every user's mistake is a ValueError that names the key, what was expected, what was given, and where.
 """
 
-import os
-import re
+from __future__ import annotations
+
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import YAMLError
 
+from configs import blocks
 from configs.nearest import did_you_mean
+from configs.options import Option, listed, shown, typed
 from configs.tree import Config
-from configs.values import as_type_of, listed, outside, plain, shown, type_name, typed
 
 __all__ = [
     "Config",
+    "Mistake",
     "Option",
     "backbones",
     "describe",
     "did_you_mean",
     "differences",
+    "dump",
     "headings",
+    "label",
     "load",
     "override",
     "presets",
     "read",
-    "save",
     "typed",
 ]
 
@@ -48,15 +51,10 @@ FREE_TO_CHANGE = (
     "envs.timeout",
     "envs.restarts",
 )  # a run may be resumed with other values of these
-_COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<!\s)\#|[^"'#])*?\s(?P<comment>\#.*)$""")
 
 
-class Option(NamedTuple):
-    """One option as `--help` shows it: dotted key, default, and the comment that stands beside it."""
-
-    key: str
-    default: Any
-    meaning: str
+class Mistake(ValueError):  # noqa: N818 (the user's, not the program's)
+    """A user's mistake that shows only while a command is at work: its message, and exit code 2."""
 
 
 def load(
@@ -65,7 +63,7 @@ def load(
     presets: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     cuda_available: bool = False,
-    directory: str | Path | None = None,
+    directory: str | Path = DIRECTORY,
 ) -> Config:
     """Merge everything that configures one run.
 
@@ -74,69 +72,70 @@ def load(
             the whole of it, where there are such blocks. None: the default task.
         backbone: a block of `backbones.yaml`. None: the default backbone.
         presets: names of `sizes.yaml`. The first is the size and goes before the task's block, the others
-            after it. With none, the size is `12m` with a CUDA GPU and `cpu` without.
+            after it. With none, the size is `12m` with a CUDA GPU and `small` without.
         overrides: dotted key -> value, or the text of one as typed on a command line.
         cuda_available: whether this machine has a CUDA GPU.
-        directory: where the YAML files are. None: this package.
+        directory: where the YAML files are.
 
     Raises:
-        ValueError: an unknown backbone, preset or key, or a value of another type than the default's.
+        ValueError: an unknown backbone, preset or key, a value that its option does not take, or one that
+            would make the backbone another.
     """
-    folder = _folder(directory)
-    defaults = _defaults(folder)
-    of_backbone, of_size, of_task = (_blocks(folder, n, defaults) for n in ("backbones", "sizes", "tasks"))
-    task = defaults["task"] if task is None else task
-    backbone = defaults["backbone"] if backbone is None else backbone
-    names = list(presets) or ["12m" if cuda_available else "cpu"]
-    layers = [_choose("backbone", backbone, of_backbone), _choose("preset", names[0], of_size)]
+    folder = Path(directory)
+    options = blocks.options(folder)
+    of_backbone, of_size, of_task = (_blocks(folder, n, options) for n in ("backbones", "sizes", "tasks"))
+    task = str(options["task"].default) if task is None else task
+    backbone = str(options["backbone"].default) if backbone is None else backbone
+    names = list(presets) or ["12m" if cuda_available else "small"]
+    own = _choose("backbone", backbone, of_backbone)
+    layers = [_choose("preset", names[0], of_size)]
     layers += [of_task[name] for name in dict.fromkeys((task.split(":")[0], task)) if name in of_task]
     layers += [_choose("preset", name, of_size) for name in names[1:]]
-    layers.append(_checked(overrides or {}, defaults, "the command line"))
-    merged = dict(defaults)
+    layers.append(_checked(overrides or {}, options, "the command line"))
+    merged = {key: option.default for key, option in options.items()} | own
     for layer in layers:
-        merged.update(layer)
+        for key in own.keys() & layer.keys():
+            if layer[key] != own[key]:
+                raise ValueError(_another_backbone(backbone, key, layer[key], of_backbone))
+        merged |= layer
     return Config(_nested(merged | {"task": task, "backbone": backbone}))
 
 
-def override(config: Config, overrides: Mapping[str, Any], source: str = "the command line") -> Config:
-    """The same configuration with some dotted keys changed; types follow the values it has now."""
-    flat = config.flat()
-    return Config(_nested(flat | _checked(overrides, flat, source)))
+def override(
+    config: Config,
+    overrides: Mapping[str, Any],
+    source: str = "the command line",
+    directory: str | Path = DIRECTORY,
+) -> Config:
+    """The same configuration with the values of some dotted keys changed; raises as `load` does."""
+    checked = _checked(overrides, blocks.options(Path(directory)), source)
+    return Config(_nested(config.flat() | checked))
 
 
-def save(config: Config, path: str | Path) -> None:
-    """Write the configuration as YAML, atomically: a reader sees the old file or the new one, whole."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        YAML().dump(_in_flow_style(config.to_dict()), file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def dump(config: Config) -> str:
+    """The configuration as YAML, which `read` takes back."""
+    text = io.StringIO()
+    YAML().dump(config.to_dict(), text)
+    return text.getvalue()
 
 
-def read(path: str | Path, directory: str | Path | None = None) -> Config:
-    """Read what `save` wrote.
+def read(path: str | Path, directory: str | Path = DIRECTORY) -> Config:
+    """Read what `dump` wrote.
 
     Raises:
-        ValueError: the file holds an unknown option, lacks one, or holds a value of another type: it was
-            written by another version of this code, or edited.
+        ValueError: the file holds an unknown option, lacks one, or holds a value that its option does not
+            take: it was written by another version of this code, or edited.
     """
-    defaults = _defaults(_folder(directory))
-    leaves = _flatten(_parse(Path(path)), str(path))
-    saved = _checked(leaves, defaults, str(path), choosing=True)
-    missing = [key for key in defaults if key not in saved]
+    options = blocks.options(Path(directory))
+    leaves = blocks.flatten(blocks.parse(Path(path)), str(path))
+    saved = _checked(leaves, options, str(path), choosing=True)
+    missing = [key for key in options if key not in saved]
     if missing:
         raise ValueError(
             f"{path} lacks {listed(missing)}: expected every option of defaults.yaml. It was written by "
             f"another version of this code; add them to the file, or use the version that wrote it."
         )
-    return Config(_nested({key: saved[key] for key in defaults}))
+    return Config(_nested({key: saved[key] for key in options}))
 
 
 def differences(saved: Config, now: Config, ignore: Iterable[str] = FREE_TO_CHANGE) -> list[str]:
@@ -146,92 +145,57 @@ def differences(saved: Config, now: Config, ignore: Iterable[str] = FREE_TO_CHAN
     return [f"{key}: saved {old[key]!r}, now {new[key]!r}" for key in kept if old[key] != new[key]]
 
 
-def describe(directory: str | Path | None = None) -> list[Option]:
-    """Every option with its default and its meaning, in the order of `defaults.yaml`.
-
-    The meaning is the comment at the end of the option's line (with the lines that continue it in the same
-    column), else the comment lines right above it; '' where there is neither.
-    """
-    path = _folder(directory) / "defaults.yaml"
-    meanings = _meanings(path)
-    return [Option(key, default, meanings[key]) for key, default in _defaults(path.parent).items()]
+def describe(directory: str | Path = DIRECTORY) -> list[Option]:
+    """Every option, in the order of `defaults.yaml`."""
+    return list(blocks.options(Path(directory)).values())
 
 
-def headings(directory: str | Path | None = None) -> dict[str, str]:
+def headings(directory: str | Path = DIRECTORY) -> dict[str, str]:
     """The top-level groups of options and what their comments say of them."""
-    path = _folder(directory) / "defaults.yaml"
-    meanings = _meanings(path)
-    return {key: meanings[key] for key, value in _parse(path).items() if isinstance(value, Mapping)}
+    return blocks.headings(Path(directory))
 
 
-def backbones(directory: str | Path | None = None) -> list[str]:
+def backbones(directory: str | Path = DIRECTORY) -> list[str]:
     """Names that `load(backbone=...)` takes."""
-    return list(_parse(_folder(directory) / "backbones.yaml"))
+    return list(blocks.blocks(Path(directory), "backbones"))
 
 
-def presets(directory: str | Path | None = None) -> list[str]:
+def label(backbone: str, directory: str | Path = DIRECTORY) -> str:
+    """A backbone's name in a table: with its layer in brackets where the name does not say it."""
+    own = blocks.blocks(Path(directory), "backbones").get(backbone, {})
+    layer = next((str(value) for key, value in own.items() if key.endswith(".layer")), "")
+    return backbone if not layer or backbone.endswith(f"_{layer}") else f"{backbone} ({layer})"
+
+
+def presets(directory: str | Path = DIRECTORY) -> list[str]:
     """Names that `load(presets=...)` takes."""
-    return list(_parse(_folder(directory) / "sizes.yaml"))
+    return list(blocks.blocks(Path(directory), "sizes"))
 
 
-def _folder(directory: str | Path | None) -> Path:
-    return DIRECTORY if directory is None else Path(directory)
-
-
-def _parse(path: Path) -> CommentedMap:
-    """One YAML file whose top is a mapping; one with nothing but comments is an empty mapping."""
-    try:
-        tree = YAML().load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    if tree is None:
-        return CommentedMap()
-    if not isinstance(tree, CommentedMap):
-        raise ValueError(f"{path}: expected a mapping of names to values, got {type(tree).__name__}.")
-    return tree
-
-
-def _defaults(folder: Path) -> dict[str, Any]:
-    """Dotted key -> default, as plain Python values: the list of all options and their types."""
-    path = folder / "defaults.yaml"
-    return {key: plain(value, f"{path}, '{key}'") for key, value in _flatten(_parse(path), str(path)).items()}
-
-
-def _blocks(folder: Path, name: str, defaults: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _blocks(folder: Path, name: str, options: Mapping[str, Option]) -> dict[str, dict[str, Any]]:
     """Block name -> its checked options, for one file of blocks; all are checked, not only those in use."""
+    found = blocks.blocks(folder, name)
     path = folder / f"{name}.yaml"
-    blocks: dict[str, dict[str, Any]] = {}
-    for block, tree in _parse(path).items():
-        source = f"{path}, block '{block}'"
-        if not isinstance(tree, Mapping | None):
-            raise ValueError(f"{source}: expected options, got {shown(tree)}.")
-        blocks[str(block)] = _checked(_flatten(tree or {}, source), defaults, source)
-    return blocks
+    return {block: _checked(own, options, f"{path}, block '{block}'") for block, own in found.items()}
 
 
-def _choose(what: str, name: str, blocks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    if name not in blocks:
+def _choose(what: str, name: str, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    if name not in known:
         raise ValueError(
-            f"unknown {what} '{name}'.{did_you_mean(name, blocks)} Expected one of {listed(blocks)}."
+            f"unknown {what} '{name}'.{did_you_mean(name, known)} Expected one of {listed(known)}."
         )
-    return blocks[name]
+    return known[name]
 
 
-def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> value as YAML gave it. A key may itself be dotted."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if not isinstance(key, str):
-            raise ValueError(f"{source}: expected names as keys, got {shown(key)} under '{prefix[:-1]}'.")
-        if isinstance(value, Mapping):
-            if not value:
-                raise ValueError(
-                    f"{source}: the group '{prefix}{key}' is empty; give it options or take it out."
-                )
-            leaves.update(_flatten(value, source, f"{prefix}{key}."))
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+def _another_backbone(backbone: str, key: str, value: Any, known: Mapping[str, dict[str, Any]]) -> str:
+    """Why `key` cannot have this value, with the backbones that it makes."""
+    model = backbone.partition("_")[0]
+    right = [name for name, own in known.items() if own.get(key) == value and name.partition("_")[0] == model]
+    instead = f"use --backbone {' or '.join(right)}" if right else "use another --backbone"
+    return (
+        f"option '{key}' belongs to what backbone '{backbone}' is, where it is "
+        f"{typed(known[backbone][key])}; for {typed(value)} {instead}."
+    )
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,79 +210,19 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked(
-    values: Mapping[str, Any], defaults: Mapping[str, Any], source: str, choosing: bool = False
+    values: Mapping[str, Any], options: Mapping[str, Option], source: str, choosing: bool = False
 ) -> dict[str, Any]:
-    """The values converted to their defaults' types; `choosing` allows task and backbone among them."""
-    checked: dict[str, Any] = {}
+    """The values in their options' types; `choosing` allows task and backbone among them."""
     for key, value in values.items():
         if key in CHOOSING and not choosing:
             raise ValueError(
                 f"{source}: '{key}' chooses the blocks to merge and cannot be set here; use --{key}."
             )
-        if key not in defaults:
-            inside = [known for known in defaults if known.startswith(f"{key}.")]
+        if key not in options:
+            inside = [known for known in options if known.startswith(f"{key}.")]
             if inside:
                 raise ValueError(
                     f"{source}: '{key}' is a group of options, got {shown(value)}; set {listed(inside)}."
                 )
-            raise ValueError(f"{source}: unknown option '{key}'.{did_you_mean(key, defaults)}")
-        try:
-            checked[key] = as_type_of(defaults[key], value)
-        except (ValueError, OverflowError):
-            raise ValueError(
-                f"{source}: option '{key}' expects {type_name(defaults[key])} (such as "
-                f"{typed(defaults[key])}), got {shown(value)}."
-            ) from None
-        expected = outside(key, checked[key])
-        if expected:
-            raise ValueError(f"{source}: option '{key}' expects {expected}, got {shown(value)}.")
-    return checked
-
-
-def _meanings(path: Path) -> dict[str, str]:
-    """Dotted key of each option and group -> its comment."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    meanings: dict[str, str] = {}
-
-    def walk(node: CommentedMap, prefix: str) -> None:
-        for key, value in node.items():
-            line, column = node.lc.key(key)
-            meanings[f"{prefix}{key}"] = _comment(lines, line, column)
-            if isinstance(value, CommentedMap):
-                walk(value, f"{prefix}{key}.")
-
-    walk(_parse(path), "")
-    return meanings
-
-
-def _comment(lines: Sequence[str], line: int, column: int) -> str:
-    """The comment at the end of a line and its continuation, else the one above it in the given column."""
-    found: list[str] = []
-    match = _COMMENT.match(lines[line])
-    if match:
-        found.append(match["comment"])
-        below = " " * match.start("comment") + "#"
-        for text in lines[line + 1 :]:
-            if not text.startswith(below):
-                break
-            found.append(text)
-    else:
-        for text in reversed(lines[:line]):
-            if not text.startswith(" " * column + "#"):
-                break
-            found.insert(0, text)
-    return " ".join(text.strip().lstrip("#").strip() for text in found)
-
-
-def _in_flow_style(tree: dict[str, Any]) -> dict[str, Any]:
-    """The tree with its lists marked to be written on one line, `[a, b]`."""
-    marked: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            marked[key] = _in_flow_style(value)
-        elif isinstance(value, list):
-            marked[key] = CommentedSeq(value)
-            marked[key].fa.set_flow_style()
-        else:
-            marked[key] = value
-    return marked
+            raise ValueError(f"{source}: unknown option '{key}'.{did_you_mean(key, options)}")
+    return {key: options[key].value(value, source) for key, value in values.items()}

@@ -1,33 +1,57 @@
-"""What the commands of run.py share: a parser with an argument for each option, the exit on a mistake."""
+"""What the commands of run.py share: the parser, its options, and how a mistake ends one."""
+
+from __future__ import annotations
 
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import configs
+
+Work = Callable[[], tuple[Mapping[str, Any], str]]
+"""What a command does after its arguments were checked; its result, and the text that a person reads."""
+
+
+class Command(Protocol):
+    """A module (or a class) that is a command of run.py; the first line of its docstring is its description.
+
+    A ValueError of `prepare` is a user's mistake, and nothing may have been created then; so is
+    `configs.Mistake` at any time.
+    """
+
+    __doc__: str | None
+
+    @staticmethod
+    def arguments(parser: Parser) -> None:
+        """Add the command's arguments."""
+
+    @staticmethod
+    def prepare(args: argparse.Namespace) -> Work:
+        """Check the arguments, and return what is to be done. `args.overrides` are the options given."""
 
 
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors that name the nearest option, in place of a screenful of usage."""
 
-    def __init__(self, command: str, usage: str, description: str, epilog: str | None = None) -> None:
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
         width = min(shutil.get_terminal_size((110, 24)).columns, 110)
         super().__init__(
             prog=f"run.py {command}",
-            usage=usage,
             description=description,
             epilog=epilog,
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=width),
         )
         self.option_keys: list[str] = []
+        self.add_argument("--json", action="store_true", help="print one JSON object as the last line")
 
-    def parse(self, argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-        """The command's own arguments, and the options given: dotted key -> text."""
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """The command's arguments; `overrides` are the options given, dotted key -> text."""
+        self.usage = self._usage()
         args, unknown = self.parse_known_args(argv)
         if unknown:
             name = unknown[0].split("=")[0]
@@ -36,16 +60,76 @@ class Parser(argparse.ArgumentParser):
                 f"unknown option '{name}'.{hint}" if name.startswith("-") else f"unexpected word '{name}'."
             )
         given = vars(args)
-        return args, {key: given[key] for key in self.option_keys if key in given}
+        args.overrides = {key: given[key] for key in self.option_keys if key in given}
+        args.argv = list(argv)
+        return args
 
     def error(self, message: str) -> NoReturn:
         end = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"{self.prog}: {message}{end} All options: python {self.prog} --help\n")
 
+    def _usage(self) -> str:
+        """argparse's own usage, with one word for all the options of `defaults.yaml`."""
+        formatter = self._get_formatter()
+        own = [action for action in self._actions if action.dest not in self.option_keys]
+        formatter.add_usage(None, own, [], prefix="python ")
+        options = " [--key.path VALUE ...]" if self.option_keys else ""
+        return formatter.format_help().strip().replace("%", "%%") + options
 
-def add_json(parser: Parser) -> None:
-    """The option of every command that has a result to print."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+
+def add_configuration(parser: Parser, without: Sequence[str] = ()) -> None:
+    """The presets, and one argument for each option of `defaults.yaml`, in its groups."""
+    parser.add_argument(
+        "--configs",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"presets merged from left to right, of {', '.join(configs.presets())} [small, or 12m where "
+        "there is a GPU]",
+    )
+    headings = configs.headings()
+    groups: dict[str, Any] = {
+        "": parser.add_argument_group(
+            "run",
+            "Values in brackets, here and below, are those of configs/defaults.yaml. The size preset (small "
+            "or 12m), the backbone and the task change some: a run's config.yaml has the values in force.",
+        )
+    }
+    for option in configs.describe():
+        if option.key in without:
+            continue
+        top = option.key.split(".")[0] if "." in option.key else ""
+        if top not in groups:
+            groups[top] = parser.add_argument_group(top, headings[top].replace("%", "%%") or None)
+        kind = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[type(option.default)]
+        if option.choices:
+            kind = f"{{{','.join(option.choices)}}}"
+        allowed = f"; {option.allowed}" if option.allowed and not option.choices else ""
+        text = f"{option.meaning}{allowed} [{configs.typed(option.default)}]".replace("%", "%%")
+        groups[top].add_argument(
+            f"--{option.key}", dest=option.key, default=argparse.SUPPRESS, metavar=kind, help=text
+        )
+        parser.option_keys.append(option.key)
+
+
+def add_run(parser: Parser, what: str = "folder of the run") -> None:
+    """The folder that a command works on: a word, or `--logdir`; `run_of` tells which was given."""
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help=what)
+    if "logdir" not in parser.option_keys:
+        parser.add_argument("--logdir", type=Path, metavar="DIR", help="the same")
+
+
+def run_of(args: argparse.Namespace) -> Path:
+    """The folder given to a command with `add_run`; a ValueError unless there is exactly one."""
+    given = [folder for folder in (args.run, getattr(args, "logdir", None)) if folder is not None]
+    if len(given) != 1:
+        raise ValueError(f"name one folder, as a word or after --logdir; got {len(given)}.")
+    return given[0]
+
+
+def add_device(parser: Parser) -> None:
+    """The device of a command that loads a trained agent."""
+    parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
 
 
 def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
@@ -59,66 +143,19 @@ def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
     parser.add_argument("--seed", type=not_negative, default=default, metavar="N", help=f"seed {meaning}")
 
 
-def add_common(parser: Parser) -> None:
-    """The arguments of a command that configures runs: presets, and `--json`."""
-    sizes = ", ".join(configs.presets())
-    parser.add_argument(
-        "--configs",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help=f"presets merged from left to right, of {sizes} [cpu, or 12m where there is a CUDA GPU]",
-    )
-    add_json(parser)
-
-
-def add_saved_run(parser: Parser, several: bool = False) -> None:
-    """The arguments of a command that works on a run on disk, or on several, as `logdirs`."""
-    if several:
-        parser.add_argument("logdirs", nargs="+", type=Path, metavar="LOGDIR", help="folders of the runs")
-    else:
-        parser.add_argument("--logdir", required=True, type=Path, metavar="DIR", help="folder of the run")
-    parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
-    add_json(parser)
-
-
-def add_options(parser: Parser, without: Sequence[str] = ()) -> None:
-    """One argument for each option of `defaults.yaml`, in its groups."""
-    headings = configs.headings()
-    groups: dict[str, Any] = {
-        "": parser.add_argument_group(
-            "run",
-            "Values in brackets, here and below, are those of configs/defaults.yaml. The size preset (cpu or "
-            "12m), the backbone and the task change some: a run's config.yaml has the values in force.",
-        )
-    }
-    for key, default, meaning in configs.describe():
-        if key in without:
-            continue
-        top = key.split(".")[0] if "." in key else ""
-        if top not in groups:
-            groups[top] = parser.add_argument_group(top, headings[top].replace("%", "%%") or None)
-        metavar = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT", tuple: "LIST"}.get(
-            type(default), "VALUE"
-        )
-        text = f"{meaning} [{configs.typed(default)}]".replace("%", "%%")
-        groups[top].add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS, metavar=metavar, help=text)
-        parser.option_keys.append(key)
-
-
-@contextmanager
-def mistakes_exit_2() -> Iterator[None]:
-    """Around code that checks what the user typed: its ValueError becomes a message and exit code 2."""
-    try:
-        yield
-    except ValueError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
 def count(text: str) -> int:
     """A positive whole number as typed: 3, 1e5, 1_000_000."""
     number = float(text)
     if not number >= 1 or number != number // 1:  # neither is true of inf and nan
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
     return int(number)
+
+
+@contextmanager
+def exit_2_on(mistake: type[ValueError]) -> Iterator[None]:
+    """Within, such an error becomes a message and exit code 2."""
+    try:
+        yield
+    except mistake as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

@@ -1,13 +1,15 @@
 """The known name nearest to a mistyped one, for messages."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     """' Did you mean 'x'?' for the `most` known names nearest to this one, or ''; upper and lower case alike.
 
-    A dotted name is compared as a whole, then by its last part; one without a dot, by last parts only.
+    A dotted name is compared as a whole, then by its last part; one without a dot, by last parts only. Where
+    none is near, one of whose words is in the name is taken for near: 's4wm_lru' for 'lruwm'.
     """
     whole: dict[str, str] = {}
     by_end: dict[str, str] = {}
@@ -17,9 +19,14 @@ def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
     close: list[str] = []
     if "." in name:
         close = [whole[key] for key in difflib.get_close_matches(name.lower(), whole, most)]
-    close = close or [by_end[end] for end in difflib.get_close_matches(_end(name), by_end, most, 0.5)]
+    close = close or [by_end[end] for end in difflib.get_close_matches(_end(name), by_end, most)]
+    close = close or [key for end, key in by_end.items() if _shares_a_word(end, name.lower())][:most]
     return f" Did you mean {' or '.join(repr(key) for key in close)}?" if close else ""
 
 
 def _end(name: str) -> str:
     return name.lower().lstrip("-").rpartition(".")[2]
+
+
+def _shares_a_word(known: str, name: str) -> bool:
+    return any(len(word) > 2 and word in name for word in re.split(r"[\W_]", known))

@@ -10,8 +10,8 @@ from configs.nearest import did_you_mean
 class Config(Mapping[str, Any]):
     """An immutable nested mapping whose options are attributes too: `config.replay.capacity`.
 
-    Leaves are bool, int, float, str, None or a tuple of these; a group of options is itself a Config, so that
-    `Layer(**config.layer)` gives a module its own sub-tree as keyword arguments.
+    Leaves are bool, int, float or str; a group of options is itself a Config, so that `Layer(**config.layer)`
+    gives a module its own sub-tree as keyword arguments.
     """
 
     __slots__ = ("_tree",)
@@ -29,11 +29,7 @@ class Config(Mapping[str, Any]):
                 raise ValueError(
                     f"{key!r} cannot name an option: expected an identifier that is free in Python."
                 )
-            if isinstance(value, Mapping):
-                value = Config(value)
-            elif isinstance(value, list | tuple):
-                value = tuple(value)
-            frozen[key] = value
+            frozen[key] = Config(value) if isinstance(value, Mapping) else value
         object.__setattr__(self, "_tree", frozen)
 
     def __getitem__(self, key: str) -> Any:
@@ -75,15 +71,8 @@ class Config(Mapping[str, Any]):
         return Config, (self.to_dict(),)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dicts and lists, ready for YAML or JSON; `Config(config.to_dict()) == config`."""
-        plain: dict[str, Any] = {}
-        for key, value in self._tree.items():
-            if isinstance(value, Config):
-                value = value.to_dict()
-            elif isinstance(value, tuple):
-                value = list(value)
-            plain[key] = value
-        return plain
+        """Plain nested dicts, ready for YAML or JSON; `Config(config.to_dict()) == config`."""
+        return {key: value.to_dict() if isinstance(value, Config) else value for key, value in self.items()}
 
     def flat(self) -> dict[str, Any]:
         """Dotted key -> leaf, in the order of the tree."""

@@ -14,11 +14,13 @@ from typing import Any
 
 import gymnasium
 
+from configs.nearest import did_you_mean
 from envs import gym
-from envs.arguments import check_names, check_whole, did_you_mean, parse_task
-from envs.masked import MASKED, make_masked, masked_id
+from envs.arguments import check_names, parse_task
+from envs.episodes import SeedEpisodes
+from envs.spaces import FlatObservation, with_plain_actions
+from envs.tasks.masked import MASKED, make_masked, masked_id
 from envs.vector import Rows, VectorDoor, WorkerError
-from envs.wrappers import FlatObservation, NoInfo, PlainAction, SeedEpisodes, is_plain
 
 __all__ = [
     "FAMILIES",
@@ -35,21 +37,18 @@ __all__ = [
 
 # Our own tasks: short name -> (gymnasium id, class). Nothing is imported before a task is asked for.
 _OWN: dict[str, tuple[str, str]] = {
-    "memory_chain": ("MemoryChain-v0", "envs.memory_chain:MemoryChain"),
-    "discounting_chain": ("DiscountingChain-v0", "envs.discounting_chain:DiscountingChain"),
-    "tmaze": ("TMaze-v0", "envs.tmaze:TMaze"),
-    "distracting_memory": ("DistractingMemory-v0", "envs.distracting_memory:DistractingMemory"),
-    "rooms": ("Rooms-v0", "envs.rooms:Rooms"),
-    "multi_doors_keys": ("MultiDoorsKeys-v0", "envs.multi_doors_keys:MultiDoorsKeys"),
+    "memory_chain": ("MemoryChain-v0", "envs.tasks.memory_chain:MemoryChain"),
+    "discounting_chain": ("DiscountingChain-v0", "envs.tasks.discounting_chain:DiscountingChain"),
+    "tmaze": ("TMaze-v0", "envs.tasks.tmaze:TMaze"),
+    "distracting_memory": ("DistractingMemory-v0", "envs.tasks.distracting_memory:DistractingMemory"),
+    "rooms": ("Rooms-v0", "envs.tasks.rooms:Rooms"),
+    "multi_doors_keys": ("MultiDoorsKeys-v0", "envs.tasks.multi_doors_keys:MultiDoorsKeys"),
 }
 
-# Tasks of packages that come without usable ids: gymnasium id -> (constructor, its arguments).
-_PACKAGED: dict[str, tuple[str, dict[str, Any]]] = {
-    **{
-        f"MemoryMaze-{size}-v0": ("envs.memory_maze:MemoryMaze", {"name": size})
-        for size in ("9x9", "11x11", "13x13", "15x15")
-    },
-    "DMControl-v0": ("envs.dmc:build", {}),
+# Tasks of packages that come without usable ids: gymnasium id -> (class, arguments).
+_PACKAGED: dict[str, tuple[str, dict[str, Any]]] = {"DMControl-v0": ("envs.suites.dmc:DMControl", {})} | {
+    f"MemoryMaze-{size}-v0": ("envs.suites.memory_maze:MemoryMaze", {"name": size})
+    for size in ("9x9", "11x11", "13x13", "15x15")
 }
 
 # Short name -> gymnasium id.
@@ -57,12 +56,12 @@ TASKS: dict[str, str] = {name: env_id for name, (env_id, _) in _OWN.items()} | {
     name: masked_id(source) for name, (source, _) in MASKED.items()
 }
 
-# Packages of tasks: prefix -> our module with `names()`, `arguments(name)` and `build(name, **arguments)`.
+# Families of tasks: prefix -> our module with `names()`, `arguments(name)` and `build(name, **arguments)`.
 FAMILIES: dict[str, str] = {
-    "popgym": "envs.popgym",
-    "minigrid": "envs.minigrid",
-    "dmc": "envs.dmc",
-    "memory_maze": "envs.memory_maze",
+    "popgym": "envs.suites.popgym",
+    "minigrid": "envs.suites.minigrid",
+    "dmc": "envs.suites.dmc",
+    "memory_maze": "envs.suites.memory_maze",
 }
 
 
@@ -72,7 +71,7 @@ def _register() -> None:
             gymnasium.register(env_id, entry_point, disable_env_checker=True, **options)
 
     for env_id, where in _OWN.values():
-        ours(env_id, where, order_enforce=False)  # they refuse a step without a reset themselves
+        ours(env_id, where, order_enforce=False)  # a CheckedEnv refuses a step without a reset itself
     for env_id, (where, arguments) in _PACKAGED.items():
         ours(env_id, where, kwargs=arguments, order_enforce=False)
     for source, keep in MASKED.values():
@@ -116,9 +115,7 @@ def make(task: str, seed: int = 0, index: int = 0) -> gymnasium.Env:
             space.
         ImportError: the task's package is not installed; the message names the extra.
     """
-    return _wrap(
-        _constructor(task), check_whole("make", "seed", seed, 0), check_whole("make", "index", index, 0)
-    )
+    return _wrap(_constructor(task), seed, index)
 
 
 def make_vector(
@@ -130,34 +127,19 @@ def make_vector(
     timeout: float = 300.0,
     restarts: int = 3,
 ) -> VectorDoor:
-    """Build `num_envs` environments behind one door: see `VectorDoor` for its rows, `make` for its errors.
+    """Build `num_envs` environments as one: see `VectorDoor` for rows and arguments, `make` for errors.
 
     Args:
         task: see the module.
         num_envs: how many, at least 1.
         seed: the run's seed, at least 0.
-        mode: 'sync' (one process) or 'async' (a process for each).
+        mode, timeout, restarts: see `VectorDoor`.
         first_index: number of the first environment in the run, at least 0; the others follow.
-        timeout: seconds a process may take to answer; 0 waits for ever.
-        restarts: how often in 300 s the processes are restarted after one raised, died or hung; at least 0.
     """
-    check_whole("make_vector", "num_envs", num_envs, 1)
-    check_whole("make_vector", "seed", seed, 0)
-    check_whole("make_vector", "first_index", first_index, 0)
-    check_whole("make_vector", "restarts", restarts, 0)
-    if timeout < 0:
-        raise ValueError(f"make_vector: argument 'timeout' must be at least 0 seconds, got {timeout}.")
     build = _constructor(task)
     indices = range(first_index, first_index + num_envs)
-    return VectorDoor(
-        [functools.partial(_wrap_bare, build, seed, i) for i in indices],
-        task,
-        mode,
-        first_index,
-        seed,
-        timeout,
-        restarts,
-    )
+    builders = [functools.partial(_wrap, build, seed, index) for index in indices]
+    return VectorDoor(builders, task, mode, first_index, seed, timeout, restarts)
 
 
 def optimum(task: str) -> float | None:
@@ -187,18 +169,11 @@ def _constructor(task: str) -> Callable[[], gymnasium.Env]:
     family = importlib.import_module(FAMILIES[prefix])
     members = family.names()
     if member not in members:
-        near = did_you_mean(member, members) or f" It has: {', '.join(members)}."
+        near = did_you_mean(member, members, most=3) or f" It has: {', '.join(members)}."
         raise ValueError(f"Unknown task {task!r}: the family {prefix!r} has no {member!r}.{near}")
     check_names(task, arguments, family.arguments(member))
     return functools.partial(family.build, member, **arguments)
 
 
 def _wrap(build: Callable[[], gymnasium.Env], seed: int, index: int) -> gymnasium.Env:
-    env = build()
-    if not is_plain(env.action_space):
-        env = PlainAction(env)
-    return SeedEpisodes(FlatObservation(env), seed, index)
-
-
-def _wrap_bare(build: Callable[[], gymnasium.Env], seed: int, index: int) -> gymnasium.Env:
-    return NoInfo(_wrap(build, seed, index))
+    return SeedEpisodes(FlatObservation(with_plain_actions(build())), seed, index)

@@ -13,7 +13,8 @@ import gymnasium
 import gymnasium.error
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from envs.arguments import Value, check_names, did_you_mean
+from configs.nearest import did_you_mean
+from envs.arguments import Value, check_names
 
 T = TypeVar("T")
 
@@ -54,12 +55,12 @@ def constructor(
         _import(task, module, env_id, others)
     spec = gymnasium.registry.get(env_id)
     if spec is None:
-        near = did_you_mean(env_id, [*others, *gymnasium.registry])
+        near = did_you_mean(env_id, [*others, *gymnasium.registry], most=3)
         raise ValueError(
             f"Unknown task {task!r}: gymnasium has no environment {env_id!r} "
             f"registered{f' after importing {module!r}' if colon else ''}.{near} Tasks are our short names, "
-            "'popgym:Name', 'minigrid:Name', 'dmc:domain_task', 'memory_maze:9x9', a gymnasium id with its "
-            "version, or 'module:Id-v0' for an id that importing the module registers (docs/environments.md)."
+            f"{', '.join(repr(other) for other in others if ':' in other)}, a gymnasium id with its version, "
+            "or 'module:Id-v0' for an id that importing the module registers (docs/environments.md)."
         )
     if spec.entry_point is None:
         raise ValueError(

@@ -1,13 +1,14 @@
-"""Several environments at once, as rows: the door between gymnasium's vector environments and the rest.
+"""Several environments at once, as rows: what stands between gymnasium's vector environments and the learner.
 
 gymnasium's `AutoresetMode.NEXT_STEP` maps one to one onto our rows. At the step that ends an episode the
 observation is the true final one. The next call ignores that environment's action, resets it, and returns the
-first observation of the next episode with reward 0; nothing in gymnasium's reply flags that row, so the door
-remembers it.
+first observation of the next episode with reward 0; nothing in gymnasium's reply flags that row, so it is
+remembered here.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections import deque
@@ -17,13 +18,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from envs.workers import FAULTS, NotBuilt, Workers
+from envs.workers import WorkerFault, Workers
 
 Rows = dict[str, np.ndarray]
 
-MODES = ("sync", "async")
 WINDOW = 300.0
 """Seconds within which too many faults of worker processes end a run."""
 
@@ -59,7 +59,6 @@ class VectorDoor:
             raised, died or hung. All environments then begin their next episodes.
 
     Raises:
-        ValueError: an unknown mode, or no environment.
         WorkerError: a worker process failed to start.
     """
 
@@ -73,30 +72,25 @@ class VectorDoor:
         timeout: float = 300.0,
         restarts: int = 3,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(
-                f"Unknown mode {mode!r} of a vector of environments: choose {' or '.join(MODES)}."
-            )
-        self.task = task
-        self.num_envs = len(builders)
-        self._builders, self._first_index, self._seed = builders, first_index, seed
+        self.task, self.num_envs = task, len(builders)
+        self._builders = [functools.partial(_without_info, builder) for builder in builders]
+        self._first_index, self._seed = first_index, seed
         self._timeout, self._restarts = timeout or None, restarts
-        self._worker_faults = FAULTS if mode == "async" else ()
-        self._fault: Exception | None = None  # of a worker, met where it could not be handled
-        self._faults: deque[float] = deque()
+        self._fault: WorkerFault | None = None  # met where it could not be handled
+        self._faults: deque[float] = deque()  # when they were
         self.restarted = 0
-        self._closed = False
-        self._started = False
-        self._steps = 0
+        self._closed = self._started = False
+        self._steps = 0  # since the last reset()
         self._episodes = np.zeros(self.num_envs, np.int64)
-        self._envs: SyncVectorEnv | AsyncVectorEnv
-        if mode == "sync":
-            self._envs = SyncVectorEnv(builders, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-        else:
+        self._ended = np.zeros(self.num_envs, np.bool_)  # by the last row
+        self._envs: SyncVectorEnv | Workers
+        if mode == "async":
             try:
-                self._envs = Workers(builders, self._timeout)
-            except NotBuilt as error:
-                raise WorkerError(self._describe(error, None)) from error
+                self._envs = Workers(self._builders, self._timeout)
+            except WorkerFault as fault:
+                raise WorkerError(self._describe(fault, None)) from fault
+        else:
+            self._envs = SyncVectorEnv(self._builders, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         space = self._envs.single_observation_space
         if not isinstance(space, spaces.Dict):
             raise TypeError(
@@ -105,8 +99,6 @@ class VectorDoor:
         self.observation_space: spaces.Dict = space
         self.action_space: spaces.Space = self._envs.single_action_space
         self._check = _action_check(self.action_space, self.num_envs)
-        self._vectors = [name for name, leaf in space.spaces.items() if leaf.dtype != np.uint8]
-        self._ended = np.zeros(self.num_envs, np.bool_)
 
     @property
     def episodes(self) -> np.ndarray:
@@ -126,19 +118,18 @@ class VectorDoor:
         """
         self._check_open()
         if first_episodes is not None:
-            numbers = [int(number) for number in first_episodes]
-            if len(numbers) != self.num_envs or min(numbers) < 0:
+            self._episodes = np.array(first_episodes, np.int64)
+            if self._episodes.shape != (self.num_envs,) or (self._episodes < 0).any():
                 raise ValueError(
                     f"first_episodes must hold {self.num_envs} numbers of at least 0, one for each "
-                    f"environment, got {numbers}."
+                    f"environment, got {list(first_episodes)}."
                 )
-            self._episodes = np.array(numbers, np.int64)
         elif self._started:
             self._episodes += 1
         try:
             observation = self._begin()
-        except self._worker_faults as error:
-            observation = self._restart(error, None)
+        except WorkerFault as fault:
+            observation = self._restart(fault, None)
         return self._first_rows(observation)
 
     def state(self) -> list[dict[str, Any]]:
@@ -147,9 +138,9 @@ class VectorDoor:
         Empty if a worker process does not answer: the next `step` handles that fault and warns of it.
         """
         try:
-            histories = self._ask("history")
-        except self._worker_faults as error:
-            self._fault = error
+            histories = self._envs.get_attr("history")
+        except WorkerFault as fault:
+            self._fault = fault
             return []
         return [
             dict(history, ended=bool(ended)) for history, ended in zip(histories, self._ended, strict=True)
@@ -172,15 +163,15 @@ class VectorDoor:
         actions = [state["actions"] for state in states]
         try:
             observation = self._begin(actions)
-            found = [history["checksum"] for history in self._ask("history")]
+            found = [history["checksum"] for history in self._envs.get_attr("history")]
             back = np.array([state["checksum"] == now for state, now in zip(states, found, strict=True)])
             if not back.all():
                 self._episodes += ~back
                 observation = self._begin(
                     [taken if here else [] for taken, here in zip(actions, back, strict=True)]
                 )
-        except self._worker_faults as error:
-            return self._first_rows(self._restart(error, None)), np.zeros(self.num_envs, np.bool_)
+        except WorkerFault as fault:
+            return self._first_rows(self._restart(fault, None)), np.zeros(self.num_envs, np.bool_)
         rows = self._first_rows(observation)
         self._ended = np.array([state["ended"] for state in states], np.bool_) & back
         return rows, back
@@ -209,19 +200,13 @@ class VectorDoor:
         try:
             if self._fault is not None:
                 raise self._fault
-            if isinstance(self._envs, Workers):
-                self._envs.step_async(actions)
-                replies = self._envs.step_wait(self._timeout)
-            else:
-                replies = self._envs.step(actions)
-        except self._worker_faults as error:
-            return self._first_rows(self._restart(error, actions))
-        observation, reward, terminated, truncated, _ = replies
+            observation, reward, terminated, truncated, _ = self._envs.step(actions)
+        except WorkerFault as fault:
+            return self._first_rows(self._restart(fault, actions))
         self._steps += 1
-        is_first = self._ended
-        self._ended = terminated | truncated
+        is_first, self._ended = self._ended, terminated | truncated
         self._episodes += is_first
-        return self._rows(observation, reward, terminated, self._ended, is_first)
+        return self._rows(observation, reward, is_first, terminated)
 
     def close(self) -> None:
         """Close the environments and end their processes; a second call has no effect."""
@@ -236,44 +221,30 @@ class VectorDoor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self, actions: Sequence[Sequence[Any]] | None = None) -> dict[str, np.ndarray]:
+    def _begin(self, actions: Sequence[Sequence[Any]] = ()) -> dict[str, np.ndarray]:
         """Begin the episodes `self._episodes`, take these actions in each, and return the observations."""
         if self._fault is not None:
             raise self._fault
         self._envs.set_attr("next_episode", self._episodes.tolist())
-        steps = 0
-        if actions is not None:
+        if actions:
             self._envs.set_attr("next_actions", list(actions))
-            steps = max(map(len, actions))
         if isinstance(self._envs, Workers):
-            self._envs.reset_async()
-            # `timeout` is per answer, and every action taken again is one
-            return self._envs.reset_wait(self._timeout and self._timeout * (1 + steps))[0]
+            self._envs.answers = 1 + max(map(len, actions), default=0)
         return self._envs.reset()[0]
 
-    def _ask(self, name: str) -> Sequence[Any]:
-        """Return an attribute of every environment; raises a fault if a worker process does not answer."""
-        if isinstance(self._envs, Workers):
-            self._envs.call_async(name)
-            return self._envs.call_wait(self._timeout)
-        return self._envs.get_attr(name)
-
     def _first_rows(self, observation: dict[str, np.ndarray]) -> Rows:
-        self._started = True
-        self._steps = 0
-        zeros = np.zeros(self.num_envs, np.bool_)
-        self._ended = zeros
-        return self._rows(
-            observation, np.zeros(self.num_envs), zeros, zeros, np.ones(self.num_envs, np.bool_)
-        )
+        self._started, self._steps = True, 0
+        none = np.zeros(self.num_envs, np.bool_)
+        self._ended = none
+        return self._rows(observation, np.zeros(self.num_envs), ~none, none.copy())
 
-    def _restart(self, error: Exception, actions: np.ndarray | None) -> dict[str, np.ndarray]:
+    def _restart(self, fault: WorkerFault, actions: np.ndarray | None) -> dict[str, np.ndarray]:
         """Restart all worker processes after a fault, and begin the next episodes in them.
 
         Raises WorkerError if no more restarts are allowed.
         """
         while True:
-            message = self._describe(error, actions)
+            message = self._describe(fault, actions)
             self._envs.close(terminate=True)
             self._fault = None
             self._episodes += 1
@@ -285,59 +256,46 @@ class VectorDoor:
                 raise WorkerError(
                     f"{message}\nThese were {len(self._faults)} faults in {WINDOW:g} s, {self._restarts} are "
                     f"allowed (envs.restarts). Mode 'sync' shows where an environment fails."
-                ) from error
+                ) from fault
             self.restarted += 1
             warnings.warn(f"{message}\nAll {self.num_envs} worker processes start anew.", stacklevel=3)
             try:
                 self._envs = Workers(self._builders, self._timeout)
                 return self._begin()
-            except FAULTS as another:
-                error, actions = another, None
+            except WorkerFault as another:
+                fault, actions = another, None
 
-    def _describe(self, error: Exception, actions: np.ndarray | None) -> str:
+    def _describe(self, fault: WorkerFault, actions: np.ndarray | None) -> str:
         """Say which environment failed, how, and while doing what."""
-        if isinstance(error, NotBuilt):
-            failed = error.failed
-        else:
-            assert isinstance(self._envs, Workers)
-            failed = self._envs.diagnose(error)
         lines = []
-        for row, what in failed.items():
-            did = "building, resetting" if actions is None else f"action {actions[row].tolist()}"
+        for number, what in fault.failed.items():
+            did = "building, resetting" if actions is None else f"action {actions[number].tolist()}"
             lines.append(
-                f"{self.task}: environment {self._first_index + row} {what} at step {self._steps} since the "
-                f"last reset() (episode {self._episodes[row]}, run seed {self._seed}, {did})."
+                f"{self.task}: environment {self._first_index + number} {what} at step {self._steps} since "
+                f"the last reset() (episode {self._episodes[number]}, run seed {self._seed}, {did})."
             )
-        return "\n".join(lines) or f"{self.task}: a worker process does not answer: {error!r}."
+        return "\n".join(lines) or f"{self.task}: a worker process does not answer: {fault.__cause__!r}."
 
     def _rows(
         self,
         observation: dict[str, np.ndarray],
         reward: np.ndarray,
-        is_terminal: np.ndarray,
-        is_last: np.ndarray,
         is_first: np.ndarray,
+        is_terminal: np.ndarray,
     ) -> Rows:
+        """Return rows whose arrays nobody else has; raises ValueError at what is not finite in float32."""
         rows = {f"obs/{name}": leaf.copy() for name, leaf in observation.items()}
         rows["reward"] = reward.astype(np.float32)
-        for name in self._vectors:
-            self._check_finite(f"obs/{name}", rows[f"obs/{name}"])
-        self._check_finite("reward", rows["reward"])
-        rows["is_first"] = is_first.copy()
-        rows["is_last"] = is_last.copy()
-        rows["is_terminal"] = is_terminal.copy()
-        return rows
-
-    def _check_finite(self, key: str, values: np.ndarray) -> None:
-        if np.isfinite(values).all():
-            return
-        row = int(np.argmin(np.isfinite(values).reshape(self.num_envs, -1).all(1)))
-        raise ValueError(
-            f"{self.task}: environment {self._first_index + row} returned {key} = {values[row]}, which is "
-            f"not finite in float32, at step {self._steps} since the last reset() (episode "
-            f"{self._episodes[row]} of that environment). Nothing could be learned from it: correct the "
-            "environment, or wrap it so that it returns finite numbers."
-        )
+        for key, values in rows.items():
+            if values.dtype == np.float32 and not np.isfinite(values).all():
+                number = int(np.argmin(np.isfinite(values).reshape(self.num_envs, -1).all(1)))
+                raise ValueError(
+                    f"{self.task}: environment {self._first_index + number} returned {key} = "
+                    f"{values[number]}, which is not finite in float32, at step {self._steps} since the last "
+                    f"reset() (episode {self._episodes[number]} of that environment). Nothing could be "
+                    "learned from it: correct the environment, or wrap it so that it returns finite numbers."
+                )
+        return rows | {"is_first": is_first, "is_last": self._ended.copy(), "is_terminal": is_terminal}
 
     def _check_open(self) -> None:
         if self._closed:
@@ -347,14 +305,15 @@ class VectorDoor:
 def _action_check(space: spaces.Space, num_envs: int) -> Callable[[np.ndarray], np.ndarray]:
     """Return the function that checks a batch of actions of `space` and gives it the right dtype."""
     shape = (num_envs, *(space.shape or ()))
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-        kinds = "iu"
-        dtype: np.dtype = np.dtype(np.int64)
-        low, high = 0, (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
-        tolerance = 0.0
+    low: Any
+    high: Any
+    if isinstance(space, spaces.Box):
+        kinds, dtype, low, high = "f", "float32", -1, 1
     else:
-        kinds, dtype, low, high = "f", np.dtype(np.float32), -1, np.ones(space.shape or ())
-        tolerance = 1e-6
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        kinds, dtype, low = "iu", "int64", 0
+        high = (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+    tolerance = 1e-6 * (kinds == "f")
 
     def check(actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)
@@ -370,3 +329,22 @@ def _action_check(space: spaces.Space, num_envs: int) -> Callable[[np.ndarray], 
         return actions.astype(dtype, copy=False)
 
     return check
+
+
+class _NoInfo(gymnasium.Wrapper):
+    """Drop `info`: rows do not carry it, and vector environments spend time, and fail, on padding it."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode; the info is empty."""
+        return self.env.reset(seed=seed, options=options)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step; the info is empty."""
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, reward, terminated, truncated, {}
+
+
+def _without_info(builder: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    return _NoInfo(builder())

@@ -1,4 +1,7 @@
-"""Worker processes of environments: gymnasium's, with tracebacks, time limits and a reliable end."""
+"""Worker processes of environments: gymnasium's, with tracebacks, time limits and a reliable end.
+
+Some of what is overridden and read here is private to gymnasium: pyproject.toml allows the versions tried.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,10 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
+from typing import Any
 
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
@@ -18,31 +22,31 @@ PATIENCE = 10.0
 """Seconds that worker processes have to close their environments."""
 
 
-class Raised(Exception):  # noqa: N818
-    """An environment raised in its worker process."""
-
-    def __init__(self, index: int, trace: str) -> None:
-        super().__init__(trace)
-        self.index, self.trace = index, trace
-
-
-class NotBuilt(Exception):  # noqa: N818
-    """Worker processes failed before their first answer; `failed` says what went wrong in each row."""
+class WorkerFault(Exception):  # noqa: N818 (what ends a run is a WorkerError)
+    """Worker processes raised, died or hang; `failed` says what went wrong, by number in the vector."""
 
     def __init__(self, failed: dict[int, str]) -> None:
         super().__init__(failed)
         self.failed = failed
 
 
-FAULTS = (Raised, NotBuilt, EOFError, ConnectionError, multiprocessing.TimeoutError)
-"""What a worker process that raised, died or hangs looks like from here."""
-
-
 class Workers(AsyncVectorEnv):
-    """gymnasium's worker processes, with a traceback for what they raise; closing them always ends them."""
+    """gymnasium's worker processes; whatever one of them does wrong is a `WorkerFault`.
+
+    After a fault only `close` may be called: it always ends the processes.
+
+    Args:
+        builders: one picklable function for each environment.
+        timeout: seconds that a process may take to answer; None waits for ever.
+
+    Attributes:
+        answers: how often `timeout` the next `reset` may take: every action that is taken again in it
+            (`SeedEpisodes.next_actions`) counts as an answer.
+    """
 
     def __init__(self, builders: Sequence[Callable[[], gymnasium.Env]], timeout: float | None) -> None:
         self._timeout = timeout
+        self.answers = 1
         methods = multiprocessing.get_all_start_methods()
         if "forkserver" in methods:
             # A SIGTERM to the whole group must not end the server, as its workers count as dead without it.
@@ -61,22 +65,28 @@ class Workers(AsyncVectorEnv):
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
 
-    def diagnose(self, error: Exception) -> dict[int, str]:
-        """Return what went wrong in each row that failed."""
-        if isinstance(error, Raised):
-            return {error.index: f"raised\n{error.trace.rstrip()}\n"}
-        if isinstance(error, multiprocessing.TimeoutError):
-            silent = [row for row, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)]
-            return dict.fromkeys(silent, f"gave no answer for {self._timeout:g} s (envs.timeout)")
-        dead = {}
-        for row, process in enumerate(self.processes):
-            process.join(timeout=1.0)
-            if not process.is_alive():
-                dead[row] = (
-                    f"lost its process with exit code {process.exitcode} (a negative one is the signal that "
-                    f"killed it; -9 is often a lack of memory)"
-                )
-        return dead
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset all environments; see `answers` for the time that they have."""
+        with self._faults_named():
+            self.reset_async(seed, options)
+            return self.reset_wait(self._timeout and self._timeout * self.answers)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step all environments within `timeout`."""
+        with self._faults_named():
+            self.step_async(actions)
+            return self.step_wait(self._timeout)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method, or read an attribute, of all environments within `timeout`."""
+        with self._faults_named():
+            self.call_async(name, *args, **kwargs)
+            return self.call_wait(self._timeout)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of all environments."""
+        with self._faults_named():
+            super().set_attr(name, values)
 
     def close_extras(self, timeout: float | None = PATIENCE, terminate: bool = False) -> None:
         """Let the environments close; kill the processes of those that do not, or that owe an answer."""
@@ -95,25 +105,44 @@ class Workers(AsyncVectorEnv):
             pipe.close()
         atexit.unregister(self._at_exit)
 
+    @contextlib.contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        """Turn what a dead or silent process looks like from here into a `WorkerFault`."""
+        try:
+            yield
+        except multiprocessing.TimeoutError as error:
+            silent = [number for number, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)]
+            said = f"gave no answer for {self._timeout:g} s (envs.timeout)"
+            raise WorkerFault(dict.fromkeys(silent, said)) from error
+        except (EOFError, ConnectionError) as error:
+            dead = {}
+            for number, process in enumerate(self.processes):
+                process.join(timeout=1.0)
+                if not process.is_alive():
+                    dead[number] = (
+                        f"lost its process with exit code {process.exitcode} (a negative one is the signal "
+                        f"that killed it; -9 is often a lack of memory)"
+                    )
+            raise WorkerFault(dead) from error
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        """Raise the first failure with its traceback; gymnasium would raise the bare exception."""
+        if not all(successes):
+            number, _, _, trace = self.error_queue.get()
+            raise WorkerFault({number: f"raised\n{trace.rstrip()}\n"})
+
     def _check_spaces(self) -> None:
         """The end of gymnasium's constructor: its check has no time limit, so a call with one comes first."""
         # At exit multiprocessing sends SIGTERM to processes that were not closed, and waits for their end.
         self._at_exit = partial(_kill, self.processes)
         atexit.register(self._at_exit)
         try:
-            self.call_async("has_wrapper_attr", "reset")
-            self.call_wait(self._timeout)
-            super()._check_spaces()
-        except FAULTS as error:
-            failed = self.diagnose(error)
+            self.call("has_wrapper_attr", "reset")
+            with self._faults_named():
+                super()._check_spaces()
+        except WorkerFault:
             self.close(terminate=True)
-            raise NotBuilt(failed) from error
-
-    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        """Raise the first failure with its traceback; gymnasium would raise the bare exception."""
-        if not all(successes):
-            index, _, _, trace = self.error_queue.get()
-            raise Raised(index, trace)
+            raise
 
 
 def _kill(processes: Sequence[multiprocessing.Process]) -> None:

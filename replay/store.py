@@ -11,26 +11,20 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from replay import chunk
+from replay.files import Fingerprint, fingerprint
+from replay.rows import Rows
 
-Rows = dict[str, np.ndarray]
-Fingerprints = dict[str, dict[str, int]]
 Read = Callable[..., Rows]
 T = TypeVar("T")
 
 _NAME = re.compile(r"chunk-(\d{4,})-(\d{8,})\.npz")
-
-
-class _Job(NamedTuple):
-    """A background job that reads the rings from row `lowest` on."""
-
-    lowest: int
-    future: Future[Any]
 
 
 class Store:
@@ -58,10 +52,9 @@ class Store:
         self.holes: set[tuple[int, int]] = set()  # (stream, number) of chunks that were damaged
         self.orphaned = 0  # chunks that no checkpoint knew
         self.rings: Rows = {}  # key -> [streams, memory_rows, ...]
-        self._flat: Rows = {}  # the same memory as [streams * memory_rows, ...]
-        self._chunks: Fingerprints = {}
-        self._layout: dict[str, chunk.Span] = {}
-        self._jobs: list[_Job] = []
+        self._chunks: dict[str, Fingerprint] = {}
+        self._offsets: dict[str, int] = {}  # of every chunk's arrays
+        self._jobs: list[tuple[int, Future[Any]]] = []  # in the background, reading the rings from a row on
         self._writer = ThreadPoolExecutor(1, "replay-writer")
         self._reader = ThreadPoolExecutor(1, "replay-reader")
 
@@ -69,6 +62,11 @@ class Store:
     def oldest(self) -> int:
         """Number of the oldest row that counts."""
         return max(self.begin, self.added - self.limit)
+
+    @property
+    def oldest_with_action(self) -> int:
+        """Number of the oldest row that counts and whose incoming action is known: row 0 has none."""
+        return self.oldest + (self.oldest > 0)
 
     @property
     def row_bytes(self) -> int:
@@ -91,23 +89,13 @@ class Store:
         needed = -(-self.limit // self.chunk_rows) + 1  # one is being filled while the others count
         return max(2, min(needed, fitting)) * self.chunk_rows
 
-    def allocate(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Reserve the rings for rows like these, [streams,...]; the system commits memory as it is written.
-
-        Raises ValueError if the memory does not hold two chunks of every stream.
-        """
-        if self.folder is not None:
-            self.memory_rows = self.rows_that_fit(sum(value[0].nbytes for value in rows.values()))
-            self.folder.mkdir(parents=True, exist_ok=True)
-        for key, value in rows.items():
-            ring = np.zeros((self.streams, self.memory_rows, *value.shape[1:]), value.dtype)
-            self.rings[key] = ring
-            self._flat[key] = ring.reshape(self.streams * self.memory_rows, *value.shape[1:])
-
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Add one row [streams,...] of every stream; raises what a background job raised."""
+        """Add one row [streams,...] of every stream; raises what a background job raised.
+
+        The first one raises ValueError if the memory does not hold two chunks of every stream.
+        """
         if not self.rings:
-            self.allocate(rows)
+            self._allocate(rows)
             self._put_away(0)
         self.settle(self.added - self.memory_rows)
         slot = self.added % self.memory_rows
@@ -129,19 +117,20 @@ class Store:
 
     def settle(self, row: int) -> None:
         """Wait for the jobs that read the rings at `row` or before it; raises what a finished job raised."""
-        if self._jobs:
-            for job in self._jobs:
-                if job.lowest <= row or job.future.done():
-                    job.future.result()
-            self._jobs = [job for job in self._jobs if not job.future.done()]
+        for lowest, job in self._jobs:
+            if lowest <= row or job.done():
+                job.result()
+        self._jobs = [(lowest, job) for lowest, job in self._jobs if not job.done()]
 
     def read(self, stream: np.ndarray, first: np.ndarray, count: int, keys: Iterable[str] = ()) -> Rows:
         """Return `count` rows from numbers `first` [B] on of streams [B], as key -> [B,count,...].
 
-        `action` is that of one row earlier: the action that led into a row. Where there is no row (before row
-        0, in a damaged chunk) contents are arbitrary. Raises OSError with the path if a chunk cannot be read.
+        `action` is the action that LED INTO a row, zero where an episode begins: rows hold the action taken,
+        and this is where it is shifted. Of the keys all are read, or the given ones and `is_first`. Where
+        there is no row (before row 0, in a damaged chunk) contents are arbitrary. Raises OSError or
+        ValueError with the path if a chunk cannot be read.
         """
-        return self._read(stream, first, count, tuple(keys) or tuple(self.rings), self._floor())
+        return self._read(self._floor(), stream, first, count, keys)
 
     def read_later(self, first: np.ndarray, end: np.ndarray, task: Callable[[Read], T]) -> Future[T]:
         """Run `task(read)` in the background, `read` like `Store.read`.
@@ -149,23 +138,19 @@ class Store:
         It may read rows from `first` [B] up to `end` [B], not included: they do not change until it is done.
         """
         floor = self._floor()
-
-        def read(stream: np.ndarray, first: np.ndarray, count: int, keys: Iterable[str] = ()) -> Rows:
-            return self._read(stream, first, count, tuple(keys) or tuple(self.rings), floor)
-
         in_memory = first[end > floor] - 1
         lowest = max(floor, int(in_memory.min())) if in_memory.size else self.added
-        return self._submit(self._reader, lowest, task, read)
+        return self._submit(self._reader, lowest, task, partial(self._read, floor))
 
     def damaged(self, stream: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
         """Return [B] bool: whether any of `count` rows from `first` [B] - 1 on lies in a damaged chunk."""
-        found = np.zeros(len(stream), bool)
-        for index, (s, f) in enumerate(zip(stream.tolist(), first.tolist(), strict=True)):
-            touched = range(max(0, f - 1) // self.chunk_rows, (f + count - 1) // self.chunk_rows + 1)
-            found[index] = any((s, number) in self.holes for number in touched)
+        begin, last = np.maximum(first - 1, 0) // self.chunk_rows, (first + count - 1) // self.chunk_rows
+        found = np.zeros(len(first), bool)
+        for hole, number in self.holes:
+            found |= (stream == hole) & (begin <= number) & (number <= last)
         return found
 
-    def flush(self) -> Fingerprints:
+    def flush(self) -> dict[str, Fingerprint]:
         """Wait for background jobs; return the fingerprints of chunks with rows that count, by name."""
         self.settle(self.added)
         return {name: found for name, found in self._chunks.items() if _identity(name)[1] >= self._needed()}
@@ -176,32 +161,30 @@ class Store:
         This includes chunks taken over from another process, even if only older checkpoints named them.
         """
         self.settle(self.added)
-        if self.folder is None or not self.folder.is_dir():
-            return
-        there = {path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name)}
-        for name in there - set(keep):
+        for name in self._on_disk() - set(keep):
             if _identity(name)[1] < self._needed():
                 self._path(name).unlink()
                 self._chunks.pop(name, None)
 
     def tail(self) -> tuple[int, Rows]:
-        """Return the number of the first row that counts and is in no chunk, and the rows from there on.
+        """Wait for background jobs; return the rows that count and are in no chunk, and the first's number.
 
         Rows are key -> [streams, rows, ...]: copies.
         """
+        self.settle(self.added)
         first = self.oldest
         if self.folder is not None:
             first = max(first, (self.added - 1) // self.chunk_rows * self.chunk_rows)
         slots = np.arange(first, self.added) % self.memory_rows
         return first, {key: ring[:, slots] for key, ring in self.rings.items()}
 
-    def load(self, begin: int, first: int, tail: Rows, chunks: Fingerprints) -> list[str]:
+    def load(self, begin: int, first: int, tail: Rows, chunks: Mapping[str, Fingerprint]) -> list[str]:
         """Take over rows: from `begin` on those of the chunks that `flush` named, from `first` on the tail's.
 
         Returns a message for each chunk that is missing or not what was written: its rows are lost, and the
         store continues without them. Chunks of later rows are moved to `orphaned/`.
         """
-        self.allocate({key: value[:, 0] for key, value in tail.items()})
+        self._allocate({key: value[:, 0] for key, value in tail.items()})
         self.begin, self.added = begin, first + tail["reward"].shape[1]
         floor = self._floor()
         self._chunks = dict(chunks)
@@ -222,14 +205,21 @@ class Store:
         rows = np.arange(max(first, floor), self.added)
         for key, value in tail.items():
             self.rings[key][:, rows % self.memory_rows] = value[:, rows - first]
-        if self.folder is not None:
-            self._put_away((self.added - 1) // self.chunk_rows)
+        self._put_away((self.added - 1) // self.chunk_rows)
         return problems
 
     def close(self) -> None:
         """End the background threads once their jobs are done."""
         self._writer.shutdown()
         self._reader.shutdown()
+
+    def _allocate(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Reserve the rings for rows like these, [streams,...]; memory is committed as it is written."""
+        if self.folder is not None:
+            self.memory_rows = self.rows_that_fit(sum(value[0].nbytes for value in rows.values()))
+            self.folder.mkdir(parents=True, exist_ok=True)
+        for key, value in rows.items():
+            self.rings[key] = np.zeros((self.streams, self.memory_rows, *value.shape[1:]), value.dtype)
 
     def _floor(self) -> int:
         """Number of the oldest row in the rings."""
@@ -243,29 +233,33 @@ class Store:
         assert self.folder is not None
         return self.folder / name
 
+    def _on_disk(self) -> set[str]:
+        """Return the names of the chunks in the folder."""
+        if self.folder is None or not self.folder.is_dir():
+            return set()
+        return {path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name)}
+
     def _submit(
         self, pool: ThreadPoolExecutor, lowest: int, task: Callable[..., T], *arguments: Any
     ) -> Future[T]:
-        future = pool.submit(task, *arguments)
-        self._jobs.append(_Job(lowest, future))
-        return future
+        job = pool.submit(task, *arguments)
+        self._jobs.append((lowest, job))
+        return job
 
     def _write(self, number: int) -> None:
         """Write chunk `number` of every stream."""
         begin = number * self.chunk_rows % self.memory_rows
         for stream in range(self.streams):
-            name = f"chunk-{stream:04d}-{number:08d}.npz"
             rows = {key: ring[stream, begin : begin + self.chunk_rows] for key, ring in self.rings.items()}
+            name = _name(stream, number)
             self._chunks[name] = chunk.write_rows(self._path(name), rows)
-        assert self.folder is not None
-        chunk.sync_folder(self.folder)
 
     def _verify(self, name: str) -> str:
         """Return what is wrong with a chunk, or nothing."""
         path = self._path(name)
         if not path.is_file():
             return "is missing"
-        return "" if chunk.fingerprint(path) == self._chunks[name] else "is not what was written"
+        return "" if fingerprint(path) == self._chunks[name] else "is not what was written"
 
     def _put_away(self, number: int) -> None:
         """Move damaged chunks, and those from `number` on that are not ours, to `orphaned/`.
@@ -276,28 +270,30 @@ class Store:
             return
         for path in self.folder.glob(".chunk-*"):
             path.unlink()
-        stray = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
-        stray = [
-            path
-            for path in stray
-            if path.name not in self._chunks
-            and (_identity(path.name)[1] >= number or _identity(path.name) in self.holes)
-        ]
-        for path in stray:
+        strangers = self._on_disk() - self._chunks.keys()
+        stray = [name for name in strangers if (at := _identity(name))[1] >= number or at in self.holes]
+        for name in stray:
             (self.folder / "orphaned").mkdir(exist_ok=True)
-            os.replace(path, self.folder / "orphaned" / path.name)
+            os.replace(self._path(name), self.folder / "orphaned" / name)
         self.orphaned = len(stray)
 
     def _read(
-        self, stream: np.ndarray, first: np.ndarray, count: int, keys: tuple[str, ...], floor: int
+        self, floor: int, stream: np.ndarray, first: np.ndarray, count: int, keys: Iterable[str] = ()
     ) -> Rows:
+        """See `read`; rows from number `floor` on are in the rings."""
         number = first[:, None] + np.arange(count)
         base = stream[:, None] * self.memory_rows
         index, before = base + number % self.memory_rows, base + (number - 1) % self.memory_rows
-        batch = {key: self._flat[key].take(before if key == "action" else index, axis=0) for key in keys}
+        batch = {}
+        for key in dict.fromkeys([*(tuple(keys) or self.rings), "is_first"]):
+            ring = self.rings[key]
+            flat = ring.reshape(-1, *ring.shape[2:])  # no copy; `take` along one axis is fast
+            batch[key] = flat.take(before if key == "action" else index, axis=0)
         for window in np.flatnonzero(np.maximum(first - 1, 0) < floor):
             rows = {key: array[window] for key, array in batch.items()}
             self._read_disk(rows, int(stream[window]), int(first[window]), count, floor)
+        if "action" in batch:
+            batch["action"][batch["is_first"]] = 0
         return batch
 
     def _read_disk(self, window: Rows, stream: int, first: int, count: int, floor: int) -> None:
@@ -306,24 +302,25 @@ class Store:
         for number in range(max(0, first - 1) // size, (min(first + count, floor) - 1) // size + 1):
             if (stream, number) in self.holes:
                 continue
-            path = self._path(f"chunk-{stream:04d}-{number:08d}.npz")
-            self._layout = self._layout or chunk.layout(path)
+            path = self._path(_name(stream, number))
+            self._offsets = self._offsets or chunk.offsets(path)
             handle = os.open(path, os.O_RDONLY)
             try:
                 for key, rows in window.items():
                     origin = first - (key == "action")
-                    begin = max(origin, number * size)
-                    end = min(origin + count, (number + 1) * size)
+                    begin, end = max(origin, number * size), min(origin + count, (number + 1) * size)
                     if begin >= end:
                         continue
                     target = rows[begin - origin : end - origin].reshape(-1).view(np.uint8)
-                    offset = self._layout[key].offset + (begin - number * size) * (
-                        target.nbytes // (end - begin)
-                    )
+                    offset = self._offsets[key] + (begin - number * size) * (target.nbytes // (end - begin))
                     if os.preadv(handle, [target.data], offset) != target.nbytes:
                         raise OSError(f"{path} ended before row {end} of stream {stream}: it was cut short")
             finally:
                 os.close(handle)
+
+
+def _name(stream: int, number: int) -> str:
+    return f"chunk-{stream:04d}-{number:08d}.npz"
 
 
 def _identity(name: str) -> tuple[int, int]:

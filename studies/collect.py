@@ -1,4 +1,4 @@
-"""Collect: play episodes with a fixed policy and keep them on disk (`python run.py collect`).
+"""Play episodes with a fixed policy and keep them on disk. The same command again plays what is missing.
 
 A folder of episodes holds a chunk for each (replay/chunk.py) and `dataset.json`: format, task, policy and,
 for a trained agent, its checkpoint; seed; and `context_length`, the number of frames of the task's context
@@ -8,107 +8,153 @@ whichever process plays it, and whether or not others were played before.
 
 from __future__ import annotations
 
-import functools
+import argparse
+import contextlib
 import json
 import multiprocessing
-import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, SupportsFloat, cast
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+import configs
 import envs
-from envs.wrappers import episode_seed
+from configs.command_line import Parser, Work, add_seed, count
+from envs.episodes import episode_seed
 from replay import chunk
+from replay.files import publish
+
+if TYPE_CHECKING:
+    from agent.run.saved import SavedRun
 
 FORMAT = 1
 PLAN = "dataset.json"
+POLICIES = ("scripted", "random")  # the task's own `script()`, and uniform actions
 
 Observation = dict[str, np.ndarray]
-# A policy begins an episode (environment, episode) and then maps (observation, is_first) to an action, or to
-# None when it has no more to do.
-Policy = Callable[[gymnasium.Env, int], Callable[[Observation, bool], Any]]
+Act = Callable[[Observation, bool], Any]
+"""(observation, is_first) -> action, or None when there is no more to do."""
+Policy = Callable[[gymnasium.Env, int], Act]
+"""Begins an episode of an environment, by number."""
 
 
-def prepare(
-    task: str, policy: str, out: str | Path, seed: int = 0, config: Mapping[str, Any] | None = None
-) -> None:
-    """Check the arguments and record in the folder what it will hold.
+def arguments(parser: Parser) -> None:
+    """What plays, how much of it, and where it goes."""
+    parser.add_argument("--task", metavar="TASK", help="the task [the run's, where the policy is a run]")
+    policy = "scripted (the task's own), random, or the folder of a run"
+    parser.add_argument("--policy", required=True, metavar="NAME", help=policy)
+    parser.add_argument("--episodes", type=count, default=100, metavar="N", help="how many [100]")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the episodes")
+    add_seed(parser, "of environments and policy [0]", default=0)
+    jobs = "processes, on which the data does not depend [the processor's cores]"
+    parser.add_argument("--jobs", type=count, metavar="N", help=jobs)
 
-    Args:
-        task: as in `envs.make`.
-        policy: 'scripted' (the task's own `script()`), 'random' (uniform actions), or the folder of a run,
-            whose newest checkpoint then acts as it does in evaluation.
-        out: the folder; created if it does not exist.
-        seed: seed of environments and policy, at least 0.
-        config: the configuration of the run, where the policy is one.
+
+def prepare(args: argparse.Namespace) -> Work:
+    """See `plan`, `check` and `fill`."""
+    from agent.run import machine, seams
+    from agent.run.saved import SavedRun
+
+    run, task = None, args.task
+    if args.policy not in POLICIES:
+        if not Path(args.policy).is_dir():
+            hint = configs.did_you_mean(args.policy, POLICIES)
+            raise ValueError(
+                f"unknown policy '{args.policy}'.{hint} Expected scripted, random or the folder of a run."
+            )
+        run = SavedRun.of(Path(args.policy))
+        task = task or run.config.task
+    if not task:
+        raise ValueError("name the task to play: --task TASK.")
+    seams.check_task(task, args.seed)
+    planned = plan(task, args.policy, args.seed, run)
+    check(args.out, planned)
+
+    def work() -> tuple[dict[str, Any], str]:
+        result = fill(args.out, planned, args.episodes, args.jobs or machine.cores())
+        got = f"mean return {result['return_mean']:.3g}, {result['length_mean']:.4g} steps"
+        return result, f"{args.out}: {result['episodes']} episodes of {task}, {got}"
+
+    return work
+
+
+def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> dict[str, Any]:
+    """What a folder of episodes is to hold.
+
+    The policy is one of `POLICIES`, or the folder of `run`, whose newest checkpoint acts as in evaluation.
 
     Raises:
-        ValueError: the task has no script, the run has no checkpoint or was trained with other observations
-            or actions, or the folder holds other episodes. Nothing was created.
+        ValueError: the task has no script; the run has no checkpoint, or was trained with other observations
+            or actions.
     """
     env = envs.make(task, seed)
-    try:
-        if policy == "scripted" and not env.has_wrapper_attr("script"):
-            raise ValueError(
-                f"task {task!r} has no scripted policy; docs/environments.md says which tasks have one. "
-                "Collect with --policy random or with the folder of a run."
-            )
-        context = env.get_wrapper_attr("context_length") if env.has_wrapper_attr("context_length") else None
-        given = (env.observation_space, env.action_space)
-    finally:
-        env.close()
-    if config is not None:
-        trained = envs.make(config["task"])
-        known = (trained.observation_space, trained.action_space)
-        trained.close()
+    has_script, given = env.has_wrapper_attr("script"), (env.observation_space, env.action_space)
+    context = env.get_wrapper_attr("context_length") if env.has_wrapper_attr("context_length") else None
+    env.close()
+    if policy == "scripted" and not has_script:
+        raise ValueError(
+            f"task {task!r} has no scripted policy; docs/environments.md says which tasks have one. "
+            "Collect with --policy random or with the folder of a run."
+        )
+    if run is not None:
+        own = run.make_envs(1, seed, 0)
+        known = (own.observation_space, own.action_space)
+        own.close()
         if given != known:
             raise ValueError(
-                f"the run in {policy} was trained on {config['task']!r}, which has other spaces than "
+                f"the run in {policy} was trained on {run.config.task!r}, which has other spaces than "
                 f"{task!r}: {known[0]}, {known[1]} there, {given[0]}, {given[1]} here."
             )
-    plan = {
+    return {
         "format": FORMAT,
         "task": task,
         "policy": policy,
-        "checkpoint": None if config is None else _checkpoint(policy),
+        "checkpoint": run and run.agent()[1],
         "seed": seed,
         "context_length": context,
     }
-    _keep_plan(Path(out), plan)
 
 
-def fill(
-    task: str,
-    policy: str,
-    episodes: int,
-    out: str | Path,
-    seed: int = 0,
-    jobs: int | None = None,
-    config: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Play and write the missing ones of the episodes 0 to `episodes` - 1 of a prepared folder.
+def check(folder: Path, planned: Mapping[str, Any]) -> None:
+    """Raise ValueError if a folder cannot hold the episodes of a plan, or holds others."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a folder, or a path where there is nothing yet.")
+    path = folder / PLAN
+    if not path.exists():
+        if chunk.paths(folder):
+            raise ValueError(
+                f"{folder} holds episodes, but no {PLAN} that says of what; name another folder."
+            )
+        return
+    held = json.loads(path.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}: {held.get(key)} there, {planned.get(key)} now"
+        for key in sorted(held.keys() | planned.keys())
+        if held.get(key) != planned.get(key)
+    ]
+    if changed:
+        raise ValueError(f"{folder} holds other episodes ({', '.join(changed)}); name another folder.")
 
-    Args:
-        task, policy, out, seed, config: as given to `prepare`.
-        episodes: how many the folder holds in the end, at least 1.
-        jobs: processes, at least 1; by default one per core.
+
+def fill(folder: Path, planned: Mapping[str, Any], episodes: int, jobs: int) -> dict[str, Any]:
+    """Play and write the missing ones of the episodes 0 to `episodes` - 1 of a checked folder, in processes.
 
     Returns:
         `episodes`, `return_mean`, `return_std`, `length_mean` (steps) over all of them, `played` (by this
         call), and `out`.
     """
-    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    publish(folder / PLAN, json.dumps(planned, indent=1) + "\n", "the record of the episodes")
     wanted = [chunk.path_of(folder, episode) for episode in range(episodes)]
     missing = [episode for episode, path in enumerate(wanted) if not path.exists()]
-    arguments = (task, policy, seed, str(folder), None if config is None else _plain(config))
-    with tqdm(total=episodes, initial=episodes - len(missing), unit="episode", desc=task) as bar:
-        for _ in _played(missing, min(cores() if jobs is None else jobs, len(missing)), arguments):
+    with tqdm(total=episodes, initial=episodes - len(missing), unit="episode", desc=planned["task"]) as bar:
+        for _ in _played(missing, min(jobs, len(missing)), folder, planned):
             bar.update()
     rewards = [chunk.read(path, ("reward",))["reward"].astype(np.float64) for path in wanted]
     returns = [float(reward.sum()) for reward in rewards]
@@ -123,7 +169,7 @@ def fill(
 
 
 def play(env: gymnasium.Env, policy: Policy, episode: int) -> dict[str, np.ndarray]:
-    """Play one episode of an environment of `envs.make`; return its rows as `replay.chunk` expects them."""
+    """Play one episode of an environment of `envs.make`; its rows as `replay.chunk` expects them."""
     env.set_wrapper_attr("next_episode", episode)
     nothing = np.zeros_like(env.action_space.sample())
     observation, info = env.reset()
@@ -149,34 +195,28 @@ def play(env: gymnasium.Env, policy: Policy, episode: int) -> dict[str, np.ndarr
         observation, reward, terminated, truncated, info = env.step(rows[-1]["action"])
 
 
-def scripted(env: gymnasium.Env, _episode: int) -> Callable[[Observation, bool], Any]:
+def scripted(env: gymnasium.Env, _episode: int) -> Act:
     """Begin the task's own `script()`."""
     script: Iterator[Any] = env.get_wrapper_attr("script")()
     return lambda _observation, _is_first: next(script, None)
 
 
-def random(env: gymnasium.Env, episode: int, seed: int = 0) -> Callable[[Observation, bool], Any]:
+def random(env: gymnasium.Env, episode: int, seed: int = 0) -> Act:
     """Begin uniform random actions, seeded by (seed, episode)."""
     env.action_space.seed(episode_seed(seed, 1, episode))  # index 1: the environment has 0
     return lambda _observation, _is_first: env.action_space.sample()
 
 
-def _trained(logdir: str, config: Mapping[str, Any], env: gymnasium.Env) -> Policy:
-    """Load the newest checkpoint of a run as a policy."""
+def trained(logdir: str) -> Policy:
+    """The newest checkpoint of a run."""
     import torch
 
-    from agent import checkpoint
-    from agent.agent import Agent, choose_device
+    from agent.run.saved import SavedRun
 
+    agent, _ = SavedRun.of(Path(logdir)).agent()
     torch.set_num_threads(1)  # the processes share the cores; and results depend on the number of threads
-    saved = checkpoint.load_newest(logdir, with_replay=False)
-    if saved is None:
-        raise ValueError(f"no checkpoint in {logdir}/checkpoints.")
-    observation_space = cast(gymnasium.spaces.Dict, env.observation_space)  # as `envs.make` promises
-    agent = Agent(observation_space, env.action_space, config, choose_device(config["device"]))
-    agent.load_state_dict(saved.agent_state)
 
-    def begin(_env: gymnasium.Env, episode: int) -> Callable[[Observation, bool], Any]:
+    def begin(_env: gymnasium.Env, episode: int) -> Act:
         carry, step = agent.initial(1), 0
 
         def act(observation: Observation, is_first: bool) -> Any:
@@ -192,101 +232,41 @@ def _trained(logdir: str, config: Mapping[str, Any], env: gymnasium.Env) -> Poli
     return begin
 
 
-def _checkpoint(logdir: str) -> int:
-    from agent import checkpoint
-
-    saved = checkpoint.load_newest(logdir, with_replay=False)
-    if saved is None:
-        raise ValueError(f"no checkpoint in {logdir}/checkpoints; train the run first.")
-    return saved.step
-
-
-def _keep_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Record what the folder holds, or make sure that the record there is the same."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; expected a folder, or a path where there is nothing yet.")
-    path = folder / PLAN
-    if path.exists():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        if held != plan:
-            changed = ", ".join(
-                f"{key}: {held.get(key)} there, {plan.get(key)} now"
-                for key in sorted(held.keys() | plan.keys())
-                if held.get(key) != plan.get(key)
-            )
-            raise ValueError(f"{folder} holds other episodes ({changed}); name another folder.")
-        return
-    if chunk.paths(folder):
-        raise ValueError(f"{folder} holds episodes, but no {PLAN} that says of what; name another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{PLAN}"
-    temporary.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _played(episodes: list[int], jobs: int, arguments: tuple[Any, ...]) -> Iterator[int]:
-    """Play and write episodes, here or in `jobs` processes; yield the number of each that is done."""
+def _played(episodes: Sequence[int], jobs: int, folder: Path, planned: Mapping[str, Any]) -> Iterator[int]:
+    """Play and write episodes, here or in `jobs` processes; the number of each that is done."""
     if jobs <= 1:
-        player = _Player(*arguments)
-        try:
+        with contextlib.closing(_Player(folder, planned)) as player:
             yield from map(player, episodes)
-        finally:
-            player.close()
         return
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    with ProcessPoolExecutor(jobs, context, _start_worker, (arguments,)) as pool:
-        try:
-            for done in as_completed([pool.submit(_play_in_worker, episode) for episode in episodes]):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with ProcessPoolExecutor(jobs, context, _start_worker, (folder, planned)) as pool:
+        yield from pool.map(_play_in_worker, episodes)
 
 
 class _Player:
     """An environment and a policy that play numbered episodes into a folder."""
 
-    def __init__(
-        self, task: str, policy: str, seed: int, folder: str, config: Mapping[str, Any] | None
-    ) -> None:
-        self._env = envs.make(task, seed)
-        self._folder = folder
-        self._policy: Policy
-        if policy == "scripted":
-            self._policy = scripted
-        elif policy == "random":
-            self._policy = functools.partial(random, seed=seed)
-        else:
-            assert config is not None, "a run as policy needs its configuration"
-            self._policy = _trained(policy, config, self._env)
+    def __init__(self, folder: Path, planned: Mapping[str, Any]) -> None:
+        self.folder, self.env = folder, envs.make(planned["task"], planned["seed"])
+        self.close = self.env.close
+        ours: dict[str, Policy] = {"scripted": scripted, "random": partial(random, seed=planned["seed"])}
+        self.policy = ours.get(planned["policy"]) or trained(planned["policy"])
 
     def __call__(self, episode: int) -> int:
-        chunk.write(chunk.path_of(self._folder, episode), play(self._env, self._policy, episode))
+        chunk.write(chunk.path_of(self.folder, episode), play(self.env, self.policy, episode))
         return episode
-
-    def close(self) -> None:
-        self._env.close()
 
 
 _player: _Player | None = None  # of this process, if it is a worker
 
 
-def _start_worker(arguments: tuple[Any, ...]) -> None:
+def _start_worker(folder: Path, planned: Mapping[str, Any]) -> None:
     global _player
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
-    _player = _Player(*arguments)
+    _player = _Player(folder, planned)
 
 
 def _play_in_worker(episode: int) -> int:
     assert _player is not None
     return _player(episode)
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a tree of options into dicts, which can be sent to other processes."""
-    return {key: _plain(value) if isinstance(value, Mapping) else value for key, value in config.items()}
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

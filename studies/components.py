@@ -2,138 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from studies.bench import Case, Subject, count, matmul_speed, measure
+import configs
+from studies import tables, timing
+from studies.timing import Call, Configurations, Result, Subject, count
 
-Config = Mapping[str, Any]
 
+def measure(configurations: Configurations, lengths: Sequence[int], repeats: int) -> Result:
+    """Measure backbones alone, without encoder, decoder, heads and policy; windows have the first length.
 
-def components(
-    configurations: Mapping[str, Config], length: int, repeats: int, device: str = "cpu"
-) -> dict[str, Any]:
-    """Measure each configuration's backbone alone, without encoder, decoder, heads and policy.
-
-    Arguments:
-        configurations: name -> merged configuration.
-        length: steps of a window.
-        repeats: timed calls of each.
-        device: `cpu` or `cuda`.
-
-    Returns: `what`, `device`, `threads`, `torch`, `repeats`, `length` and `rows`, one per backbone: `name`,
-        `parameters`, `state` and `policy` (size of one environment's state, and of what actor and critic
-        read of it, the latent included), and in seconds: `window` one step of a window, forward and backward,
-        all rows of a batch together; `step` one observed step of one environment; `dream` one step of a
-        dream, all its starts together.
+    Returns:
+        `length`, `batch` (rows of a window), `starts` (of dreams) and `rows`, one per backbone: `name`,
+        `parameters`, `state` and `policy` (size of one environment's state, and of what actor and critic read
+        of it, the latent included), and in seconds: `window` one step of a window, forward and backward, all
+        rows of a batch together; `step` one observed step of one environment; `dream` one step of a dream,
+        all its starts together.
     """
-    subjects = {name: Subject(config, device) for name, config in configurations.items()}
-    matmul = matmul_speed(device)
-    medians = [
-        [
-            row["median"]
-            for row in measure([case(*item, length) for item in subjects.items()], repeats, device, matmul)
-        ]
-        for case in (_window, _step, _dream)
+    length = lengths[0]
+    subjects = [Subject(name, config) for name, config in configurations.items()]
+    costs = [
+        timing.measure([call(subject, length) for subject in subjects], repeats, subjects[0].device)
+        for call in (_window, _step, _dream)
     ]
     rows = []
-    for (name, subject), window, step, dream in zip(subjects.items(), *medians, strict=True):
+    for subject, window, step, dream in zip(subjects, *costs, strict=True):
         backbone = subject.agent.backbone
         rows.append(
             {
-                "name": name,
+                "name": subject.name,
                 "parameters": count(backbone),
                 "state": sum(leaf.numel() for leaf in backbone.initial(1).values()),
                 "policy": backbone.policy_size,
-                "window": window / length,
-                "step": step,
-                "dream": dream / subject.config["imagination"]["horizon"],
+                "window": window.median / length,
+                "step": step.median,
+                "dream": dream.median / subject.config.imagination.horizon,
             }
         )
-    return {
-        "what": "backbones",
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "repeats": repeats,
-        "length": length,
-        "batch": next(iter(subjects.values())).rows,
-        "starts": next(iter(configurations.values()))["imagination"]["count"],
-        "rows": rows,
-    }
+    first = subjects[0]
+    return {"length": length, "batch": first.rows, "starts": first.config.imagination.count, "rows": rows}
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The rows of `components` as a text table."""
-    lines = [
-        f"backbones on {result['device']}, {result['threads']} threads, torch {result['torch']}: medians of "
-        f"{result['repeats']} calls, in turn",
-        f"{'':12} {'parameters':>11} {'state':>7} {'policy reads':>13} {'window, us a step':>18} "
-        f"{'one step, us':>13} {'dream, us a step':>17}",
-    ]
-    for row in result["rows"]:
-        lines.append(
-            f"{row['name']:12} {row['parameters']:>11,} {row['state']:>7,} {row['policy']:>13,} "
-            f"{1e6 * row['window']:>18,.0f} {1e6 * row['step']:>13,.0f} {1e6 * row['dream']:>17,.0f}"
-        )
-    lines.append(
-        f"window: {result['batch']} rows of {result['length']} steps, forward and backward; one step: one "
-        f"environment; dream: {result['starts']} starts"
-    )
-    return "\n".join(lines)
+COLUMNS: tables.Columns = {
+    "": lambda row: configs.label(row["name"]),
+    "parameters": lambda row: f"{row['parameters']:,}",
+    "state": lambda row: f"{row['state']:,}",
+    "policy reads": lambda row: f"{row['policy']:,}",
+    "window, us a step": lambda row: f"{1e6 * row['window']:,.0f}",
+    "one step, us": lambda row: f"{1e6 * row['step']:,.0f}",
+    "dream, us a step": lambda row: f"{1e6 * row['dream']:,.0f}",
+}
 
 
-def _window(name: str, subject: Subject, length: int) -> Case:
+def note(result: Mapping[str, Any]) -> str:
+    """What the times are of."""
+    window = f"window: {result['batch']} rows of {result['length']} steps, forward and backward"
+    return f"{window}; one step: one environment; dream: {result['starts']} starts"
+
+
+def _window(subject: Subject, length: int) -> Call:
     """A window, its gradients, and the states that imagination starts from."""
     backbone, rows, keep = subject.agent.backbone, subject.rows, subject.starts(length)
     embed, action, is_first = _inputs(subject, rows, length)
 
-    def run() -> None:
-        with subject.autocast():
+    def call() -> None:
+        with subject.agent.autocast():
             rollout = backbone.observe(backbone.initial(rows), embed, action, is_first, keep)
-            loss = sum(value.float().sum() for value in (rollout.features, rollout.prior, rollout.posterior))
+        parts = (rollout.features, rollout.prior, rollout.posterior)
         backbone.zero_grad()
-        loss.backward()  # type: ignore[union-attr]
+        torch.stack([part.float().sum() for part in parts]).sum().backward()
 
-    return Case(name, length, rows * length, count(backbone), run)
+    return call
 
 
-def _step(name: str, subject: Subject, length: int) -> Case:
+def _step(subject: Subject, _length: int) -> Call:
     """One observed step of one environment."""
-    del length
     backbone = subject.agent.backbone
     embed, action, is_first = (value[:, 0] for value in _inputs(subject, 1, 1))
     state = backbone.initial(1)
 
     @torch.no_grad()
-    def run() -> None:
-        with subject.autocast():
+    def call() -> None:
+        with subject.agent.autocast():
             backbone.observe_step(state, embed, action, is_first)
 
-    return Case(name, 1, 1, count(backbone), run)
+    return call
 
 
-def _dream(name: str, subject: Subject, length: int) -> Case:
+def _dream(subject: Subject, _length: int) -> Call:
     """Dreams with given actions."""
-    del length
-    backbone, options = subject.agent.backbone, subject.config["imagination"]
-    starts, horizon = options["count"], options["horizon"]
-    _, action, _ = _inputs(subject, starts, horizon)
+    backbone, options = subject.agent.backbone, subject.config.imagination
+    _, action, _ = _inputs(subject, options.count, options.horizon)
 
     @torch.no_grad()
-    def run() -> None:
-        with subject.autocast():
-            backbone.imagine(backbone.prepare_imagination(backbone.initial(starts), horizon), action)
+    def call() -> None:
+        with subject.agent.autocast():
+            start = backbone.prepare_imagination(backbone.initial(options.count), options.horizon)
+            backbone.imagine(start, action)
 
-    return Case(name, horizon, starts * horizon, count(backbone), run)
+    return call
 
 
-def _inputs(subject: Subject, rows: int, length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _inputs(subject: Subject, rows: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Made-up embeddings `[rows, length, E]`, actions `[rows, length, A]` and is_first `[rows, length]`."""
     agent = subject.agent
-    batch = subject.batch(rows, length)
-    action = agent.codec.encode(torch.as_tensor(batch["action"], device=subject.device))
-    embed = torch.randn(rows, length, agent.model.encoder.output_size, device=subject.device)
-    return embed, action, torch.as_tensor(batch["is_first"], device=subject.device)
+    data = agent.encoded(subject.batch(rows, length))
+    embed = torch.randn(rows, length, agent.model.encoder.output_size, device=agent.device)
+    return embed, data["action"], data["is_first"]

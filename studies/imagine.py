@@ -1,33 +1,54 @@
-"""What a trained world model remembers and foresees, as pictures: `python run.py imagine --logdir DIR`."""
+"""Draw what a run's world model remembers, and what it foresees of episodes from their actions alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
-from agent import pictures
 from agent.agent import Agent
-from agent.evaluation import EVALUATION_ENVS, load_agent
+from agent.run.evaluation import EVALUATION_ENVS
+from agent.run.reports import memory_times, open_loop
+from agent.run.saved import SavedRun
+from agent.run.seams import MakeEnvironments
+from configs.command_line import Parser, Work, add_device, add_run, add_seed, count, run_of
+from replay.store import Store
 from studies.plots import save
 
 EPISODES = 8  # played side by side
 SHOWN = 2  # whose predictions are drawn
 
 
-def imagine(
-    config: Mapping[str, Any],
-    make_envs: Callable[[int, int, int], Any],
-    logdir: Path,
-    out: Path,
-    steps: int,
-    context: int,
-    seed: int,
-) -> dict[str, Any]:
+def arguments(parser: Parser) -> None:
+    """The run, how much is played, and where the pictures go."""
+    add_run(parser)
+    add_device(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go [RUN/imagine]")
+    parser.add_argument("--steps", type=count, default=64, metavar="N", help="steps to play [64]")
+    parser.add_argument("--context", type=count, metavar="N", help="of them observed first [half]")
+    add_seed(parser, "of the environments [the run's]")
+
+
+def prepare(args: argparse.Namespace) -> Work:
+    """See `imagine`."""
+    context = args.context or max(1, args.steps // 2)
+    if context >= args.steps:
+        raise ValueError(f"--context must lie between 1 and --steps - 1 = {args.steps - 1}, got {context}.")
+    run = SavedRun.of(run_of(args), args.device)
+    out = args.out or run.folder.path / "imagine"
+    seed = run.config.seed if args.seed is None else args.seed
+
+    def work() -> tuple[dict[str, Any], str]:
+        result = imagine(run, out, args.steps, context, seed)
+        return result, "\n".join(result["files"])
+
+    return work
+
+
+def imagine(run: SavedRun, out: Path, steps: int, context: int, seed: int) -> dict[str, Any]:
     """Let the newest agent of a run act, then predict what it saw from its actions alone; draw it.
 
     Writes into `out`:
@@ -35,69 +56,41 @@ def imagine(
         kl_by_step.png: the mean KL of posterior and prior by step since the episode began.
         memory.png: after how many steps each layer's states have decayed to 1/e, if the backbone reports it.
 
-    Arguments:
-        steps: rows to play, from the beginning of an episode; it may end and another begin.
-        context: how many of them are observed before prediction begins.
+    Played are `steps` rows, from the beginning of an episode; it may end and another begin.
 
-    Returns: `step` of the checkpoint, `files` written, `error` by observation (mean squared error of what was
+    Returns:
+        `step` of the checkpoint, `files` written, `error` by observation (mean squared error of what was
         predicted, images in [0, 1]), `kl` by step since the episode began.
-
-    Raises ValueError if there is no checkpoint, or no step is left to predict.
     """
-    if not 0 < context < steps:
-        raise ValueError(f"--context must lie between 1 and --steps - 1 = {steps - 1}, got {context}.")
-    agent, step = load_agent(config, make_envs, logdir, seed)
-    report = agent.open_loop(batch := play(agent, make_envs, steps, seed), context)
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for key, true in report["true"].items():
-        for row in range(SHOWN):
-            drawn = pictures.open_loop_picture(true[row], report["predicted"][key][row], context)
-            files.append(out / f"open_loop_{key.replace('/', '.')}_{row}.png")
-            Image.fromarray(drawn).save(files[-1])
-    kl = pictures.kl_by_step(report["kl"], batch["is_first"])
-    files.append(save(_draw_kl(kl), out / "kl_by_step.png"))
-    times = [layer.detach().cpu().numpy() for layer in agent.backbone.memory_times()]
+    agent, step = run.agent(seed)
+    report = open_loop(agent, play(agent, run.make_envs, steps, seed), context)
+    figures = report.figures(SHOWN)
+    times = memory_times(agent)
     if times:
-        files.append(save(_draw_times(times, steps), out / "memory.png"))
+        figures["memory"] = _draw_times(times, steps)
+    files = [save(figure, out / f"{name.replace('/', '_')}.png") for name, figure in figures.items()]
     return {
         "step": step,
         "files": [str(path) for path in files],
-        "error": {
-            key: float(np.square(report["predicted"][key] - true)[:, context:].mean())
-            for key, true in report["true"].items()
-        },
-        "kl": {str(age): value for age, value in kl.items()},
+        "error": report.errors(),
+        "kl": {str(age): value for age, value in report.kl_by_step().items()},
     }
 
 
 def play(
-    agent: Agent, make_envs: Callable[[int, int, int], Any], steps: int, seed: int, count: int = EPISODES
+    agent: Agent, make_envs: MakeEnvironments, steps: int, seed: int, count: int = EPISODES
 ) -> dict[str, np.ndarray]:
-    """Play `steps` rows in each of `count` environments that training has not seen.
-
-    Returns them as a batch of replay, [B,T,...].
-    """
-    envs = make_envs(count, seed, EVALUATION_ENVS)
+    """Play `steps` rows in each of `count` environments that are not those of training: a batch of replay."""
+    envs, played = make_envs(count, seed, EVALUATION_ENVS), Store(count, steps)
     try:
-        rows, carry, played = envs.reset(), agent.initial(count), []
-        before = np.zeros_like(agent.codec.decode(carry.action))
+        rows, carry = envs.reset(), agent.initial(count)
         for number in range(steps):
-            first = rows["is_first"].reshape(-1, *[1] * (before.ndim - 1))
-            played.append({**rows, "action": np.where(first, 0, before)})  # the action that led into the row
-            carry, before = agent.act(carry, rows, evaluate=True, counter=number)
-            rows = envs.step(before)
+            carry, action = agent.act(carry, rows, evaluate=True, counter=number)
+            played.append({**rows, "action": action})
+            rows = envs.step(action)
     finally:
         envs.close()
-    return {key: np.stack([row[key] for row in played], 1) for key in played[0]}
-
-
-def _draw_kl(kl: Mapping[int, float]) -> Figure:
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(list(kl), list(kl.values()), marker=".")
-    axes.set(xlabel="steps since the episode began", ylabel="KL of posterior and prior, nats", ylim=(0, None))
-    return figure
+    return played.read(np.arange(count), np.zeros(count, np.int64), steps)
 
 
 def _draw_times(times: list[np.ndarray], steps: int) -> Figure:

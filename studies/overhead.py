@@ -1,147 +1,124 @@
 """What a run costs besides learning: the share of its loop spent in replay, checkpoints, disk space."""
 
+from __future__ import annotations
+
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import configs
+from agent.run import seams
+from agent.run.folder import RunFolder
+from agent.run.loop import Training
+from agent.run.seams import Batches, Prepare
+from studies import tables
+from studies.timing import Configurations, Result
 
-from agent.online import Training
-
-REPLAY = ("wants_state", "add", "ready", "next", "refresh")
+REPLAY = ("wants_state", "add", "ready", "next", "refresh")  # what each step of the loop asks of the replay
 CHECKPOINTS = 5
-
-Config = Mapping[str, Any]
-Makers = tuple[Callable[[int, int, int], Any], Callable[[int], Any]]
+QUIET = {
+    "eval.every": 0,
+    "eval.episodes": 1,
+    "eval.max_steps": 1,
+    "log.pictures": 0,
+    "log.tensorboard": False,
+}
 
 
 class Clock:
-    """Records the wall-clock time of method calls; a call within another is counted as part of that one."""
+    """A replay whose calls are timed: `calls` has begin and end of each, in seconds, by method."""
 
-    def __init__(self) -> None:
-        self.calls: dict[str, list[float]] = {}
-        self._inside = False
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self.calls: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
-    def watch(self, subject: Any, name: str) -> None:
-        """Time every call of a method of `subject` from now on."""
-        method = getattr(subject, name)
-        calls = self.calls.setdefault(name, [])
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._batches, name)
 
         def timed(*positional: Any, **named: Any) -> Any:
-            if self._inside:
-                return method(*positional, **named)
-            self._inside, began = True, time.perf_counter()
-            try:
-                return method(*positional, **named)
-            finally:
-                calls.append(time.perf_counter() - began)
-                self._inside = False
+            began = time.perf_counter()
+            result = found(*positional, **named)
+            self.calls[name].append((began, time.perf_counter()))
+            return result
 
-        setattr(subject, name, timed)
+        return timed if callable(found) else found
 
 
-def overhead(
-    configurations: Mapping[str, Config],
-    makers: Mapping[str, Makers],
-    updates: int,
-    device: str = "cpu",
-) -> dict[str, Any]:
-    """Train for the prefill and `updates` in a temporary folder, and measure from the first update on.
+def measure(configurations: Configurations, lengths: Sequence[int], repeats: int) -> Result:
+    """Train for the prefill in a temporary folder, then go on for `repeats` updates, and measure those.
 
-    Arguments:
-        configurations: name -> merged configuration. Evaluations, pictures and TensorBoard are left out, and
-            five checkpoints are saved on the way.
-        makers: name -> `make_envs` and `make_replay`, as `agent.online.train` takes them.
-        updates: how many.
-        device: `cpu` or `cuda`, the one that the configurations result in; for the report.
+    Evaluations, pictures and TensorBoard are left out; about five checkpoints are saved on the way. Lengths
+    are not used: windows are as configured.
 
-    Returns: `what`, `device`, `threads`, `torch` and `rows`, one per configuration: `name`, `updates`,
-        `steps` (environment steps meanwhile), `steps_per_second` (of the loop, without checkpoints), `stored`
-        (steps in the replay at the end), `share` (of the loop's time spent in the replay's methods, by name
-        and as `replay`, their sum; without background threads), `checkpoint` (median seconds to save one),
-        `checkpoint_worst`, `bytes_per_step` (of replay on disk at the end, per stored step), `bytes_agent`
-        (of the rest of one checkpoint).
+    Returns:
+        `rows`, one per configuration: `name`, `updates`, `steps` (environment steps meanwhile),
+        `steps_per_second` (of the loop, without checkpoints), `stored` (steps in the replay at the end),
+        `share` (of the loop's time spent in the replay's methods, by name and as `replay`, their sum; without
+        background threads), `checkpoint` (median seconds to save one), `checkpoint_worst`, `bytes_per_step`
+        (of replay on disk at the end, per stored step), `bytes_agent` (of the rest of one checkpoint).
     """
+    del lengths
     rows = []
     for name, config in configurations.items():
-        with tempfile.TemporaryDirectory() as folder:
-            rows.append({"name": name} | _train(config, *makers[name], Path(folder), updates))
-    return {
-        "what": "overhead",
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "rows": rows,
-    }
+        with tempfile.TemporaryDirectory() as logdir:
+            rows.append({"name": name} | _train(config, RunFolder(logdir), repeats))
+    return {"rows": rows}
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The rows of `overhead` as a text table."""
-    lines = [
-        f"overhead on {result['device']}, {result['threads']} threads, torch {result['torch']}",
-        f"{'':22} {'updates':>7} {'steps/s':>8} {'stored':>9} {'replay':>7} {'add':>6} {'next':>6} "
-        f"{'refresh':>7} {'checkpoint':>10} {'worst':>8} {'bytes a step':>12} {'agent':>8}",
-    ]
-    for row in result["rows"]:
-        share = row["share"]
-        lines.append(
-            f"{row['name']:22} {row['updates']:>7} {row['steps_per_second']:>8.1f} {row['stored']:>9,} "
-            f"{share['replay']:>7.2%} {share['add']:>6.2%} {share['next']:>6.2%} {share['refresh']:>7.2%} "
-            f"{1e3 * row['checkpoint']:>7.0f} ms {1e3 * row['checkpoint_worst']:>5.0f} ms "
-            f"{row['bytes_per_step']:>12,.1f} {row['bytes_agent'] / 1e6:>5.1f} MB"
-        )
-    return "\n".join(lines)
+COLUMNS: tables.Columns = {
+    "": lambda row: configs.label(row["name"]),
+    "updates": lambda row: f"{row['updates']}",
+    "steps/s": lambda row: f"{row['steps_per_second']:.1f}",
+    "stored": lambda row: f"{row['stored']:,}",
+    "replay": lambda row: f"{row['share']['replay']:.2%}",
+    "add": lambda row: f"{row['share']['add']:.2%}",
+    "next": lambda row: f"{row['share']['next']:.2%}",
+    "refresh": lambda row: f"{row['share']['refresh']:.2%}",
+    "checkpoint": lambda row: f"{1e3 * row['checkpoint']:.0f} ms",
+    "worst": lambda row: f"{1e3 * row['checkpoint_worst']:.0f} ms",
+    "bytes a step": lambda row: f"{row['bytes_per_step']:,.1f}",
+    "agent": lambda row: f"{row['bytes_agent'] / 1e6:.1f} MB",
+}
 
 
-def _train(
-    config: Config,
-    make_envs: Callable[[int, int, int], Any],
-    make_replay: Callable[[int], Any],
-    logdir: Path,
-    updates: int,
-) -> dict[str, Any]:
-    """One run, as a row of `overhead`."""
+def _train(config: configs.Config, folder: RunFolder, updates: int) -> dict[str, Any]:
+    """One run, as a row of `measure`."""
     # Updates begin when the prefill is over and a window is stored; some steps more make up for rounding.
-    streams, tokens = config["envs"]["count"], config["batch_size"] * config["batch_length"]
-    window = config["batch_length"] + config["replay"]["state_every"] + 1
-    begin = max(config["prefill"], streams * window)
-    steps = begin + int(updates * tokens / config["train_ratio"]) + streams
-    changed = {
-        "steps": steps,
-        "eval": {**config["eval"], "every": 0, "episodes": 1, "envs": 1},
-        "log": {**config["log"], "pictures": 0, "tensorboard": False},
-        "checkpoint": {**config["checkpoint"], "every": max(1, (steps - begin) // CHECKPOINTS)},
-    }
-    training = Training({**config, **changed}, make_envs, make_replay, logdir)
-    training.loop["next"]["checkpoint"] = begin  # none in the prefill: only those after it count
-    clock, first = Clock(), dict[str, float]()
-    for name in REPLAY:
-        clock.watch(training.loader if name == "next" else training.replay, name)
-    clock.watch(training, "_save")
-    update = training.recorder.update
+    streams, tokens = config.envs.count, config.batch_size * config.batch_length
+    begin = max(config.prefill, streams * (config.batch_length + config.replay.state_every + 1))
+    end = begin + int(updates * tokens / config.train_ratio) + streams
+    before = Training(configs.override(config, QUIET | {"steps": begin, "checkpoint.every": 0}), folder)
+    before.run()
+    clocks: list[Clock] = []
 
-    def counted(batch: Mapping[str, Any]) -> Any:
-        if not first:
-            first.update(seconds=training.loop["seconds"], step=training.step)
-            for calls in clock.calls.values():
-                calls.clear()
-        return update(batch)
+    def make_batches(streams: int, folder: Path | None, prepare: Prepare) -> Any:
+        clocks.append(Clock(seams.batches(config)(streams, folder, prepare)))
+        return clocks[-1]
 
-    training.recorder.update = counted  # type: ignore[method-assign]
+    every = max(1, (end - begin) // CHECKPOINTS)
+    settings = QUIET | {"steps": end, "checkpoint.every": every}
+    training = Training(configs.override(config, settings), folder, make_batches=make_batches)
     training.run()
-    seconds = training.loop["seconds"] - first["seconds"]
-    share = {name: sum(clock.calls[name]) / seconds for name in REPLAY}
-    newest = max((logdir / "checkpoints").iterdir())
-    sizes = {path: path.stat().st_size for path in logdir.rglob("*.npz")}
-    stored = len(training.replay)
-    saves = clock.calls["_save"]
+    (clock,), stored = clocks, len(training.replay)
+    seconds = training.progress.seconds - before.progress.seconds
+    steps = training.progress.step - before.progress.step
+    share = {name: sum(end - begin for begin, end in clock.calls[name]) / seconds for name in REPLAY}
+    # Saving asks the replay for its state first, and in the end to remove what no checkpoint needs any more.
+    calls = zip(clock.calls["state_dict"], clock.calls["prune"], strict=True)
+    saves = [done - began for (began, _), (_, done) in calls]
+    newest = max((folder.path / "checkpoints").iterdir())
+    sizes = {path: path.stat().st_size for path in folder.path.rglob("*.npz")}
     return {
-        "updates": training.agent.updates,
-        "steps": training.step - int(first["step"]),
-        "steps_per_second": (training.step - first["step"]) / seconds,
+        "updates": training.agent.updates - before.agent.updates,
+        "steps": steps,
+        "steps_per_second": steps / seconds,
         "stored": stored,
         "share": share | {"replay": sum(share.values())},
         "checkpoint": statistics.median(saves),

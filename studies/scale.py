@@ -1,7 +1,7 @@
-"""Whether replay stays as fast and as small in memory when it grows: `python -m studies.scale --help`.
+"""Measure whether replay stays as fast and as small in memory when it grows.
 
 A replay on disk is filled with made-up rows of 16 environments, windows are sampled, and it is saved and
-loaded as a checkpoint does. One JSON object for each size is printed as it is ready, then a table.
+loaded as a checkpoint does.
 """
 
 from __future__ import annotations
@@ -9,57 +9,83 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
+from configs.command_line import Parser, Work, count
 from replay import Replay
+from studies import tables
 
 STREAMS, BATCH, LENGTH, EPISODE = 16, 16, 64, 1000
 POOL = 97  # different rows; a prime, so that windows differ
+SIZES = (10_000, 100_000, 1_000_000)
 
 
-def rows(images: bool) -> list[dict[str, np.ndarray]]:
-    """Return rows of `STREAMS` environments without an episode's beginning: pictures, or vectors of 32."""
+def arguments(parser: Parser) -> None:
+    """How large, of what, and where."""
+    steps = "sizes of the replay [1e4 1e5 1e6]"
+    parser.add_argument("--steps", type=count, nargs="+", default=SIZES, metavar="N", help=steps)
+    parser.add_argument("--images", action="store_true", help="64x64 pictures instead of vectors of 32")
+    parser.add_argument("--memory-gb", type=float, default=1.0, metavar="X", help="as replay.memory_gb [1]")
+    folder = "where the replay lies meanwhile [runs/scale]"
+    parser.add_argument("--folder", type=Path, default=Path("runs/scale"), metavar="DIR", help=folder)
+
+
+def prepare(args: argparse.Namespace) -> Work:
+    """See `measure`."""
+    folder: Path = args.folder
+    if folder.exists():
+        raise ValueError(f"{folder} exists: it would be filled and removed; name a folder that does not.")
+
+    def work() -> tuple[dict[str, Any], str]:
+        rows = []
+        for steps in tqdm(args.steps, unit="size"):
+            try:
+                rows.append(measure(steps, args.images, args.memory_gb, folder))
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            tqdm.write(json.dumps(rows[-1]), file=sys.stderr)  # the next one may take an hour
+        return {"rows": rows}, tables.text(rows, COLUMNS)
+
+    return work
+
+
+def made_up(images: bool) -> dict[str, np.ndarray]:
+    """A row of `STREAMS` environments, times `POOL`: pictures, or vectors of 32."""
     random = np.random.default_rng(0)
-    made = []
-    for _ in range(POOL):
-        seen = {"obs/vector": random.normal(size=(STREAMS, 32)).astype(np.float32)}
-        if images:
-            seen = {"obs/image": random.integers(0, 256, (STREAMS, 64, 64, 3), np.uint8)}
-        flags = {name: np.zeros(STREAMS, bool) for name in ("is_first", "is_last", "is_terminal")}
-        action, reward = random.integers(0, 6, STREAMS), random.normal(size=STREAMS).astype(np.float32)
-        made.append({**seen, **flags, "action": action, "reward": reward})
-    return made
+    seen = {"obs/vector": random.normal(size=(POOL, STREAMS, 32)).astype(np.float32)}
+    if images:
+        seen = {"obs/image": random.integers(0, 256, (POOL, STREAMS, 64, 64, 3), np.uint8)}
+    return seen | {
+        "action": random.integers(0, 6, (POOL, STREAMS)),
+        "reward": random.normal(size=(POOL, STREAMS)).astype(np.float32),
+        "is_terminal": np.zeros((POOL, STREAMS), bool),
+    }
 
 
 def measure(steps: int, images: bool, memory_gb: float, folder: Path, samples: int = 200) -> dict[str, Any]:
     """Fill a replay in `folder`, which must not exist, with `steps` steps; sample, save and load it.
 
-    Returns: `steps`, `images`, `memory_gb`; microseconds a step to `add`; milliseconds to `sample` (median
-        and 95 % quantile, and of the loaded one); `resident_gb`, memory that the process holds;
+    Returns:
+        `steps`, `images`, `memory_gb`; microseconds a step to `add`; milliseconds to `sample` (median and
+        95 % quantile, and of the loaded one); `resident_gb`, memory that the process holds;
         `disk_bytes_per_step`; seconds to `load`.
     """
-    sizes: dict[str, Any] = {
-        "capacity": steps,
-        "streams": STREAMS,
-        "batch_size": BATCH,
-        "batch_length": LENGTH,
-        "seed": 0,
-        "online": False,
-        "memory_gb": memory_gb,
-        "folder": folder,
-    }
-    replay, pool = Replay(**sizes), rows(images)
+
+    def empty() -> Replay:
+        return Replay(steps, STREAMS, BATCH, LENGTH, 0, online=False, memory_gb=memory_gb, folder=folder)
+
+    replay, pool = empty(), made_up(images)
     began = time.perf_counter()
     for t in range(steps // STREAMS):
-        row = dict(pool[t % POOL])
-        row["is_first"] = np.full(STREAMS, t % EPISODE == 0)
-        row["is_last"] = np.full(STREAMS, t % EPISODE == EPISODE - 1)
-        replay.add(row)
+        ends = {"is_first": t % EPISODE == 0, "is_last": t % EPISODE == EPISODE - 1}
+        row = {key: value[t % POOL] for key, value in pool.items()}
+        replay.add(row | {key: np.full(STREAMS, value) for key, value in ends.items()})
     chunks = replay.chunks()
     added = time.perf_counter() - began
     first = _times(replay, samples)
@@ -67,7 +93,7 @@ def measure(steps: int, images: bool, memory_gb: float, folder: Path, samples: i
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     replay.close()
     del replay
-    loaded = Replay(**sizes)
+    loaded = empty()
     began = time.perf_counter()
     assert loaded.load_state_dict(state, chunks) == []
     load = time.perf_counter() - began
@@ -88,42 +114,21 @@ def measure(steps: int, images: bool, memory_gb: float, folder: Path, samples: i
     }
 
 
+COLUMNS: tables.Columns = {
+    "steps": lambda row: f"{row['steps']:,}",
+    "add, us a step": lambda row: f"{row['add_us_per_step']:.1f}",
+    "sample, ms (95 %)": lambda row: f"{row['sample_ms']:.2f} ({row['sample_ms_95']:.2f})",
+    "after a reload, ms": lambda row: f"{row['sample_ms_loaded']:.2f}",
+    "in memory, GiB": lambda row: f"{row['resident_gb']:.2f}",
+    "load, s": lambda row: f"{row['load_s']:.1f}",
+}
+
+
 def _times(replay: Replay, samples: int) -> list[float]:
-    """Return milliseconds of each of `samples` batches."""
+    """Milliseconds of each of `samples` batches."""
     times = []
     for _ in range(samples):
         began = time.perf_counter()
         replay.sample()
         times.append((time.perf_counter() - began) * 1e3)
     return times
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure replays of growing sizes; the files are removed again."""
-    parser = argparse.ArgumentParser(prog="python -m studies.scale", description=main.__doc__)
-    parser.add_argument("--steps", type=float, nargs="+", default=[1e4, 1e5, 1e6], metavar="N")
-    parser.add_argument("--images", action="store_true", help="64x64 pictures instead of vectors of 32")
-    parser.add_argument("--memory-gb", type=float, default=1.0, metavar="X", help="as replay.memory_gb [1]")
-    parser.add_argument("--folder", type=Path, default=Path("runs/scale"), metavar="DIR")
-    args = parser.parse_args(argv)
-    if args.folder.exists():
-        parser.error(f"{args.folder} exists: it would be filled and removed; name a folder that does not.")
-    measured = []
-    for steps in args.steps:
-        try:
-            measured.append(measure(int(steps), args.images, args.memory_gb, args.folder))
-        finally:
-            shutil.rmtree(args.folder, ignore_errors=True)
-        print(json.dumps(measured[-1]), flush=True)
-    print("| steps | add, us a step | sample, ms (95 %) | after a reload, ms | in memory, GiB | load, s |")
-    print("|---|---|---|---|---|---|")
-    for got in measured:
-        print(
-            f"| {got['steps']:,} | {got['add_us_per_step']:.1f} | {got['sample_ms']:.2f} "
-            f"({got['sample_ms_95']:.2f}) | {got['sample_ms_loaded']:.2f} | {got['resident_gb']:.2f} | "
-            f"{got['load_s']:.1f} |"
-        )
-
-
-if __name__ == "__main__":
-    main()

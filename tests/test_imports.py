@@ -13,17 +13,18 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED = {
+ALLOWED = {  # room -> the modules and rooms of ours that it may import
     "configs": set(),
-    "envs": set(),
+    "envs": {"configs.nearest"},
     "replay": set(),
     "worldmodels": set(),
     "agent": {"worldmodels"},
-    "studies": {"agent", "envs", "replay"},
-    "run": {"configs", "envs", "replay", "agent", "studies"},
+    "agent.run": {"agent", "configs", "envs", "replay", "worldmodels"},
+    "studies": {"agent", "configs", "envs", "replay", "worldmodels"},
+    "run": {"agent", "configs", "studies"},
 }
 EAGER_IN_RUN = {"configs"}
-TORCH = {"worldmodels", "agent", "studies", "run"}
+TORCH = {"worldmodels", "agent", "agent.run", "studies", "run"}
 ONLY = {  # the packages that a light room may use beside the standard library
     "configs": {"ruamel"},
     "replay": {"numpy", "gymnasium"},
@@ -43,7 +44,7 @@ ONLY = {  # the packages that a light room may use beside the standard library
 
 class Import(NamedTuple):
     line: int
-    package: str  # the part of the name before the first dot
+    module: str
     lazy: bool  # inside a function, or for the type checker only
 
 
@@ -53,10 +54,11 @@ def imports(tree: ast.Module, room: str) -> Iterator[Import]:
     def walk(node: ast.AST, lazy: bool) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield Import(node.lineno, alias.name.split(".")[0], lazy)
+                yield Import(node.lineno, alias.name, lazy)
         elif isinstance(node, ast.ImportFrom):
-            name = room if node.level else (node.module or "").split(".")[0]
-            yield Import(node.lineno, name, lazy)
+            base = room if node.level else node.module or ""
+            for alias in node.names:
+                yield Import(node.lineno, f"{base}.{alias.name}", lazy)
         elif isinstance(node, ast.If):
             lazy = lazy or ast.unparse(node.test).endswith("TYPE_CHECKING")
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -67,20 +69,28 @@ def imports(tree: ast.Module, room: str) -> Iterator[Import]:
     return walk(tree, False)
 
 
+def is_in(module: str, place: str) -> bool:
+    return module == place or module.startswith(f"{place}.")
+
+
 def violations(root: Path) -> list[str]:
     """'path:line what' for each import that the house does not allow."""
     wrong = []
     for path in sorted(root.glob("*/**/*.py")) + sorted(root.glob("run.py")):
         relative = path.relative_to(root)
-        room = relative.parts[0].removesuffix(".py")
-        if room not in ALLOWED:
+        name = ".".join(relative.with_suffix("").parts)
+        rooms = [room for room in ALLOWED if is_in(name, room)]
+        if not rooms:
             continue
-        for line, package, lazy in imports(ast.parse(path.read_text(encoding="utf-8")), room):
-            if package == room or package in sys.stdlib_module_names:
+        room = max(rooms, key=len)
+        for line, module, lazy in imports(ast.parse(path.read_text(encoding="utf-8")), room):
+            package = module.split(".")[0]
+            inner = any(is_in(module, other) and other.startswith(f"{room}.") for other in ALLOWED)
+            if (is_in(module, room) and not inner) or package in sys.stdlib_module_names:
                 continue
             where = f"{relative}:{line}"
-            if package in ALLOWED and package not in ALLOWED[room]:
-                wrong.append(f"{where} {room} may not import {package}")
+            if package in ALLOWED and not any(is_in(module, allowed) for allowed in ALLOWED[room]):
+                wrong.append(f"{where} {room} may not import {module}")
             elif package == "torch" and room not in TORCH:
                 wrong.append(f"{where} {room} may not import torch")
             elif package not in ALLOWED and room in ONLY and package not in ONLY[room]:
@@ -96,7 +106,7 @@ def test_imports_run_one_way() -> None:
 
 def test_every_room_is_walked() -> None:
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert rooms == set(ALLOWED) - {"run"}
+    assert rooms == set(ALLOWED) - {"run", "agent.run"}
 
 
 @pytest.mark.parametrize(
@@ -112,16 +122,27 @@ def test_every_room_is_walked() -> None:
         (
             "worldmodels/a.py",
             "from agent.agent import Agent",
-            "worldmodels/a.py:1 worldmodels may not import agent",
+            "worldmodels/a.py:1 worldmodels may not import agent.agent.Agent",
         ),
         ("agent/a.py", "import numpy, envs", "agent/a.py:1 agent may not import envs"),
         ("agent/a.py", "import configs", "agent/a.py:1 agent may not import configs"),
+        (
+            "agent/a.py",
+            "from agent.run import loop",
+            "agent/a.py:1 agent may not import agent.run.loop",
+        ),
+        ("agent/run/a.py", "import studies", "agent/run/a.py:1 agent.run may not import studies"),
+        (
+            "envs/a.py",
+            "from configs import Config",
+            "envs/a.py:1 envs may not import configs.Config",
+        ),
         ("studies/a.py", "import run", "studies/a.py:1 studies may not import run"),
         ("run.py", "import torch", "run.py:1 run.py may import torch inside a function only"),
         (
             "run.py",
             "try:\n    import envs\nfinally: 0",
-            "run.py:2 run.py may import envs inside a function only",
+            "run.py:2 run may not import envs",
         ),
         ("run.py", "def f():\n    import worldmodels", "run.py:2 run may not import worldmodels"),
     ],
@@ -137,8 +158,10 @@ def test_the_walk_finds_a_wrong_import(tmp_path: Path, path: str, text: str, sai
     [
         ("envs/a.py", "import numpy as np\nfrom . import b\nfrom .b import c\nimport envs.b, os.path"),
         ("agent/a.py", "import torch\nfrom worldmodels.base import State"),
-        ("run.py", "import configs\ndef f():\n    import torch, envs\n    from agent import online"),
-        ("run.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from envs import VectorDoor"),
+        ("agent/run/a.py", "import configs, envs\nfrom agent.agent import Agent\nfrom agent.run import b"),
+        ("envs/a.py", "from configs.nearest import did_you_mean"),
+        ("run.py", "import configs\ndef f():\n    import torch\n    from agent.run import loop"),
+        ("run.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from agent.run import loop"),
         (".venv/a.py", "import torch"),
         ("tests/a.py", "import torch"),
     ],

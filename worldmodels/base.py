@@ -1,12 +1,12 @@
-"""What every world-model backbone promises, and the one place where the time convention is written down.
+"""What every world-model backbone promises, and the time convention that it keeps.
 
 Symbols: B batch, T replay length, N start states, A action, E embedding, F feature, P policy input,
 S x K the stochastic latent: S groups of K classes, or S numbers (K = 1).
 
-Time convention. Row t of a batch holds `obs[t]` together with the `reward[t]` and `is_terminal[t]` that
-ARRIVED with it, and `action[t]`, the action that LED INTO `obs[t]`. `is_first[b, t]` erases the state, the
-previous latent and the action of row b BEFORE step t, in the same way in training, acting, imagination and
-evaluation. `continue[t] = 1 - is_terminal[t]`.
+Time convention (docs/shapes.md shows it on an example). Row t of a batch holds `obs[t]` together with the
+`reward[t]` and `is_terminal[t]` that ARRIVED with it, and `action[t]`, the action that LED INTO `obs[t]`.
+`is_first[b, t]` erases the state, the previous latent and the action of row b BEFORE step t, in the same way
+in training, acting, imagination and evaluation. `continue[t] = 1 - is_terminal[t]`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Backbone(nn.Module):
         posterior, prior = rollout.posterior, rollout.prior
         return self.latent.kl(posterior.detach(), prior), self.latent.kl(posterior, prior.detach())
 
-    def foreseen(self, rollout: Rollout) -> Tensor:
+    def prior_features(self, rollout: Rollout) -> Tensor:
         """Features `[B, T, F]` with a sample of the prior in place of z_t."""
         sample = self.latent.sample(rollout.prior).flatten(-2)
         return torch.cat([rollout.features[..., : -sample.shape[-1]], sample], -1)
@@ -156,6 +156,18 @@ def reset_state(is_first: Tensor, state: State) -> State:
 def keep_steps(keep: Tensor, value: Tensor) -> Tensor:
     """Rows of `value` `[B, T, ...]` at the steps `keep` `[B, n]` -> `[B, n, ...]`."""
     return value[torch.arange(keep.shape[0], device=keep.device)[:, None], keep]
+
+
+def keep_states(keep: Tensor | None, states: State) -> State:
+    """`keep_steps` for every leaf `[B, T, ...]` of a window's states; an empty dict where none are wanted."""
+    return {} if keep is None else {key: keep_steps(keep, leaf) for key, leaf in states.items()}
+
+
+def steps_with_resets(is_first: Tensor) -> list[bool]:
+    """Which steps of `[B, T]` reset any row: all of them where reading it would wait for the device."""
+    if is_first.device.type != "cpu":
+        return [True] * is_first.shape[1]
+    return is_first.any(0).tolist()
 
 
 def merge_rows(state: State) -> State:

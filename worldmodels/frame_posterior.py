@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.base import Backbone, State, reset_rows, reset_state
-from worldmodels.latent import Noise, make_latent
+from worldmodels.latent import Latent, Noise
 from worldmodels.nets import MLP, linear
 
 
@@ -19,35 +19,24 @@ class FramePosterior(Backbone):
     `[B, D]`, and the subclass's own.
 
     Args:
-        embed_size, action_size: E and A.
-        stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
+        embed_size, action_size, latent: E, A, and the family of z.
         units, hidden_layers: width and depth of posterior, prior and input networks.
         width: D of the inputs and outputs of the sequence model.
-        unimix: share of the uniform distribution in a categorical posterior and prior.
     """
 
     prior_net: MLP
 
     def __init__(
-        self,
-        embed_size: int,
-        action_size: int,
-        stoch: int,
-        classes: int,
-        units: int,
-        hidden_layers: int,
-        width: int,
-        unimix: float,
+        self, embed_size: int, action_size: int, latent: Latent, units: int, hidden_layers: int, width: int
     ) -> None:
         super().__init__()
-        self.latent = make_latent(stoch, classes, unimix)
-        self.width = width
-        self.posterior_net = MLP(embed_size, units, hidden_layers, self.latent.outputs)
+        self.latent, self.width = latent, width
+        self.posterior_net = MLP(embed_size, units, hidden_layers, latent.outputs)
         # Latent and action are normalised apart, as in DreamerV3: the action is but a few numbers among many.
-        self.latent_in = MLP(self.latent.size, units, hidden_layers)
+        self.latent_in = MLP(latent.size, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)
-        self.feature_size = width + self.latent.size
+        self.feature_size = width + latent.size
 
     def advance(self, inputs: Tensor, state: State) -> State:
         """One step of the sequence model: g_t `[B, D]` -> `output` and the subclass's own leaves.

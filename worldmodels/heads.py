@@ -37,8 +37,6 @@ class TwoHotHead(nn.Module):
         self, inputs: int, units: int, layers: int, bins: int = 255, resolution: float = 1.0
     ) -> None:
         super().__init__()
-        if resolution <= 0:
-            raise ValueError(f"the resolution of two-hot bins must be above 0, got {resolution}")
         if bins % 2 == 0:
             raise ValueError(f"the number of two-hot bins must be odd, so that one is exactly 0; got {bins}")
         self.net = MLP(inputs, units, layers, bins, out_scale=0.0)

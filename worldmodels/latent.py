@@ -100,16 +100,7 @@ class Gaussian:
 
 
 def make_latent(stoch: int, classes: int, unimix: float) -> Latent:
-    """The latent for a backbone's `stoch`, `classes` and `unimix`; with 0 classes a Gaussian one.
-
-    Raises:
-        ValueError: there are no groups, or a negative number of classes.
-    """
-    if stoch < 1 or classes < 0:
-        raise ValueError(
-            f"a latent has stoch >= 1 groups of classes >= 1 (or classes 0: Gaussian numbers), got stoch "
-            f"{stoch}, classes {classes}"
-        )
+    """The latent for a backbone's options `stoch`, `classes` and `unimix`; with 0 classes a Gaussian one."""
     return Categorical(stoch, classes, unimix) if classes else Gaussian(stoch)
 
 

@@ -9,34 +9,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodels.base import Rollout, State, keep_steps
+from worldmodels.base import Rollout, State, keep_states
 from worldmodels.frame_posterior import FramePosterior
+from worldmodels.latent import Latent
 from worldmodels.nets import MLP
 from worldmodels.ssm import LAYERS, Stack
 
-POLICY_INPUTS = ("auto", "output", "hidden", "full")
 MOST_SEEN = 8192
 """Size of the layers' states up to which `auto` includes them: S5's is below at every preset, S4's is not."""
 
 
 class S4WM(FramePosterior):
-    """Section 3 and equations 4 to 9 of the paper.
+    """Section 3 and equations 4 to 9 of the paper, with another block and at step 0.
 
-    Posterior q(z_t | x_t) sees the current frame only, so all z of a window, hence all inputs
-    g_t = MLP(z_{t-1}, a_t) of the stack, are known at once and the stack runs over the window in parallel.
-    Prior p(z_t | h_t). The decoder reads (h_t, z_t); actor, critic and heads read the policy input. Acting
-    and imagination run the same stack step by step.
+    A block is one state-space layer with a GLU, the paper's two S4 layers and an MLP. The paper has no KL at
+    z_0 and does not decode x_0; here every step is alike.
+
+    The stack runs over the g_t of a window in parallel, and step by step in acting and imagination. The
+    decoder reads (h_t, z_t); actor, critic and heads read the policy input.
 
     State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory`: the layers' states `[B, L, ...]`.
 
     Args:
-        embed_size, action_size: E and A.
-        stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
-        units, hidden_layers: width and depth of posterior, prior and input networks.
-        width, layers: D and L of the stack.
+        embed_size, action_size, latent, units, hidden_layers, width: see `FramePosterior`.
+        layers: L of the stack.
         layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, except for a
             `width` there, which replaces D unless it is 0.
-        unimix: share of the uniform distribution in a categorical posterior and prior.
         policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states),
             `full` (all three) or `auto` (`full`, but `output` where there are more than `MOST_SEEN` states).
         gradient_checkpointing: recompute each block of a window in the backward pass instead of storing it.
@@ -47,36 +45,28 @@ class S4WM(FramePosterior):
         *,
         embed_size: int,
         action_size: int,
-        stoch: int,
-        classes: int,
+        latent: Latent,
         units: int,
         hidden_layers: int,
         width: int,
         layers: int,
         layer: str,
-        unimix: float,
         policy_input: str,
         gradient_checkpointing: bool,
         **layer_options: Mapping[str, Any],
     ) -> None:
-        if layer not in LAYERS:
-            raise ValueError(f"s4wm.layer must be one of {', '.join(LAYERS)}, got {layer!r}")
-        if policy_input not in POLICY_INPUTS:
-            raise ValueError(
-                f"s4wm.policy_input must be one of {', '.join(POLICY_INPUTS)}, got {policy_input!r}"
-            )
         options = dict(layer_options[layer])
         width = options.pop("width", 0) or width
-        super().__init__(embed_size, action_size, stoch, classes, units, hidden_layers, width, unimix)
+        super().__init__(embed_size, action_size, latent, units, hidden_layers, width)
         self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing)
-        self.prior_net = MLP(width, units, hidden_layers, self.latent.outputs)
+        self.prior_net = MLP(width, units, hidden_layers, latent.outputs)
         memory = self.stack.initial(1).numel()
         if policy_input == "auto":
             policy_input = "full" if memory <= MOST_SEEN else "output"
         self.policy_view = policy_input
         self.policy_size = {
             "output": self.feature_size,
-            "hidden": self.latent.size + memory,
+            "hidden": latent.size + memory,
             "full": self.feature_size + memory,
         }[policy_input]
 
@@ -101,7 +91,7 @@ class S4WM(FramePosterior):
         everywhere = self.policy_view != "output"  # then the policy reads the layers' states of every step
         output, last, memory = self.stack(inputs, state["memory"], is_first, "all" if everywhere else keep)
         states = {"latent": latent, "output": output} | ({"memory": memory} if everywhere else {})
-        kept = {} if keep is None else {key: keep_steps(keep, leaf) for key, leaf in states.items()}
+        kept = keep_states(keep, states)
         if keep is not None and not everywhere:
             kept["memory"] = memory
         return Rollout(

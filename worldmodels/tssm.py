@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from worldmodels.base import Rollout, State, keep_steps
+from worldmodels.base import Rollout, State, keep_states, keep_steps
 from worldmodels.frame_posterior import FramePosterior
+from worldmodels.latent import Latent
 from worldmodels.nets import MLP, linear, widen
+
+QUERIES = 64
+"""Steps that attend at once, to the keys in their reach: what a window costs is linear in its length."""
 
 
 class TSSM(FramePosterior):
     """TransDreamer's TSSM with the S4WM paper's Transformer-XL: the baseline of its section 4.
 
-    As in S4WM the posterior q(z_t | x_t) sees the current frame only, so all inputs g_t = MLP(z_{t-1}, a_t)
-    of a window are known at once; prior p(z_t | h_t); features and policy input are (h_t, z_t). In every
-    layer step t attends to itself and to the `memory` steps before it, whether they lie in the window or in
-    the cache: the parallel form and the step see the same. No gradient flows into the cache of a given state.
+    Features and policy input are (h_t, z_t). In every layer a step attends to itself and the M steps before
+    it, whether they lie in the window or in the cache: the parallel form and the step see the same. No
+    gradient flows into the cache of a given state.
 
     State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory` `[B, L, M, D]`: the last M inputs of
     every layer, the newest last, `length` `[B]`: how many of them belong to the episode; the others are zero.
 
     Args:
-        embed_size, action_size: E and A.
-        stoch, classes: S groups of K classes; with 0 classes S Gaussian numbers (K = 1).
-        units, hidden_layers: width and depth of posterior, prior and input networks.
-        width, layers, heads: D, L, and attention heads, which divide D.
+        embed_size, action_size, latent, units, hidden_layers, width: see `FramePosterior`.
+        layers, heads: L, and attention heads; D is a multiple of twice their number.
         feed_forward: width of the network after each attention.
         memory: M, steps that a layer looks back.
-        unimix: share of the uniform distribution in a categorical posterior and prior.
     """
 
     def __init__(
@@ -38,8 +40,7 @@ class TSSM(FramePosterior):
         *,
         embed_size: int,
         action_size: int,
-        stoch: int,
-        classes: int,
+        latent: Latent,
         units: int,
         hidden_layers: int,
         width: int,
@@ -47,17 +48,14 @@ class TSSM(FramePosterior):
         heads: int,
         feed_forward: int,
         memory: int,
-        unimix: float,
     ) -> None:
         if width % (2 * heads):
             raise ValueError(f"tssm.width {width} must be divisible by twice tssm.heads {heads}")
-        if memory < 1:
-            raise ValueError(f"tssm.memory must be at least 1, got {memory}")
-        super().__init__(embed_size, action_size, stoch, classes, units, hidden_layers, width, unimix)
+        super().__init__(embed_size, action_size, latent, units, hidden_layers, width)
         self.memory = memory
         self.blocks = nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.prior_net = MLP(width, units, hidden_layers, self.latent.outputs)
+        self.prior_net = MLP(width, units, hidden_layers, latent.outputs)
         self.policy_size = self.feature_size
         self.register_buffer("waves", _waves(memory, width), persistent=False)  # [M + 1, D], by distance
 
@@ -82,18 +80,14 @@ class TSSM(FramePosterior):
         posterior, latent, x = self.filtered(state, embed, action, is_first, noise)
         rows, steps = is_first.shape
         length = self._lengths(state["length"], is_first)
-        # Step t sits at M + t behind the cache; it sees what lies at most min(M, length) steps back.
-        now = self.memory + torch.arange(steps, device=x.device)
-        distance = now[:, None] - torch.arange(self.memory + steps, device=x.device)  # [T, M + T]
-        past = (length - 1).clamp(max=self.memory)[..., None]  # [B, T, 1], steps before this one
-        seen = (distance >= 0) & (distance <= past)  # [B, T, M + T]
+        spans = spans_of((length - 1).clamp(max=self.memory), self.memory)
         sequences = []
         for number, block in enumerate(self._layers()):
             cache = state["memory"][:, number].detach().to(x.dtype)
             sequence = torch.cat([cache, x], 1)  # [B, M + T, D]
             sequences.append(sequence)
             keys, values = block.keys_and_values(sequence)
-            x = block(x, keys, values, seen, distance.clamp(0, self.memory), self.waves)
+            x = block(x, keys, values, spans, self.waves)
         output = self.norm(x).to(latent.dtype)
         states = {"latent": latent, "output": output}
 
@@ -107,17 +101,15 @@ class TSSM(FramePosterior):
             return {"memory": inputs.masked_fill(stale[:, :, None, :, None], 0), "length": count}
 
         end = memories(torch.full((rows, 1), steps - 1, device=x.device))
+        end = {key: leaf[:, 0] for key, leaf in end.items()}
         features = self.feature(states)
         return Rollout(
             features=features,
             policy=features,
             posterior=posterior,
             prior=self.prior(output),
-            last={"latent": latent[:, -1], "output": output[:, -1]}
-            | {key: v[:, 0] for key, v in end.items()},
-            kept={}
-            if keep is None
-            else {key: keep_steps(keep, leaf) for key, leaf in states.items()} | memories(keep),
+            last={"latent": latent[:, -1], "output": output[:, -1], **end},
+            kept={} if keep is None else keep_states(keep, states) | memories(keep),
         )
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
@@ -137,25 +129,20 @@ class TSSM(FramePosterior):
     def advance(self, inputs: Tensor, state: State) -> State:
         """The new `output`, `length`, and the cache in the same form as in `state`."""
         length = (state["length"] + 1).clamp(max=self.memory + 1)
-        distance = torch.arange(self.memory, -1, -1, device=inputs.device)[None]  # [1, M + 1]
-        seen = distance < length[:, None, None]  # [B, 1, M + 1]
+        spans = spans_of(length[:, None] - 1, self.memory)
         x = inputs[:, None]
-        cached = {key: state[key] for key in ("memory", "keys", "values") if key in state}
-        grown: dict[str, list[Tensor]] = {key: [] for key in cached}
+        cache = {key: state[key] for key in ("memory", "keys", "values") if key in state}
+        grown: dict[str, list[Tensor]] = {key: [] for key in cache}
         for number, block in enumerate(self._layers()):
-            if "memory" in cached:
-                new = {"memory": x}
-                sequence = torch.cat([cached["memory"][:, number].to(x.dtype), x], 1)
-                keys, values = block.keys_and_values(sequence)
-                grown["memory"].append(sequence[:, 1:])
-            else:
-                new = dict(zip(("keys", "values"), block.keys_and_values(x), strict=True))
-                keys, values = (
-                    torch.cat([cached[key][:, number].to(x.dtype), new[key]], 1) for key in ("keys", "values")
-                )
-                grown["keys"].append(keys[:, 1:])
-                grown["values"].append(values[:, 1:])
-            x = block(x, keys, values, seen, distance, self.waves)
+            new = (x,) if "memory" in cache else block.keys_and_values(x)
+            rows = [
+                torch.cat([leaf[:, number].to(x.dtype), row], 1)  # [B, M + 1, D]
+                for leaf, row in zip(cache.values(), new, strict=True)
+            ]
+            keys, values = block.keys_and_values(*rows) if "memory" in cache else rows
+            x = block(x, keys, values, spans, self.waves)
+            for leaves, row in zip(grown.values(), rows, strict=True):
+                leaves.append(row[:, 1:])
         kind = state["output"].dtype
         return {
             "output": self.norm(x)[:, 0].to(kind),
@@ -172,6 +159,34 @@ class TSSM(FramePosterior):
         begin = torch.where(is_first, count, 0).cummax(1).values
         since = (count - begin + 1).to(length.dtype)
         return torch.where(begin > 0, since, length[:, None] + count)
+
+
+@dataclass
+class Span:
+    """q consecutive steps of a window, and the M + q keys in their reach.
+
+    Attributes:
+        queries, keys: which of the T steps, and of the M + T keys.
+        distance: `[q, M + q]` int64, how far back a key lies, from 0 to M.
+        seen: `[B, q, M + q]` bool, whether a step attends to it.
+    """
+
+    queries: slice
+    keys: slice
+    distance: Tensor
+    seen: Tensor
+
+
+def spans_of(past: Tensor, memory: int) -> list[Span]:
+    """A window in spans of at most `QUERIES` steps; step t sees itself and the `past` `[B, T]` before it."""
+    spans = []
+    for begin in range(0, past.shape[1], QUERIES):
+        end = min(begin + QUERIES, past.shape[1])
+        keys = torch.arange(memory + end - begin, device=past.device)
+        distance = keys[memory:, None] - keys  # step t has the key M + t
+        seen = (distance >= 0) & (distance <= past[:, begin:end, None])
+        spans.append(Span(slice(begin, end), slice(begin, memory + end), distance.clamp(0, memory), seen))
+    return spans
 
 
 class Block(nn.Module):
@@ -198,26 +213,28 @@ class Block(nn.Module):
         return keys, values
 
     def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, seen: Tensor, distance: Tensor, waves: Tensor
+        self, x: Tensor, keys: Tensor, values: Tensor, spans: Sequence[Span], waves: Tensor
     ) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`.
 
         Args:
             x: the inputs of T steps.
-            keys, values: `[B, n, D]` of the n steps there are.
-            seen: `[B, T, n]` bool, which of them a step attends to.
-            distance: `[T, n]` int64, how far back they lie, from 0 to M.
+            keys, values: `[B, M + T, D]`, of the M steps before them and of their own.
+            spans: which steps attend to which, from `spans_of`.
             waves: `[M + 1, D]`, encodings of distances.
         """
         query, key, value = (self._split(part) for part in (self.query(self.norm(x)), keys, values))
         position = self._split(self.position(waves.to(x.dtype)))  # [heads, M + 1, d]
-        content = (query + self.content_bias) @ key.mT  # [B, heads, T, n]
-        place = (query + self.position_bias) @ position.mT  # [B, heads, T, M + 1]
-        place = place.gather(-1, distance.expand(*content.shape))
-        score = widen(content + place)
-        score = (score / math.sqrt(query.shape[-1])).masked_fill(~seen[:, None], -torch.inf)
-        mixed = (score.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(-2)
-        x = x + self.out(mixed)
+        parts = []
+        for span in spans:
+            asking, near = query[..., span.queries, :], key[..., span.keys, :]
+            content = (asking + self.content_bias) @ near.mT  # [B, heads, q, M + q]
+            place = (asking + self.position_bias) @ position.mT  # [B, heads, q, M + 1]
+            place = place.gather(-1, span.distance.expand(*content.shape))
+            score = widen(content + place) / math.sqrt(query.shape[-1])
+            weight = score.masked_fill(~span.seen[:, None], -torch.inf).softmax(-1)
+            parts.append(weight.to(value.dtype) @ value[..., span.keys, :])
+        x = x + self.out(torch.cat(parts, -2).transpose(1, 2).flatten(-2))
         return x + self.feed_forward(self.norm2(x))
 
     def _split(self, x: Tensor) -> Tensor:

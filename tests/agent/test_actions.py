@@ -155,7 +155,6 @@ def test_without_unimix_a_probability_of_zero_is_no_nan() -> None:
     assert outputs.grad is not None and outputs.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("least", "most"), [(0.0, 1.0), (0.5, 0.1)])
-def test_deviations_that_are_none_are_refused(least: float, most: float) -> None:
-    with pytest.raises(ValueError, match=f"above 0 and at most max_std, got {least} and {most}"):
-        ActionCodec(spaces.Box(-1, 1, (1,)), 0.0, least, most)
+def test_deviations_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"min_std must be at most max_std, got 0\.5 and 0\.1"):
+        ActionCodec(spaces.Box(-1, 1, (1,)), 0.0, 0.5, 0.1)

@@ -28,7 +28,7 @@ def test_lambda_returns_by_hand() -> None:
     returns = lambda_returns(
         reward=rows(99, 2, 3, 4),
         alive=rows(1, 1, 1, 1),
-        last=rows(0, 0, 0, 0),
+        last=rows(0, 0, 0, 0).bool(),
         value=rows(77, 10, 6, 8),
         discount=0.5,
         lam=0.8,
@@ -44,7 +44,7 @@ def test_an_end_is_worth_its_reward() -> None:
     returns = lambda_returns(
         reward=rows(99, 2, 3, 1e6),
         alive=rows(1, 1, 0, 1),
-        last=rows(0, 0, 1, 0),
+        last=rows(0, 0, 1, 0).bool(),
         value=rows(77, 10, 1e6, 1e6),
         discount=0.5,
         lam=0.8,
@@ -61,7 +61,7 @@ def test_a_time_limit_stands_for_the_future() -> None:
         lambda_returns(
             reward=rows(99, 2, 3, *other[:2]),
             alive=rows(1, 1, 1, 1, 1),
-            last=rows(0, 0, 1, 0, 0),
+            last=rows(0, 0, 1, 0, 0).bool(),
             value=rows(77, 10, 6, *other[2:]),
             discount=0.5,
             lam=0.8,
@@ -78,7 +78,7 @@ def test_the_two_ends_of_lambda(lam: float) -> None:
     torch.manual_seed(0)
     reward, value = torch.randn(3, 6), torch.randn(3, 6)
     zeros = torch.zeros(3, 6)
-    returns = lambda_returns(reward, zeros + 1, zeros, value, 0.9, lam)
+    returns = lambda_returns(reward, zeros + 1, zeros.bool(), value, 0.9, lam)
     expected = reward[:, 1:] + 0.9 * value[:, 1:]
     if lam:
         expected = torch.stack(
@@ -94,7 +94,7 @@ def test_the_two_ends_of_lambda(lam: float) -> None:
 def test_half_alive_halves_the_future() -> None:
     """R1 = 3 + 0.5 * 0.5 * 8 = 5, R0 = 2 + 0.5 * (0.2 * 6 + 0.8 * 5) = 4.6."""
     returns = lambda_returns(
-        rows(0, 2, 3), rows(1, 1, 0.5), rows(0, 0, 0), rows(0, 6, 8), discount=0.5, lam=0.8
+        rows(0, 2, 3), rows(1, 1, 0.5), rows(0, 0, 0).bool(), rows(0, 6, 8), discount=0.5, lam=0.8
     )
     torch.testing.assert_close(returns, rows(4.6, 5))
 
@@ -249,8 +249,6 @@ def test_the_gradient_through_the_dynamics_by_hand() -> None:
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
 def test_which_gradient(space: spaces.Space) -> None:
     assert make(space, gradient="auto").through_dynamics == isinstance(space, spaces.Box)
-    with pytest.raises(ValueError, match=r"actor_critic\.gradient must be one of .*, got 'both'"):
-        make(space, gradient="both")
 
 
 def test_slow_critic() -> None:
@@ -295,6 +293,27 @@ def test_replayed_returns_do_not_cross_an_episode() -> None:
     at_end = agent.replay_loss(policy, reward, last, only)
     assert at_end != base
     torch.testing.assert_close(agent.replay_loss(moved, reward, last, only), at_end)
+
+
+def test_nothing_of_the_next_episode_is_learned_from() -> None:
+    """Rewards and values after a last row, NaN included, reach no return, no loss and no gradient."""
+    nan = torch.nan
+    returns = lambda_returns(
+        reward=rows(0, 1, nan, nan),
+        alive=rows(1, 1, 1, nan),
+        last=rows(0, 1, 0, 0).bool(),
+        value=rows(0, 8, nan, nan),
+        discount=0.5,
+        lam=0.8,
+    )
+    assert returns[0, 0] == 1 + 0.5 * 8
+    agent = make()
+    policy, last = torch.randn(1, 4, agent.actor[0].in_features), torch.tensor([[False, True, False, True]])
+    reward = rows(0, 1, nan, 0).float()
+    loss = agent.replay_loss(policy[:, :3], reward[:, :3], torch.zeros(1, 3, dtype=torch.bool), last[:, :3])
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in agent.critic.parameters() if p.grad is not None)
 
 
 def test_replay_loss_by_hand() -> None:

@@ -49,7 +49,7 @@ def test_the_model_sees_actions_as_the_environment_does() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_shapes_and_gradients(name: str) -> None:
     config = configs.load(backbone=name, presets=["debug"])
-    backbone = make_backbone(config.kind, config[config.kind], embed_size=3, action_size=2)
+    backbone = make_backbone(name, config[name], embed_size=3, action_size=2)
     state, _ = backbone.observe_step(
         backbone.initial(5), torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5, dtype=torch.bool)
     )

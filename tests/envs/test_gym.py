@@ -96,9 +96,3 @@ def test_optimum_of_a_foreign_task_is_known_where_it_is_the_time_limit():
     assert envs.optimum("CartPole-v1") == 500
     assert envs.optimum("CartPole-v1:max_episode_steps=70") == 70
     assert envs.optimum("Pendulum-v1") is None
-
-
-@pytest.mark.parametrize("arguments", [{"seed": -1}, {"index": -1}, {"seed": 1.5}])
-def test_make_checks_its_numbers(arguments):
-    with pytest.raises(ValueError, match="make: argument"):
-        envs.make("memory_chain", **arguments)

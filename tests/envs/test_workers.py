@@ -1,5 +1,6 @@
 """When the processes of environments end, and when they do not."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,12 +16,13 @@ def test_workers_leave_stopping_to_the_parent(outside, capfd):
     """As does the server that they come from, without which they would count as dead."""
     with envs.make_vector(f"{outside}:Scripted-v0", 2, seed=0, mode="async") as door:
         door.reset()
-        parents = {_parent(process.pid) for process in door._envs.processes}
+        workers = multiprocessing.active_children()
+        parents = {_parent(process.pid) for process in workers}
         for number in (signal.SIGINT, signal.SIGTERM):
-            for pid in (*parents, *(process.pid for process in door._envs.processes)):
+            for pid in (*parents, *(process.pid for process in workers)):
                 os.kill(pid, number)
         door.step(np.zeros(2, np.int64))
-        assert len(parents) == 1 and all(process.is_alive() for process in door._envs.processes)
+        assert len(parents) == 1 and len(workers) == 2 and all(process.is_alive() for process in workers)
         assert door.restarted == 0
     assert "Traceback" not in capfd.readouterr().err
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from agent import checkpoint
+from agent.run import checkpoint
 from tests.faults.processes import (
     ON_DISK,
     RUN,

@@ -14,7 +14,7 @@ def test_the_update_that_fails_fails_again(optimiser: str, tmp_path: Path, start
     words = [RUN, *WORDS, "--steps", "2000", "--logdir", str(tmp_path), "--optimiser.warmup", "0"]
     code, said = finish(start(*words, f"--optimiser.{optimiser}_lr", "1e30"))
     assert code == 1 and "FloatingPointError: " in said and "is not finite" in said, said
-    assert f"run.py reproduce --logdir {tmp_path}" in said
+    assert f"run.py reproduce {tmp_path}" in said
     process = start(RUN, "reproduce", "--logdir", str(tmp_path), "--json")
     out, said = process.communicate()
     assert process.returncode == 0, said

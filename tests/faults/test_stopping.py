@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import checkpoint
+from agent.run import checkpoint
 from tests.faults.processes import ENDLESS, PATIENCE, RUN, WORDS, Start, finish, logged_steps, wait_for
 
 
@@ -46,7 +46,7 @@ def test_a_signal_saves_and_a_second_run_is_refused(tmp_path: Path, start: Start
 def test_the_second_signal_does_not_wait(number: int, start: Start) -> None:
     code = """
 import sys, time
-from agent.stopping import StopRequest
+from agent.run.stopping import StopRequest
 with StopRequest() as stop:
     for _ in range(1000):
         print("alive", file=sys.stderr, flush=True)

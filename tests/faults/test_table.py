@@ -25,7 +25,7 @@ def test_tries_of_one_fault_are_added_up() -> None:
 def test_pytest_prints_and_writes_it(tmp_path: Path) -> None:
     """With --faults the tests of faults run and no others, with their own lines."""
     path = tmp_path / "table.json"
-    words = ["-q", "--faults", "--faults-json", str(path), "tests/agent/test_logger.py"]
+    words = ["-q", "--faults", "--faults-json", str(path), "tests/agent/run/test_logger.py"]
     done = subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert json.loads(path.read_text()) == [{"fault": "disk full", "tried": 1, "survived": 1, "lost": None}]

@@ -1,10 +1,19 @@
 """Made-up streams of rows that carry their own identity, and what every sampled batch has to be."""
 
 import io
+from typing import Any
 
 import numpy as np
 
 from replay import Replay
+
+MODES: dict[str, dict[str, Any]] = {
+    "zero": {"initial_state": "zero"},
+    "stored": {"initial_state": "stored", "state_every": 3},
+    "burn_in": {"initial_state": "burn_in", "state_every": 4, "burn_in": 6, "max_age": 50},
+    "consecutive": {"initial_state": "stored", "state_every": 2, "online": False, "consecutive": True},
+}
+"""Options for each way to start a window, with a batch_length of 6."""
 
 ROW_BYTES = 2 * 4 + 3 * 2 * 1 + 8 + 4 + 3  # of a row of `Streams`
 

@@ -1,6 +1,8 @@
 """The replay gives back what was stored: whole windows, shifted actions, honest seams, nothing missing."""
 
 import itertools
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,18 @@ import numpy as np
 import pytest
 
 from replay import Replay
-from tests.replay.streams import ROW_BYTES, Streams, check_batch, through_a_file
+from replay.rows import Rows
+from tests.replay.streams import MODES, ROW_BYTES, Streams, check_batch, through_a_file
+
+ON_DISK: dict[str, Any] = {
+    "capacity": 160,
+    "streams": 2,
+    "batch_size": 3,
+    "batch_length": 6,
+    "seed": 7,
+    "chunk": 10,
+    "memory_gb": 2 * 10 * 2 * ROW_BYTES / 2**30,
+}
 
 
 @pytest.mark.parametrize("case", range(40))
@@ -120,8 +133,6 @@ def test_images_stay_bytes_and_memory_is_reported() -> None:
     """uint8 comes back as uint8, and the memory is what the arrays take."""
     replay, _ = filled(10)
     assert replay.sample()["obs/image"].dtype == np.uint8
-    step = 2 * 4 + 3 * 2 * 1 + 8 + 4 + 3
-    assert replay.bytes_per_step == step == ROW_BYTES
     assert replay.describe() == (
         "replay: 60 steps (2 streams x 30), 29 B a step, when full 1.7 KiB in memory; 20 steps now"
     )
@@ -138,65 +149,6 @@ def test_actions_of_every_format_are_shifted() -> None:
         sampled = replay.sample()["action"]
         assert sampled.dtype == action.dtype
         np.testing.assert_array_equal(sampled, np.stack([action * 0, action, action * 2], 1))
-
-
-@pytest.mark.parametrize("rows", [3, 12, 47])
-def test_resume_goes_on_as_the_saved_one(rows: int) -> None:
-    """Two replays loaded from one state stay equal, and continue the sequence of batches of the saved one."""
-    sizes = {"capacity": 60, "streams": 2, "batch_size": 3, "batch_length": 5, "seed": 9}
-    saved, source = Replay(**sizes), Streams(2, seed=3)
-    for _ in range(rows):
-        saved.add(source.rows())
-        if saved.ready():
-            saved.sample()
-    state = through_a_file(saved)
-    first, second = Replay(**sizes), Replay(**sizes)
-    first.load_state_dict(state)
-    second.load_state_dict(state)
-    if saved.ready():
-        ours, theirs = saved.sample(), first.sample()
-        second.sample()
-        np.testing.assert_array_equal(ours["obs/id"], theirs["obs/id"])
-    for replay in (first, second):
-        replay.close_episodes(np.ones(2, bool))
-    source.restart()
-    for _ in range(40):
-        new = source.rows()
-        first.add(new)
-        second.add(new)
-        if first.ready():
-            one, two = first.sample(), second.sample()
-            check_batch(one, source, len(source.record) - len(first) // 2)
-            for key in one:
-                np.testing.assert_array_equal(one[key], two[key])
-
-
-@pytest.mark.parametrize("rows", [7, 31, 77])
-@pytest.mark.parametrize("stored", [{}, {"initial_state": "stored", "state_every": 3}])
-def test_a_reload_changes_no_bit(rows: int, stored: dict[str, Any]) -> None:
-    """Not even in the middle of episodes, with rows dropped and states renewed."""
-    sizes = {"capacity": 60, "streams": 2, "batch_size": 4, "batch_length": 6, "seed": 9}
-    saved, source = Replay(**sizes, **stored), Streams(2, seed=3)
-    loaded = saved
-    for row in range(rows + 50):
-        if row == rows:
-            loaded = Replay(**sizes, **stored)
-            loaded.load_state_dict(through_a_file(saved))
-        new, state = source.rows(), source.state if saved.wants_state() else None
-        for replay in (saved, loaded)[: 1 + (row >= rows)]:
-            replay.add(new, state)
-        if row % 2 and saved.ready():
-            batch = saved.sample()
-            if row >= rows:
-                for key, value in loaded.sample().items():
-                    np.testing.assert_array_equal(value, batch[key], err_msg=key)
-            if stored:
-                for replay in (saved, loaded)[: 1 + (row >= rows)]:
-                    replay.refresh(batch["window"], {"memory": batch["obs/id"][:, -1] + np.array([0, 1])})
-    expected, found = saved.state_dict(), loaded.state_dict()
-    assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        np.testing.assert_array_equal(found[key], value, err_msg=key)
 
 
 def test_episodes_that_are_cut_off_are_closed() -> None:
@@ -250,12 +202,12 @@ def test_another_batch_length_starts_the_online_queue_anew() -> None:
 def test_a_window_starts_from_the_newest_state_at_its_first_row() -> None:
     """First the state that acting had; then the one that training found, where a window ended there."""
     replay, source = Replay(60, 2, 100, 6, seed=0, initial_state="stored", state_every=3), Streams(2, seed=1)
-    assert replay.bytes_per_step == 0
+    assert "size known once the first step is stored" in replay.describe()
     for row in range(80):
         rows = source.rows()
         assert replay.wants_state() == (row % 3 == 0)
         replay.add(rows, source.state if row % 3 == 0 else None)
-    assert replay.bytes_per_step == ROW_BYTES
+    assert f"{ROW_BYTES} B a step, when full 1.7 KiB in memory, 192 B of recurrent" in replay.describe()
     batch = replay.sample()
     starts = {int(row) for row in batch["window"][:, 1]}
     assert starts <= set(range(51, 75, 3)) and len(starts) == 8
@@ -296,51 +248,6 @@ def test_impossible_sizes_are_refused() -> None:
     """Sizes that can never serve a batch are refused before anything is stored."""
     with pytest.raises(ValueError, match="capacity of at least 1040"):
         Replay(1000, 16, 8, 64, seed=0)
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        Replay(1000, 1, 0, 64, seed=0)
-
-
-def test_wrong_rows_are_refused() -> None:
-    """Each fault of a row names where it is, what was expected and what came; nothing is stored."""
-    replay, source = filled(7, streams=2)
-    good = source.rows()
-    two = np.array([False, True])
-    faults = [
-        ({"reward": np.array([0, np.nan], np.float32)}, "reward of environment 1 at row 7 is nan"),
-        ({"reward": np.zeros(2)}, "'reward' is float32 .* row 7 brings float64"),
-        (
-            {"obs/image": np.zeros((2, 3, 2, 3), np.uint8)},
-            r"\(2, 3, 2, 1\) since .* brings uint8 \(2, 3, 2, 3\)",
-        ),
-        ({"obs/more": two}, "unknown: \\['obs/more'\\]"),
-        ({"is_first": ~good["is_first"]}, "environment 0 at row 7: is_first"),
-        ({"is_last": ~two, "is_terminal": two}, "environment 1 is terminal at row 7 without being last"),
-    ]
-    for change, message in faults:
-        with pytest.raises(ValueError, match=message):
-            replay.add(good | change)
-    with pytest.raises(ValueError, match="missing: \\['action'\\]"):
-        replay.add({key: value for key, value in good.items() if key != "action"})
-    assert len(replay) == 14
-    replay.add(good)
-
-
-def test_wrong_first_rows_are_refused() -> None:
-    """The first rows decide the rings, so they are checked against what a row must be."""
-    good = Streams(2, 0).rows()
-    faults: list[tuple[dict[str, np.ndarray], str]] = [
-        ({"obs/id": np.zeros((2, 3))}, "'obs/id' must be uint8 or float32, got float64"),
-        ({"action": np.zeros(2, np.int32)}, "'action' must be int64 or float32, got int32"),
-        ({"reward": np.zeros((2, 1), np.float32)}, r"'reward' must have shape \(2,\)"),
-        ({"obs/id": np.zeros((3, 2), np.float32)}, r"'obs/id' must have shape \(2, 2\)"),
-        ({"extra": np.zeros(2)}, "unknown: \\['extra'\\]"),
-    ]
-    for change, message in faults:
-        with pytest.raises(ValueError, match=message):
-            Replay(60, 2, 4, 5, seed=0).add(good | change)
-    without = {key: value for key, value in good.items() if not key.startswith("obs/")}
-    with pytest.raises(ValueError, match="missing: \\['obs/<name>'\\]"):
-        Replay(60, 2, 4, 5, seed=0).add(without)
 
 
 def test_the_same_seed_gives_the_same_batches() -> None:
@@ -350,3 +257,79 @@ def test_the_same_seed_gives_the_same_batches() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(*batches[:2], strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(batches[0], batches[2], strict=True))
     assert not any(np.array_equal(a, b) for a, b in itertools.combinations(batches[0], 2))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("chunk", [10, 300, None])
+def test_a_resume_changes_no_bit(tmp_path: Path, mode: str, chunk: int | None) -> None:
+    """Batches and contents of a replay that was saved and loaded are those of one that was not.
+
+    Also where a chunk is longer than what counts, so that all rows are in checkpoints, and without a folder.
+    """
+    sizes, source = ON_DISK | MODES[mode], Streams(2, seed=3)
+    if chunk:
+        sizes |= {"chunk": chunk, "memory_gb": ON_DISK["memory_gb"] * chunk / ON_DISK["chunk"]}
+
+    def opened(name: str) -> Replay:
+        return Replay(**sizes, folder=tmp_path / name if chunk else None)
+
+    both = [opened("one")]
+    for row in range(220):
+        if row in (3, 40, 100, 101, 102, 150):
+            state, chunks = through_a_file(both[0]), both[0].chunks()
+            if row > 3:
+                both.pop().close()
+            (tmp_path / f"two{row}").mkdir()
+            for name in chunks:
+                (tmp_path / f"two{row}" / name).write_bytes((tmp_path / "one" / name).read_bytes())
+            both.append(opened(f"two{row}"))
+            assert both[1].load_state_dict(state, chunks) == []
+        rows = source.rows()
+        for replay in both:
+            replay.add(rows, source.state if replay.wants_state() else None)
+        if row % 3 or not both[0].ready():
+            continue
+        batch, *others = [replay.next() for replay in both]
+        for other in others:
+            assert_same(batch, other)
+        for replay in both:
+            if "window" in batch:
+                replay.refresh(batch["window"], {"memory": batch["obs/id"][:, -1] + np.array([0, 1])}, row)
+    assert_same(both[0].state_dict(), both[1].state_dict())
+
+
+def assert_same(ours: Mapping[str, np.ndarray | int], theirs: Mapping[str, np.ndarray | int]) -> None:
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[key], err_msg=key)
+
+
+def test_batches_are_prepared_in_the_background() -> None:
+    """What `prepare` makes of the rows is what comes; its error comes too, before the batch is due."""
+    threads = []
+
+    def prepare(rows: Rows) -> Rows:
+        threads.append(threading.current_thread())
+        if len(threads) == 2:
+            raise ArithmeticError("the second batch")
+        return {"reward": rows["reward"] * 2}
+
+    replay, source = Replay(**ON_DISK, prepare=prepare), Streams(2, seed=3)
+    for _ in range(20):
+        replay.add(source.rows())
+    assert replay.next().keys() == {"reward"}
+    with pytest.raises(ArithmeticError, match="the second batch"):
+        while True:
+            replay.add(source.rows())
+    with pytest.raises(ArithmeticError, match="the second batch"):
+        replay.next()
+    assert threading.current_thread() not in threads
+
+
+def test_windows_that_were_evicted_are_chosen_anew() -> None:
+    """However many rows come between two batches, the batch is of rows that count."""
+    replay, source = Replay(**ON_DISK, initial_state="stored", state_every=3), Streams(2, seed=3)
+    for row in range(400):
+        replay.add(source.rows(), source.state if replay.wants_state() else None)
+        if row % 190 == 100:
+            check_batch(replay.next(), source, max(0, row + 1 - 80))

@@ -82,7 +82,9 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
         ({"reward": None}, r"missing: \['reward'\]"),
         ({"obs/image": None, "obs/vector": None}, r"missing: \['obs/<name>'\]"),
         ({"info": np.zeros(3)}, r"unknown: \['info'\]"),
-        ({"reward": np.zeros(2, np.float32)}, "must be of one length"),
+        ({"reward": np.zeros(2, np.float32)}, r"'obs/image' must have shape \(2, 4, 4, 3\)"),
+        ({"action": np.zeros(3, np.int32)}, "'action' must be int64 or float32, got int32"),
+        ({"probe/x": np.zeros(2)}, r"'probe/x' must have shape \(3,\), got \(2,\)"),
         ({"is_first": np.array([True, True, False])}, r"is_first is set at rows \[0, 1\]"),
         ({"is_last": np.zeros(3, bool)}, r"is_last at rows \[\]"),
     ],
@@ -92,6 +94,21 @@ def test_what_is_not_an_episode_is_refused(tmp_path, change, said):
     with pytest.raises(ValueError, match=said):
         chunk.write(chunk.path_of(tmp_path, 0), rows)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_single_rows_can_be_read_at_their_offsets(tmp_path):
+    """Not in a compressed chunk, and that is said."""
+    path = chunk.path_of(tmp_path, 0)
+    chunk.write_rows(path, episode(7))
+    content = path.read_bytes()
+    for key, offset in chunk.offsets(path).items():
+        np.testing.assert_array_equal(
+            np.frombuffer(content, episode(7)[key].dtype, episode(7)[key].size, offset),
+            episode(7)[key].ravel(),
+        )
+    chunk.write(chunk.path_of(tmp_path, 1), episode(7))
+    with pytest.raises(ValueError, match="is compressed"):
+        chunk.offsets(chunk.path_of(tmp_path, 1))
 
 
 @pytest.mark.faults("chunk of the replay damaged or missing")

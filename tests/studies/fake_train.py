@@ -1,5 +1,6 @@
-"""Stands in for a training run in the tests of comparisons: writes its files, going on where it stopped."""
+"""Stands in for run.py in the tests of comparisons: writes a run's files, going on where it stopped."""
 
+import argparse
 import json
 import os
 import signal
@@ -8,10 +9,9 @@ import time
 from pathlib import Path
 
 
-def main(folder: Path, backbone: str, task: str, seed: int, steps: int, mode: str) -> None:
+def main(mode: str, folder: Path, backbone: str, seed: int, steps: int) -> None:
     """Log an evaluation every 100 steps: rssm learns half as fast, and its seed 1 never."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(f"task: {task}\nbackbone: {backbone}\n")
     if mode != "early":  # it fails before anything is saved
         (folder / "checkpoints" / "100").mkdir(parents=True, exist_ok=True)
     with (folder / "sessions.jsonl").open("a") as file:
@@ -42,4 +42,9 @@ def main(folder: Path, backbone: str, task: str, seed: int, steps: int, mode: st
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mode")
+    for name, kind in {"logdir": Path, "backbone": str, "seed": int, "steps": int}.items():
+        parser.add_argument(f"--{name}", type=kind)
+    args, _ = parser.parse_known_args()
+    main(args.mode, args.logdir, args.backbone, args.seed, args.steps)

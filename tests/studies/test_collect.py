@@ -5,18 +5,16 @@ import json
 import numpy as np
 import pytest
 
-import configs
 import envs
+import run
 from replay import chunk
 from studies import collect
 
 TASK = "tmaze:corridor=4"
 
 
-def collected(folder, policy="random", episodes=5, task=TASK, **options):
-    jobs = options.pop("jobs", 1)
-    collect.prepare(task, policy, folder, **options)
-    return collect.fill(task, policy, episodes, folder, jobs=jobs, **options)
+def collected(folder, policy="random", episodes=5, task=TASK, seed=0, jobs=1):
+    return collect.fill(folder, collect.plan(task, policy, seed), episodes, jobs)
 
 
 def contents(folder):
@@ -36,6 +34,7 @@ def test_random_episodes(tmp_path):
         assert row["is_terminal"][-1] == (len(row["reward"]) <= 20)
         assert not row["is_terminal"][:-1].any()
         env = envs.make(TASK).unwrapped  # what was taken leads to what is stored
+        env.reset()
         env._cue = row["obs/vector"][0, 0]
         env._t = env._cell = env._arm = 0
         for t, action in enumerate(row["action"][:-1]):
@@ -80,11 +79,11 @@ def test_the_papers_trajectories(tmp_path):
 
 def test_what_the_task_tells_about_itself_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "envs.tmaze.TMaze.step",
+        "envs.tasks.tmaze.TMaze.step",
         lambda self, action: (self._observe(), 0.5, False, True, {"probe": {"a": [1, 2]}}),
     )
     monkeypatch.setattr(
-        "envs.tmaze.TMaze.reset", lambda self, **_: (self._observe(), {"probe": {"a": [0, 0]}})
+        "envs.tasks.tmaze.TMaze.reset", lambda self, **_: (self._observe(), {"probe": {"a": [0, 0]}})
     )
     collected(tmp_path, episodes=1)
     rows = chunk.read(chunk.path_of(tmp_path, 0))
@@ -92,40 +91,47 @@ def test_what_the_task_tells_about_itself_is_kept(tmp_path, monkeypatch):
     assert next(chunk.rows(chunk.paths(tmp_path), 1)).keys() == rows.keys() - {"probe/a"}
 
 
-def test_a_trained_agent(tmp_path):
-    from agent import checkpoint
-    from agent.agent import Agent
-
-    config = configs.load(TASK, "s4wm", ["debug"], {"device": "cpu"})
-    env = envs.make(TASK)
-    agent = Agent(env.observation_space, env.action_space, config, "cpu")
-    checkpoint.save(tmp_path / "run", 7, agent.state_dict(), None, {})
-    run = str(tmp_path / "run")
-    collected(tmp_path / "a", run, 2, config=config)
-    collected(tmp_path / "b", run, 2, config=config)
+def test_a_trained_agent(tmp_path, train, call, refused):
+    folder = train("s4wm", TASK)
+    words = ["collect", "--policy", folder, "--episodes", "2", "--out"]
+    assert call(*words, tmp_path / "a", "--jobs", "1")["played"] == 2
+    call(*words, tmp_path / "b", "--jobs", "2")
     (tmp_path / "b" / "episode-00000001.npz").unlink()
-    collected(tmp_path / "b", run, 2, config=config)  # the second episode, without the first before it
+    call(*words, tmp_path / "b", "--jobs", "1")  # the second episode, without the first before it
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    assert json.loads((tmp_path / "a" / "dataset.json").read_text())["checkpoint"] == 7
-    with pytest.raises(
-        ValueError, match="trained on 'tmaze:corridor=4', which has other spaces than 'memory"
-    ):
-        collect.prepare("memory_chain:bits=3", run, tmp_path / "c", config=config)
-    with pytest.raises(ValueError, match="no checkpoint in"):
-        collect.prepare(TASK, str(tmp_path), tmp_path / "c", config=config)
+    plan = json.loads((tmp_path / "a" / "dataset.json").read_text())
+    assert (plan["task"], plan["policy"], plan["checkpoint"] >= 100) == (TASK, str(folder), True)
+    said = refused(*words, tmp_path / "c", "--task", "memory_chain:bits=3")
+    assert "trained on 'tmaze:corridor=4', which has other spaces than 'memory" in said
     assert not (tmp_path / "c").exists()
 
 
-def test_other_data_is_refused(tmp_path):
+def test_as_a_command(tmp_path, capsys):
+    words = ["collect", "--task", "tmaze", "--policy", "random", "--episodes", "2", "--jobs", "1"]
+    assert run.main([*words, "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path}: 2 episodes of tmaze, mean return ")
+
+
+def test_other_data_is_refused(tmp_path, refused):
+    words = ["collect", "--task", TASK, "--policy", "random", "--out"]
     collected(tmp_path / "a", episodes=1)
-    with pytest.raises(ValueError, match=r"holds other episodes \(seed: 0 there, 4 now\)"):
-        collect.prepare(TASK, "random", tmp_path / "a", seed=4)
+    assert "holds other episodes (seed: 0 there, 4 now)" in refused(*words, tmp_path / "a", "--seed", "4")
     (tmp_path / "a" / "dataset.json").unlink()
-    with pytest.raises(ValueError, match=r"no dataset.json that says of what"):
-        collect.prepare(TASK, "random", tmp_path / "a")
+    assert "no dataset.json that says of what" in refused(*words, tmp_path / "a")
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file; expected a folder"):
-        collect.prepare(TASK, "random", tmp_path / "file")
-    with pytest.raises(ValueError, match="'tmaze:corridor=4' has no scripted policy"):
-        collect.prepare(TASK, "scripted", tmp_path / "b")
+    assert "is a file; expected a folder" in refused(*words, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", TASK, "--policy", "scripted"], "'tmaze:corridor=4' has no scripted policy"),
+        (["--task", TASK, "--policy", "scriptd"], "unknown policy 'scriptd'. Did you mean 'scripted'?"),
+        (["--task", "tmase", "--policy", "random"], "'tmaze'"),
+        (["--policy", "random"], "name the task to play: --task TASK"),
+        (["--policy", "."], "no run in ."),
+    ],
+)
+def test_mistakes(words, said, tmp_path, refused):
+    assert said in refused("collect", *words, "--out", tmp_path / "b")
     assert not (tmp_path / "b").exists()

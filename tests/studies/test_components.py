@@ -1,20 +1,20 @@
 """The table of backbones: what it counts is right."""
 
-import json
+from collections.abc import Callable
 
 import pytest
 
 import configs
-import run
+from studies import components, tables
+
+WORDS = ("bench", "--what", "backbones", "--configs", "debug", "--device", "cpu", "--repeats", "2")
 
 
-def test_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["s4wm", "s5wm", "s4wm_s4", "rssm"]
-    words = ["bench", "--what", "backbones", "--backbones", *names, "--repeats", "2", "--json"]
-    assert run.main([*words, "--configs", "debug", "--device", "cpu"]) == 0
-    *table, last = capsys.readouterr().out.splitlines()
-    rows = {row["name"]: row for row in json.loads(last)["rows"]}
-    assert list(rows) == names and len(table) == len(rows) + 3
+def test_numbers(call: Callable[..., dict]) -> None:
+    names = ["s4wm", "s4wm_s4", "rssm"]
+    result = call(*WORDS, "--backbones", *names)
+    rows = {row["name"]: row for row in result["rows"]}
+    assert list(rows) == names and (result["length"], result["batch"], result["starts"]) == (16, 4, 8)
     for row in rows.values():
         assert row["policy"] > 0 and row["parameters"] > row["state"] > 0
         assert all(0 < row[field] < 1 for field in ("window", "step", "dream"))
@@ -22,4 +22,17 @@ def test_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     latent, memory = options.stoch * options.classes, 2 * options.layers * options.s5.state_size
     assert rows["s4wm"]["state"] == rows["s4wm"]["policy"] == options.width + latent + memory
     assert rows["rssm"]["state"] == rows["rssm"]["policy"] == 16 + 16
-    assert rows["s4wm"]["parameters"] == rows["s5wm"]["parameters"] != rows["s4wm_s4"]["parameters"]
+    assert rows["s4wm"]["parameters"] != rows["s4wm_s4"]["parameters"]
+    assert [line.split("  ")[0] for line in tables.text(result["rows"], components.COLUMNS).splitlines()] == [
+        "",
+        "s4wm (s5)",
+        "s4wm_s4",
+        "rssm",
+    ]
+    assert "window: 4 rows of 16 steps" in components.note(result)
+
+
+@pytest.mark.parametrize("task", ["rooms"])
+def test_on_pictures(task: str, call: Callable[..., dict]) -> None:
+    (row,) = call(*WORDS, "--backbones", "s4wm", "--task", task)["rows"]
+    assert row["window"] > 0

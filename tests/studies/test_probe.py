@@ -1,14 +1,16 @@
 """What readouts of past observations say, on states that hold them and on trained agents."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import run
-from agent.pictures import episode_age
-from studies.probe import _flat, draw, explained
+from agent.run.reports import episode_age
+from studies.probe import _flat, explained, table
+
+Train = Callable[[str, str], Path]
+TASK = "memory_chain:n=5"
 
 
 def window(seed: int, delay: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -53,47 +55,38 @@ def test_pictures_are_sums_over_patches_beside_vectors() -> None:
     assert flat[1, 2, 0] == image[1, 2, :2, 0, 0].astype(int).sum() and flat[0, 0, -1] == 1
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folders = []
-    for backbone, task in (("s4wm", "memory_chain:n=5"), ("rssm", "memory_chain:n=5"), ("rssm", "tmaze")):
-        folders.append(tmp_path_factory.mktemp(backbone))
-        words = ["--backbone", backbone, "--task", task, "--configs", "debug", "--steps", "100"]
-        run.main([*words, "--device", "cpu", "--eval.every", "0", "--logdir", str(folders[-1])])
-    return folders
-
-
-def test_trained_agents(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_trained_agents(train: Train, tmp_path: Path, call: Callable[..., dict]) -> None:
     """A row for each run and one for the observation itself; the same command says the same again."""
-    s4wm, rssm, _ = map(str, runs)
-    words = ["probe", s4wm, rssm, "--steps", "30", "--envs", "32", "--json"]
-    assert run.main([*words, "--out", str(tmp_path / "x.png")]) == 0
-    printed = capsys.readouterr().out
-    result = json.loads(printed.splitlines()[-1])
+    s4wm, rssm = train("s4wm", TASK), train("rssm", TASK)
+    words = ["probe", s4wm, rssm, "--steps", "30", "--envs", "32"]
+    result = call(*words, "--out", tmp_path / "x.png")
     assert [(row["name"], row["backbone"]) for row in result["rows"]] == [
-        (s4wm, "s4wm"),
-        (rssm, "rssm"),
+        (str(s4wm), "s4wm"),
+        (str(rssm), "rssm"),
         ("observation", "s4wm"),
     ]
-    assert result["task"] == "memory_chain:n=5" and result["lags"] == list(range(1, 7))
+    assert result["task"] == TASK and result["lags"] == list(range(1, 7))
     for row in result["rows"]:
         assert all(value is None or value <= 1 for value in row["explained"])
-        assert row["name"] in printed
     assert result["rows"][-1]["explained"][0] > 0.2, "the time signal tells the one of the step before"
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    assert draw(result, tmp_path / "x.svg").read_text().lstrip().startswith("<?xml")
-    run.main(words)
-    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+    _, head, first, *_ = table(result).splitlines()
+    assert head.split() == ["backbone", "numbers", "1", "2", "3", "4", "5", "6"]
+    assert first.split()[:3] == [str(s4wm), "s4wm", "(s5)"]
+    assert call(*words) == result
 
 
-def test_what_cannot_be_compared_is_named(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    s4wm, rssm, other = map(str, runs)
+def test_on_pictures(train: Train, call: Callable[..., dict]) -> None:
+    run, alone = call("probe", train("rssm", "rooms"), "--steps", "20", "--envs", "64")["rows"]
+    assert alone["inputs"] == 8 * 8 * 3 and run["explained"][0] is not None
+
+
+def test_what_cannot_be_compared_is_named(train: Train, refused: Callable[..., str]) -> None:
+    s4wm, rssm, other = train("s4wm", TASK), train("rssm", TASK), train("rssm", "tmaze")
     mistakes = {
         "runs of one task, got runs of memory_chain:n=5, tmaze": [rssm, other],
         "2 environments of 8 steps are too few for a readout of": [s4wm, "--envs", "2", "--steps", "8"],
         "no run in nowhere": ["nowhere"],
     }
     for message, words in mistakes.items():
-        with pytest.raises(SystemExit) as stopped:
-            run.main(["probe", *words])
-        assert stopped.value.code == 2 and message in capsys.readouterr().err
+        assert message in refused("probe", *words)

@@ -1,10 +1,11 @@
 """The measurement of a growing replay: it fills, samples and loads what it says, and tidies up."""
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import run
 from studies import scale
 
 
@@ -17,16 +18,13 @@ def test_measure(images: bool, tmp_path: Path) -> None:
     assert 0 < got["sample_ms"] <= got["sample_ms_95"] and got["load_s"] > 0
 
 
-def test_the_files_are_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_as_a_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
 ) -> None:
     folder = tmp_path / "replay"
-    scale.main(["--steps", "2e4", "--folder", str(folder)])
-    first, *table = capsys.readouterr().out.splitlines()
-    assert json.loads(first)["steps"] == 20_000
-    assert table[-1].startswith("| 20,000 | ")
+    assert run.main(["scale", "--steps", "2e4", "3e4", "--folder", str(folder)]) == 0
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["20,000", "30,000"]
     assert not folder.exists()
     folder.mkdir()
-    with pytest.raises(SystemExit):
-        scale.main(["--folder", str(folder)])
-    assert "exists: it would be filled and removed" in capsys.readouterr().err
+    assert "exists: it would be filled and removed" in refused("scale", "--folder", folder)

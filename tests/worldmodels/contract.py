@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.distributions import Distribution, Normal, OneHotCategorical, kl_dive
 
 import configs
 from agent.optim import Optimiser
-from worldmodels import Backbone, Rollout, State, WorldModel, make_backbone
+from worldmodels import Backbone, Rollout, State, WorldModel, make_backbone, model_of
 from worldmodels.base import keep_steps, merge_rows, reset_state
 from worldmodels.latent import Categorical
 
@@ -30,7 +31,7 @@ class Case:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
     device: str = "cpu"
-    directory: str | None = None  # of the YAML files, if not configs/
+    directory: str | Path = configs.DIRECTORY  # of the YAML files
 
     def config(self) -> configs.Config:
         return configs.load(
@@ -38,10 +39,18 @@ class Case:
         )
 
     def make(self, seed: int = 0) -> Backbone:
-        config = self.config()
         torch.manual_seed(seed)
-        backbone = make_backbone(config.kind, config[config.kind], embed_size=E, action_size=A)
-        return backbone.to(self.device, self.dtype)
+        return backbone_of(self.config(), E, A).to(self.device, self.dtype)
+
+
+def model_in(config: configs.Config) -> str:
+    """The key of `BACKBONES` that a configuration chooses."""
+    return model_of(config.backbone)
+
+
+def backbone_of(config: configs.Config, embed_size: int, action_size: int) -> Backbone:
+    """The backbone that a configuration describes."""
+    return make_backbone(model_in(config), config[model_in(config)], embed_size, action_size)
 
 
 @dataclass
@@ -494,7 +503,7 @@ def check_losses_fall(case: Case) -> None:
     torch.manual_seed(0)
     model = WorldModel(
         space,
-        lambda embed_size: make_backbone(config.kind, config[config.kind], embed_size, action_size=2),
+        lambda embed_size: backbone_of(config, embed_size, action_size=2),
         encoder=config.encoder,
         decoder=config.decoder,
         heads=config.heads,

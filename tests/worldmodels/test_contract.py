@@ -6,29 +6,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import configs
 from tests.worldmodels import contract
-from tests.worldmodels.contract import Case
-from worldmodels import BACKBONES, make_backbone
+from tests.worldmodels.contract import Case, model_in
+from worldmodels import BACKBONES, make_backbone, model_of
 from worldmodels.base import reset_rows, reset_state
 from worldmodels.latent import MODE, Categorical
-from worldmodels.s4wm import POLICY_INPUTS
 from worldmodels.ssm import LAYERS
 
+NAMED = {name: Case(name) for name in configs.backbones()}
+MODELS = {name: model_in(case.config()) for name, case in NAMED.items()}
+S4WMS = {NAMED[name].config().s4wm.layer: name for name in reversed(NAMED) if MODELS[name] == "s4wm"}
 CASES = {
-    "rssm": Case("rssm"),
+    **{name: NAMED[name] for name in S4WMS.values()},
+    **{f"{name}-output": Case(name, {"s4wm.policy_input": "output"}) for name in S4WMS.values()},
+    **{model: Case(model) for model in MODELS.values()},
     "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
     "rssm-gaussian": Case("rssm", {"rssm.classes": 0}),
-    "tssm": Case("tssm"),
     "tssm-longer": Case("tssm", {"tssm.memory": 40, "tssm.layers": 3}),
-    "s4wm-s5": Case("s4wm", {"s4wm.layer": "s5"}),
     "s4wm-gaussian": Case("s4wm", {"s4wm.classes": 0}),
-    "s4wm-s4d": Case("s4wm", {"s4wm.layer": "s4d"}),
-    "s4wm-s4d-output": Case("s4wm", {"s4wm.layer": "s4d", "s4wm.policy_input": "output"}),
-    "s4wm-s4": Case("s4wm", {"s4wm.layer": "s4"}),
-    "s4wm-s4-output": Case("s4wm", {"s4wm.layer": "s4", "s4wm.policy_input": "output"}),
-    "s4wm-lru": Case("s4wm", {"s4wm.layer": "lru"}),
-    "s4wm-mamba2": Case("s4wm", {"s4wm.layer": "mamba2"}),
-    "s4wm-mamba2-output": Case("s4wm", {"s4wm.layer": "mamba2", "s4wm.policy_input": "output"}),
 }
 
 
@@ -37,22 +33,9 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-def test_every_backbone_has_a_case() -> None:
-    tested = {case.config().kind for case in CASES.values()}
-    for kind in BACKBONES:
-        assert kind in tested, (
-            f"worldmodels.BACKBONES has {kind!r}, which no test knows: add it to CASES in {__file__} "
-            f"as '{kind}': Case('{kind}'), where '{kind}' is its block in configs/backbones.yaml"
-        )
-
-
-def test_every_layer_has_a_case() -> None:
-    tested = {case.config().s4wm.layer for case in CASES.values() if case.backbone == "s4wm"}
-    for layer in LAYERS:
-        assert layer in tested, (
-            f"worldmodels.ssm.LAYERS has {layer!r}, which no contract test knows: add it to CASES in "
-            f"{__file__} as 's4wm-{layer}': Case('s4wm', {{'s4wm.layer': '{layer}'}})"
-        )
+def test_every_model_and_every_layer_has_a_name_and_so_a_case() -> None:
+    assert set(MODELS.values()) == set(BACKBONES), "give the new model a block in configs/backbones.yaml"
+    assert set(S4WMS) == set(LAYERS), "give the new layer a block in configs/backbones.yaml"
 
 
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
@@ -106,7 +89,7 @@ def test_the_mode_is_the_most_probable_latent(case: Case) -> None:
 @pytest.mark.parametrize("layer", ["s4d", "s4"])
 def test_prepared_imagination_has_no_states(layer: str) -> None:
     """Nothing as large as the layers' states is left; one step too many is a clear error."""
-    case = Case("s4wm", {"s4wm.layer": layer, "s4wm.policy_input": "output"})
+    case = CASES[f"{S4WMS[layer]}-output"]
     backbone = case.make()
     inputs = contract.make_inputs(case, backbone)
     state = backbone.prepare_imagination(inputs.state, 2)
@@ -115,7 +98,7 @@ def test_prepared_imagination_has_no_states(layer: str) -> None:
         state, _ = backbone.imagine_step(state, inputs.action[:, t])
     with pytest.raises(ValueError, match="prepared for 2 steps"):
         backbone.imagine_step(state, inputs.action[:, 2])
-    full = Case("s4wm", {"s4wm.layer": layer, "s4wm.policy_input": "full"}).make()
+    full = Case(S4WMS[layer], {"s4wm.policy_input": "full"}).make()
     assert full.prepare_imagination(inputs.state, 2) is inputs.state
 
 
@@ -123,8 +106,8 @@ def test_prepared_imagination_has_no_states(layer: str) -> None:
 def test_what_the_policy_sees_of_s4wm(layer: str) -> None:
     """output (h, z), hidden (z, layer states of mean 0 and deviation 1), full (all three)."""
     views, sizes = {}, {}
-    for view in POLICY_INPUTS:
-        case = Case("s4wm", {"s4wm.layer": layer, "s4wm.policy_input": view})
+    for view in ("output", "hidden", "full"):
+        case = Case(S4WMS[layer], {"s4wm.policy_input": view})
         backbone = case.make()
         state = contract.make_inputs(case, backbone).state
         views[view], sizes[view] = backbone.policy_input(state), backbone.policy_size
@@ -159,18 +142,23 @@ def test_what_the_rssm_shows_of_its_recurrent_state(normed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "key", "value", "said"),
+    ("model", "key", "value", "said"),
     [
-        ("s4wm", "layer", "s6", "s4wm.layer must be one of s5, s4d, s4, lru, mamba2"),
-        ("s4wm", "policy_input", "all", "s4wm.policy_input must be one of auto, output, hidden, full"),
         ("rssm", "blocks", 3, "rssm.deter 16 must be divisible by rssm.blocks 3"),
-        ("no_such_backbone", None, None, "no backbone is called 'no_such_backbone'"),
+        ("tssm", "heads", 3, "tssm.width 16 must be divisible by twice tssm.heads 3"),
     ],
 )
-def test_wrong_options_are_named(kind: str, key: str | None, value: object, said: str) -> None:
-    options = dict(Case(kind).config()[kind]) | {key: value} if key else {}
+def test_options_that_contradict_each_other_are_named(model: str, key: str, value: int, said: str) -> None:
+    options = {**Case(model).config()[model], key: value}
     with pytest.raises(ValueError, match=said):
-        make_backbone(kind, options, embed_size=2, action_size=2)
+        make_backbone(model, options, embed_size=2, action_size=2)
+
+
+def test_the_model_of_a_name() -> None:
+    assert [model_of(name) for name in ("s4wm", "s4wm_s4", "rssm_tbtt")] == ["s4wm", "s4wm", "rssm"]
+    for name in ("s5", "s4", "s4wmx_s4", "", "_s4wm"):
+        with pytest.raises(ValueError, match=f"'{name}'.* has s4wm, rssm, tssm"):
+            model_of(name)
 
 
 @pytest.mark.gpu

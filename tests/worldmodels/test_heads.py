@@ -56,8 +56,6 @@ def test_bins_are_symmetric_and_hold_zero(head: TwoHotHead) -> None:
     assert bins[-1] == pytest.approx(torch.e**20 - 1, rel=1e-5)
     with pytest.raises(ValueError, match="must be odd"):
         TwoHotHead(6, units=8, layers=1, bins=30)
-    with pytest.raises(ValueError, match=r"must be above 0, got 0\.0"):
-        TwoHotHead(6, units=8, layers=1, resolution=0.0)
 
 
 def test_resolution_scales_the_bins(head: TwoHotHead) -> None:

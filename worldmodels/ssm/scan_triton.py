@@ -1,4 +1,4 @@
-"""The linear recurrence as one Triton kernel forward and one backward; `scan.py` says what it computes.
+"""The linear recurrence as one Triton kernel forward and one backward; `diagonal.py` says what it computes.
 
 A program takes one row of the batch and `MODES` modes through the sequence in tiles of `STEPS` steps: an
 associative scan within a tile, the state carried from tile to tile. Everything is read and written once. A
@@ -175,7 +175,7 @@ def forward(decay: Tensor, inputs: Tensor, state: Tensor, is_first: Tensor) -> T
 
     All real or all complex, float32 or float64 (complex64 or complex128), on one device.
     """
-    states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    states = _room_for(inputs)
     arguments = _real(decay), _real(inputs), _real(state), _bytes(is_first), _real(states)
     _forward[_grid(inputs)](*arguments, *inputs.shape[1:], *_kind(decay), STEPS=STEPS, MODES=MODES)
     return states
@@ -185,10 +185,9 @@ def backward(
     decay: Tensor, state: Tensor, is_first: Tensor, states: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of decay, inputs and state, given `grad` `[B, T, M]`, that of the `states` of `forward`."""
-    adjoint = torch.empty_like(states)
-    by_state = torch.empty_like(state, memory_format=torch.contiguous_format)
     varying = decay.dim() > 1
-    by_decay = torch.empty_like(states if varying else by_state)
+    adjoint, by_state = _room_for(states), _room_for(state)
+    by_decay = _room_for(states if varying else state)
     _backward[_grid(states)](
         _real(decay), _real(state), _bytes(is_first), _real(states), _real(grad),
         _real(adjoint), _real(by_decay), _real(by_state),
@@ -204,6 +203,11 @@ def _grid(x: Tensor) -> tuple[int, int]:
 def _kind(decay: Tensor) -> tuple[bool, bool]:
     """COMPLEX and VARYING."""
     return decay.is_complex(), decay.dim() > 1
+
+
+def _room_for(x: Tensor) -> Tensor:
+    """What a kernel is to fill, of x's shape. Of x's strides `_real` would give the kernel a copy to fill."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _real(x: Tensor) -> Tensor:

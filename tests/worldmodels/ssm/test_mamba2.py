@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from worldmodels.ssm import Mamba2
 from worldmodels.ssm.mamba2 import ssd_outputs, ssd_states
+from worldmodels.ssm.window import Window
 
 
 def test_against_the_quadratic_form() -> None:
@@ -26,7 +27,7 @@ def test_against_the_quadratic_form() -> None:
         mixed = mask * (c @ b.transpose(1, 2))[:, None]
         y = torch.einsum("bhts,bsh,bshp->bthp", mixed, dt, x) + layer.d[:, None] * x
         expected = layer.project_out(layer.norm(y.flatten(2)))
-        actual, _, _ = layer(u, layer.initial(2), torch.zeros(2, 70, dtype=torch.bool))
+        actual, _, _ = layer(u, layer.initial(2), Window(torch.zeros(2, 70, dtype=torch.bool)))
     torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -71,8 +72,8 @@ def test_after_a_strong_decay_a_window_is_as_exact_as_steps() -> None:
         u = torch.randn(4, 64, 16)
         u[..., 0] = torch.where(torch.rand(4, 64) < 0.3, 3.0, -1.0)
         is_first = torch.zeros(4, 64, dtype=torch.bool)
-        window, last, _ = layer(u, layer.initial(4), is_first)
+        window, last, _ = layer(u, layer.initial(4), Window(is_first))
         exact = layer.double()
-        expected, state, _ = exact(u.double(), exact.initial(4), is_first)
+        expected, state, _ = exact(u.double(), exact.initial(4), Window(is_first))
     torch.testing.assert_close(window.double(), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(last.double(), state, rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ import torch
 
 from worldmodels.ssm import S4
 from worldmodels.ssm.hippo import hippo_normal
+from worldmodels.ssm.window import Window
 
 
 def legs(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -55,14 +56,14 @@ def test_against_a_dense_simulation(size: int) -> None:
             taps[t, channel], response = c[channel] @ response, abar @ response
     d = layer.d.detach().numpy()
     is_first = torch.zeros(1, steps, dtype=torch.bool)
-    y, _, kept = layer(torch.as_tensor(u)[None], state, is_first, "all")
+    y, _, kept = layer(torch.as_tensor(u)[None], state, Window(is_first, "all"))
     np.testing.assert_allclose(y[0].detach(), expected + d * u, rtol=1e-8, atol=1e-8)
     rotated = torch.view_as_complex(kept[0].detach()).numpy()
     np.testing.assert_allclose(2 * (rotated @ vectors.T).real, states, rtol=1e-8, atol=1e-8)
     impulse = torch.zeros(1, steps, width, dtype=torch.float64)
     impulse[:, 0] = 1
     taps[0] += d
-    got, _, _ = layer(impulse, layer.initial(1), is_first)
+    got, _, _ = layer(impulse, layer.initial(1), Window(is_first))
     np.testing.assert_allclose(got[0].detach(), taps, rtol=1e-8, atol=1e-8)
 
 

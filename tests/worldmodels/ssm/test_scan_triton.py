@@ -1,6 +1,6 @@
 """The Triton kernels, run by Triton's interpreter on the CPU: equal to the loops, and nothing passes a reset.
 
-On a GPU `test_scan.py` and `test_contract.py` run them as they are.
+On a GPU `test_diagonal.py` and `test_contract.py` run them as they are.
 """
 
 import importlib.util
@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.worldmodels.ssm.test_scan import arguments
-from worldmodels.ssm import scan
+from tests.worldmodels.ssm.test_diagonal import arguments
+from worldmodels.ssm import diagonal
 
-KERNELS = scan.__file__.replace("scan.py", "scan_triton.py")
+KERNELS = diagonal.__file__.replace("diagonal.py", "scan_triton.py")
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,38 @@ def test_equals_the_loops(kernels: ModuleType, steps: int, varying: bool, real: 
     if not double:
         single = torch.float32 if real else torch.complex64
         decay, inputs, state = decay.to(single), inputs.to(single), state.to(single)
-    expected, resets = scan.loop_forward(decay, inputs, state, is_first)
+    expected, resets = diagonal.loop_forward(decay, inputs, state, is_first)
     states = kernels.forward(decay, inputs, state, is_first)
     grad = torch.randn_like(states).transpose(0, 1).contiguous().transpose(0, 1)
     gradients = kernels.backward(decay, state, is_first, states, grad)
-    wanted = scan.loop_backward(decay, state, is_first, expected, grad, resets)
+    wanted = diagonal.loop_backward(decay, state, is_first, expected, grad, resets)
     tolerance = {"rtol": 1e-11, "atol": 1e-11} if double else {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(states, expected, **tolerance)
     for got, right in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(got, right, **tolerance)
+
+
+@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
+def test_arguments_of_any_memory_layout(kernels: ModuleType, varying: bool) -> None:
+    """Transposed, every other number, repeated, conjugated: states and gradients are those of plain ones."""
+    plain = arguments(2, 9, (3,), varying=varying)
+    decay, _, state, is_first = plain
+    states = kernels.forward(*plain)
+    grad = torch.randn(2, 1, 3, dtype=states.dtype).expand_as(states).contiguous()
+    layouts = (
+        lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
+        lambda x: torch.stack([x, ~x if x.dtype == torch.bool else -x], -1)[..., 0],
+        lambda x: x.conj().resolve_conj().conj() if x.is_complex() else x,
+    )
+    for other in layouts:
+        again = kernels.forward(*(other(x) for x in plain))
+        assert torch.equal(again, states)
+        expected = kernels.backward(decay, state, is_first, states, grad)
+        actual = kernels.backward(
+            *(other(x) for x in (decay, state, is_first, states)), grad[:, :1].expand_as(grad)
+        )
+        for got, wanted in zip(actual, expected, strict=True):
+            assert torch.equal(got, wanted)
 
 
 @pytest.mark.parametrize("reset", [0, 3, 4, 8])

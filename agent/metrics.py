@@ -1,0 +1,68 @@
+"""Means of metrics over updates, added up on the device, and whether all of them were finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from worldmodels.metrics import Counted
+
+
+class Means:
+    """Adds up metrics of updates without waiting for the device, until somebody asks.
+
+    Args:
+        device: where the metrics are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._names: list[str] = []
+        self._totals = self._counts = self._finite = torch.zeros(0, device=device)
+        self._added = 0
+
+    def add(self, metrics: Mapping[str, Tensor | Counted]) -> None:
+        """Add one update's metrics, each `[]`, and count for each the updates before the first not finite."""
+        one = torch.ones((), device=self.device)
+        counted = [value if isinstance(value, Counted) else Counted(value, one) for value in metrics.values()]
+        totals = torch.stack([value.total.float() for value in counted])
+        if not self._added:
+            self._names = list(metrics)
+            self._totals = self._counts = self._finite = torch.zeros_like(totals)
+        self._totals = self._totals + totals
+        self._counts = self._counts + torch.stack([value.number.float() for value in counted])
+        self._finite = self._finite + (totals.isfinite() & (self._finite == self._added))
+        self._added += 1
+
+    def check_finite(self, updates: int) -> None:
+        """Wait for the device and check that all updates since the last `take`, of `updates`, were finite.
+
+        Raises:
+            FloatingPointError: if a loss, gradient norm or other metric was not; names the first and its
+                update.
+        """
+        if not self._added:
+            return
+        finite = self._finite.tolist()
+        if min(finite) < self._added:
+            first = finite.index(min(finite))
+            update = updates - self._added + int(finite[first]) + 1
+            mean = self._totals[first] / self._counts[first]
+            raise FloatingPointError(
+                f"train/{self._names[first]} is not finite (mean {mean:g}) since "
+                f"update {update}; the last checkpoint is older than that. Lower the learning rate "
+                f"(optimiser.*) or look at the observations and rewards of the environment."
+            )
+
+    def take(self) -> dict[str, float]:
+        """The means since the last call; one that is over some steps only is left out if there were none.
+
+        Waits for the device.
+        """
+        if not self._added:
+            return {}
+        means = zip(self._names, (self._totals / self._counts).tolist(), self._counts.tolist(), strict=True)
+        self._added = 0
+        return {name: mean for name, mean, count in means if count}

@@ -1,0 +1,149 @@
+"""Play the updates again at which a run failed because a loss or gradient was not finite.
+
+    <logdir>/crash/checkpoints/<updates>/   a checkpoint: agent.pt is the agent's state after so many updates,
+                                            replay.npz the batches of the updates from there to the failing
+                                            one, as <number>/<key>, loop.json the message
+
+Whether an update was finite is known on the device first, and asking after each one would make the loop
+wait. So the state is copied, and the device asked, every `EVERY` updates; the batches since then are kept.
+An update is a function of state and batch alone (its randomness derives from the counter), so an update that
+failed fails again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.agent import Agent
+from agent.run import checkpoint
+from agent.run.saved import SavedRun
+from configs.command_line import Parser, Work, add_device, add_run, run_of
+from worldmodels import State
+
+EVERY = 8
+FOLDER = "crash"
+
+
+class FlightRecorder:
+    """Updates an agent, and leaves `crash/` in the run's folder if an update is not finite.
+
+    It holds a second copy of the agent's state on the device and up to `EVERY` batches in memory.
+    """
+
+    def __init__(self, agent: Agent, logdir: Path) -> None:
+        self._agent, self._logdir = agent, logdir
+        self._state: dict[str, Any] = {}
+        self._batches: list[Mapping[str, np.ndarray]] = []
+
+    def update(self, batch: Mapping[str, np.ndarray]) -> State:
+        """`Agent.update`, remembering what is needed to repeat it; raises what `check` does."""
+        if len(self._batches) == EVERY:
+            self.check()
+        if not self._batches:
+            self._state = copy.deepcopy(self._agent.state_dict())
+        self._batches.append(batch)
+        return self._agent.update(batch)
+
+    def check(self) -> None:
+        """Wait for the device and make sure that all updates so far were finite.
+
+        Raises:
+            FloatingPointError: see `Agent.check_finite`; `crash/` is written, and a note says where it is.
+        """
+        try:
+            self._agent.check_finite()
+        except FloatingPointError as error:
+            if self._batches:
+                folder = self._dump(str(error))
+                error.add_note(
+                    f"The agent's state before the last updates and their batches are in {folder}; to play "
+                    f"them again: python run.py reproduce {self._logdir}"
+                )
+            raise
+        self._batches.clear()
+
+    def _dump(self, message: str) -> Path:
+        arrays = {
+            f"{number}/{key}": value
+            for number, batch in enumerate(self._batches)
+            for key, value in batch.items()
+        }
+        loop = {"message": message, "batches": len(self._batches)}
+        return checkpoint.save(
+            self._logdir / FOLDER, self._state["updates"], self._state, arrays, loop, keep=1
+        )
+
+
+def reproduce(agent: Agent, logdir: Path) -> dict[str, Any]:
+    """Run the updates in `crash/` again, up to the first one that is not finite.
+
+    Args:
+        agent: built from the run's configuration; the recorded state is loaded into it.
+        logdir: the run's folder.
+
+    Returns:
+        `recorded`: the message of the original failure. `message`: that of this repetition, or None if every
+        update is finite (on another device or version of torch the sums may differ). `update`: the last one
+        run. `batch`: the keys of its batch that hold numbers which are not finite.
+
+    Raises:
+        ValueError: there is no crash in the folder.
+    """
+    saved = checkpoint.load_newest(logdir / FOLDER)
+    if saved is None or saved.replay_state is None:
+        raise ValueError(f"no crash in {logdir}: expected {logdir / FOLDER}, which a run leaves that fails.")
+    agent.load_state_dict(saved.agent_state)
+    message: str | None = None
+    batch: dict[str, np.ndarray] = {}
+    for number in range(saved.loop_state["batches"]):
+        prefix = f"{number}/"
+        batch = {
+            key.removeprefix(prefix): value
+            for key, value in saved.replay_state.items()
+            if key.startswith(prefix)
+        }
+        agent.update(batch)
+        try:
+            agent.check_finite()
+        except FloatingPointError as error:
+            message = str(error)
+            break
+    spoilt = [key for key, value in batch.items() if not np.isfinite(value).all()]
+    return {
+        "recorded": saved.loop_state["message"],
+        "message": message,
+        "update": agent.updates,
+        "batch": spoilt,
+    }
+
+
+def arguments(parser: Parser) -> None:
+    """The run, and where to compute."""
+    add_run(parser)
+    add_device(parser)
+
+
+def prepare(args: argparse.Namespace) -> Work:
+    """See `reproduce`."""
+    logdir = run_of(args)
+    if not (logdir / FOLDER).is_dir():
+        raise ValueError(f"no crash in {logdir}: expected {logdir / FOLDER}, which a run leaves.")
+    run = SavedRun.of(logdir, args.device, checkpoint=False)
+
+    def work() -> tuple[dict[str, Any], str]:
+        result = reproduce(run.new_agent(), logdir)
+        spoilt = ", ".join(result["batch"]) or "nothing"
+        lines = (
+            f"then: {result['recorded']}",
+            f"now:  {result['message'] or 'every update is finite, up to ' + str(result['update'])}",
+            f"not finite in the batch of update {result['update']}: {spoilt}",
+        )
+        return result, "\n".join(lines)
+
+    return work

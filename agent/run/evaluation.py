@@ -1,0 +1,109 @@
+"""Evaluation: episodes on fresh environments, of an agent in training or of a run's newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from agent.agent import Agent, derive_seed
+from agent.run.saved import SavedRun
+from agent.run.seams import MakeEnvironments, Rows
+
+EVALUATION_ENVS = 100_000
+"""Index of the first evaluation environment: its seeds must not coincide with those of training."""
+
+
+class EpisodeStatistics:
+    """Return and length of every finished episode of a vector of environments, from its rows."""
+
+    def __init__(self, count: int) -> None:
+        self.returns = np.zeros(count)
+        self.lengths = np.zeros(count, int)
+
+    def add(self, rows: Rows) -> list[dict[str, float]]:
+        """Add one row per environment; return one dict for each episode that ended, with its `env`."""
+        self.returns = np.where(rows["is_first"], 0, self.returns + rows["reward"])
+        self.lengths = np.where(rows["is_first"], 0, self.lengths + 1)
+        return self.of(rows["is_last"])
+
+    def of(self, envs: np.ndarray) -> list[dict[str, float]]:
+        """The same for the environments chosen by `[N]` bool, as they are now."""
+        return [
+            {
+                "episode/return": float(self.returns[env]),
+                "episode/length": float(self.lengths[env]),
+                "env": int(env),
+            }
+            for env in np.flatnonzero(envs)
+        ]
+
+
+def run_episodes(
+    agent: Agent,
+    make_envs: MakeEnvironments,
+    episodes: int,
+    count: int,
+    seed: int,
+    max_steps: int,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Evaluate on `count` fresh environments, keeping the recurrent state over each whole episode.
+
+    How many episodes each environment plays is fixed beforehand, as evenly as possible, so that short ones
+    are not counted more often than long ones. An episode that has not ended after `max_steps` (it may be one
+    that never ends) counts with its return so far, and is its environment's last. `check` is called at every
+    step, and may raise.
+
+    Returns:
+        `return_mean`, `return_std`, `returns`, `episodes`, `length_mean`, and `cut`: how many were cut.
+    """
+    count = min(count, episodes)
+    each = [episodes // count + (env < episodes % count) for env in range(count)]
+    envs = make_envs(count, seed, EVALUATION_ENVS)
+    statistics = EpisodeStatistics(count)
+    finished: list[list[dict[str, float]]] = [[] for _ in range(count)]
+    bar = tqdm(desc="evaluation", unit=" steps", leave=False, delay=5, disable=None)  # on a terminal only
+    try:
+        rows, carry, steps, cut = envs.reset(), agent.initial(count), 0, 0
+        while True:
+            for episode in statistics.add(rows):
+                finished[int(episode["env"])].append(episode)
+            for episode in statistics.of((statistics.lengths >= max_steps) & ~rows["is_last"]):
+                env = int(episode["env"])
+                if len(finished[env]) < each[env]:
+                    finished[env].append(episode)
+                    each[env], cut = len(finished[env]), cut + 1
+            if all(len(done) >= wanted for done, wanted in zip(finished, each, strict=True)):
+                break
+            check()
+            carry, action = agent.act(carry, rows, evaluate=True, counter=steps)
+            rows, steps = envs.step(action), steps + 1
+            bar.update()
+    finally:
+        bar.close()
+        envs.close()
+    played = [episode for done, wanted in zip(finished, each, strict=True) for episode in done[:wanted]]
+    returns = [episode["episode/return"] for episode in played]
+    return {
+        "return_mean": float(np.mean(returns)),
+        "return_std": float(np.std(returns)),
+        "returns": returns,
+        "episodes": len(returns),
+        "length_mean": float(np.mean([episode["episode/length"] for episode in played])),
+        "cut": cut,
+    }
+
+
+def evaluate(run: SavedRun, episodes: int, seed: int) -> dict[str, Any]:
+    """Evaluate the newest valid checkpoint of a run: the result of `run_episodes`, with the saved `step`.
+
+    Raises:
+        ValueError: if there is no checkpoint.
+    """
+    agent, step = run.agent(seed)
+    options, seed = run.config.eval, derive_seed(seed, "evaluate")
+    result = run_episodes(agent, run.make_envs, episodes, options.envs, seed, options.max_steps)
+    return result | {"step": step}

@@ -1,0 +1,97 @@
+"""Figures of what a world model foresees: an open-loop prediction beside the truth, and the KL by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+COLUMNS = 16  # images shown of a sequence
+LINES = 256  # entries shown of a vector
+
+
+def open_loop(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
+    """Draw an open-loop prediction: rows true, predicted, error; time from left to right.
+
+    Args:
+        true, predicted: images `[T, H, W, C]` in [0, 1], or vectors `[T, d]`.
+        context: number of steps the model had observed; a line stands before the first predicted one.
+
+    At most 16 images, evenly spaced, whose error is signed around grey. Of vectors a heat map, scaled by the
+    range of `true`, with every n-th entry if they are very long; the error is blue where predicted is too
+    low, red where it is too high.
+    """
+    if true.ndim == 4:
+        return _images(_rgb(true), _rgb(predicted), context)
+    every = -(-true.shape[1] // LINES)
+    true, predicted = true[:, ::every].astype(np.float64), predicted[:, ::every].astype(np.float64)
+    low, high = float(true.min()), float(true.max())
+    span = max(high - low, 1e-6)
+    figure = Figure(
+        figsize=(9, 1.2 + 3 * float(np.clip(0.16 * true.shape[1], 0.6, 2.4))), layout="constrained"
+    )
+    panels = zip(("true", "predicted", "error"), (true, predicted, predicted - true), strict=True)
+    for axis, (name, values) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
+        error = name == "error"
+        scale = (-span, span) if error else (low, low + span)
+        drawn = axis.imshow(
+            values.T,
+            cmap="RdBu_r" if error else "viridis",
+            vmin=scale[0],
+            vmax=scale[1],
+            aspect="auto",
+            interpolation="nearest",
+        )
+        axis.set_ylabel(f"{name}\nelement")
+        _mark(axis, context - 0.5, context < len(true))
+        figure.colorbar(drawn, ax=axis)
+    axis.set_xlabel(f"step; predicted from {context} on")
+    return figure
+
+
+def kl_by_step(kl: Mapping[int, float]) -> Figure:
+    """Draw the mean KL in nats by steps since the episode began."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(list(kl), list(kl.values()), marker=".")
+    axes.set(xlabel="steps since the episode began", ylabel="KL of posterior and prior, nats", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def to_array(figure: Figure) -> np.ndarray:
+    """A figure as a picture `[H, W, 3]` uint8."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _images(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
+    """Rows of images `[T, H, W, 3]` in [0, 1]."""
+    steps = np.unique(np.linspace(0, len(true) - 1, min(len(true), COLUMNS)).round().astype(int))
+    height, width = true.shape[1:3]
+    figure = Figure(figsize=(0.75 * len(steps) + 0.7, 0.75 * 3 * height / width + 0.9), layout="constrained")
+    panels = zip(("true", "predicted", "error"), (true, predicted, (predicted - true + 1) / 2), strict=True)
+    for axis, (name, frames) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
+        axis.imshow(np.concatenate(list(np.clip(frames[steps], 0, 1)), 1), interpolation="nearest")
+        axis.set_yticks([])
+        axis.set_ylabel(name)
+        later = np.flatnonzero(steps >= context)
+        _mark(axis, later[0] * width - 0.5 if later.size else 0, bool(later.size))
+    axis.set_xticks((np.arange(len(steps)) + 0.5) * width, [str(step) for step in steps])
+    axis.set_xlabel(f"step; predicted from {context} on")
+    return figure
+
+
+def _mark(axis: object, place: float, there: bool) -> None:
+    """The line before the first predicted step."""
+    if there:
+        axis.axvline(place, color="darkorange", linewidth=2)  # type: ignore[attr-defined]
+
+
+def _rgb(images: np.ndarray) -> np.ndarray:
+    """Images `[T, H, W, C]` with three channels; any other number of them is shown as grey."""
+    images = images.astype(np.float64)
+    return images if images.shape[3] == 3 else images.mean(3, keepdims=True).repeat(3, 3)

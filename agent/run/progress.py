@@ -1,0 +1,101 @@
+"""How far a run is: what a checkpoint holds besides the agent and the replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from agent.agent import Carry
+from agent.run.evaluation import EpisodeStatistics
+from agent.run.seams import Rows
+from worldmodels import State
+
+
+@dataclass
+class Progress:
+    """The loop's counters, as JSON has them.
+
+    Attributes:
+        step: environment steps so far.
+        seconds: of training, evaluation left out, over all sessions.
+        credit: updates that are due, with a fraction.
+        due: what is done now and then -> the step at which it is due next.
+        evaluation: the last one's result, with the `step` of it.
+        restarts: how often the environments' processes were restarted.
+        episodes: number of each environment's episode.
+        envs: what brings each environment back to where it is; empty if nothing does.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    credit: float = 0.0
+    due: dict[str, int] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
+    restarts: int = 0
+    episodes: list[int] = field(default_factory=list)
+    envs: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Progress:
+        """What `to_json` returned."""
+        return cls(**{each.name: saved[each.name] for each in fields(cls)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+    def is_due(self, what: str, every: int) -> bool:
+        """Whether something that is done every so many steps is to be done now; 0 is never."""
+        if not every or self.step < self.due.setdefault(what, every):
+            return False
+        self.due[what] = (self.step // every + 1) * every
+        return True
+
+
+@dataclass
+class Acting:
+    """In the middle of episodes: what the agent carries, the rows it sees, and the returns so far."""
+
+    carry: Carry
+    rows: Rows
+    episodes: EpisodeStatistics
+
+    PREFIX = "acting/"
+
+    def arrays(self) -> Rows:
+        """As plain arrays, to stand beside the replay's in a checkpoint."""
+        found = {"action": self.carry.action.float().cpu().numpy()}
+        found |= {"returns": self.episodes.returns, "lengths": self.episodes.lengths}
+        found |= {f"state/{key}": leaf for key, leaf in to_numpy(self.carry.state).items()}
+        found |= {f"rows/{key}": value for key, value in self.rows.items()}
+        return {f"{self.PREFIX}{key}": value for key, value in found.items()}
+
+    def go_on(self, arrays: Mapping[str, np.ndarray], back: np.ndarray) -> None:
+        """Take over what `arrays` returned, for the environments that are back `[N]` bool.
+
+        The row of one that is not back is a first one: the carried state is erased there.
+        """
+        saved = {key.removeprefix(self.PREFIX): np.asarray(value) for key, value in arrays.items()}
+        self.rows = {
+            key: np.where(back.reshape(-1, *[1] * (value.ndim - 1)), saved[f"rows/{key}"], value)
+            for key, value in self.rows.items()
+        }
+        self.episodes.returns = np.where(back, saved["returns"], 0)
+        self.episodes.lengths = np.where(back, saved["lengths"], 0)
+        state = {
+            key: torch.as_tensor(saved[f"state/{key}"]).to(leaf.device, leaf.dtype)
+            for key, leaf in self.carry.state.items()
+        }
+        self.carry = Carry(state, torch.as_tensor(saved["action"]).to(self.carry.action))
+
+
+def to_numpy(state: State) -> Rows:
+    """Recurrent states as replay keeps them: float32 arrays on the CPU; waits for the device once."""
+    flat = torch.cat([leaf.reshape(len(leaf), -1).float() for leaf in state.values()], 1).cpu().numpy()
+    sizes = [leaf[0].numel() for leaf in state.values()]
+    parts = np.split(flat, np.cumsum(sizes)[:-1], 1)
+    return {key: part.reshape(leaf.shape) for (key, leaf), part in zip(state.items(), parts, strict=True)}

@@ -1,0 +1,172 @@
+"""What the loop asks of environments and of replay, and the ones of this house that fulfil it."""
+
+from __future__ import annotations
+
+import importlib.util
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+import configs
+import envs
+import replay
+from agent.run.folder import REPOSITORY
+from agent.run.machine import choose_device
+from replay.files import Fingerprint
+
+Rows = dict[str, np.ndarray]
+Chunks = Mapping[str, Fingerprint]
+"""Size and CRC-32 of files, by name."""
+
+
+class Environments(Protocol):
+    """N environments that are stepped together and return rows, leading axis N: `envs.VectorDoor`."""
+
+    num_envs: int
+    observation_space: gymnasium.spaces.Dict
+    action_space: gymnasium.Space
+    restarted: int
+
+    @property
+    def episodes(self) -> np.ndarray:
+        """Number of each environment's episode, `[N]`."""
+
+    def reset(self, first_episodes: np.ndarray | None = None) -> Rows:
+        """Begin an episode in each, of these numbers if given."""
+
+    def step(self, actions: np.ndarray) -> Rows:
+        """Step each, or reset it where its last row was `is_last`."""
+
+    def state(self) -> list[dict[str, Any]]:
+        """What brings each back to where it is, as JSON has it; empty if nothing does."""
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> tuple[Rows, np.ndarray]:
+        """Bring each back; rows, and `[N]` bool, which are back. The others begin an episode."""
+
+    def close(self) -> None:
+        """End them."""
+
+
+class Batches(Protocol):
+    """The replay, with its batches read ahead: `replay.Replay`."""
+
+    @property
+    def orphaned(self) -> int:
+        """Files found in the folder that no checkpoint knew."""
+
+    def __len__(self) -> int:
+        """Steps stored."""
+
+    def describe(self) -> str:
+        """One line on capacity, memory and disk."""
+
+    def wants_state(self) -> bool:
+        """Whether the next `add` takes the recurrent state before its row."""
+
+    def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
+        """Store one row of every environment."""
+
+    def close_episodes(self, streams: np.ndarray) -> None:
+        """End the open episodes of these environments, `[N]` bool, without an end of the task."""
+
+    def ready(self) -> bool:
+        """Whether a batch can be had."""
+
+    def next(self) -> dict[str, Any]:
+        """The next batch, `[B, T, ...]`."""
+
+    def peek(self, number: int) -> Rows:
+        """A batch for reports, on which nothing later depends."""
+
+    def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int) -> None:
+        """Keep the states that training reached in a batch's windows."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes into a checkpoint, beside the `chunks`."""
+
+    def load_state_dict(self, state: Mapping[str, Any], chunks: Chunks | None = None) -> list[str]:
+        """Go on as the saved one; a message for each chunk that is lost."""
+
+    def chunks(self) -> Chunks:
+        """Fingerprints of the files that go with `state_dict`."""
+
+    def prune(self, keep: set[str]) -> None:
+        """Remove the files that neither the replay nor `keep` needs."""
+
+    def close(self) -> None:
+        """End the threads."""
+
+
+MakeEnvironments = Callable[[int, int, int], Environments]
+"""(count, seed, number of the first one) -> environments."""
+Prepare = Callable[[Rows], Mapping[str, Any]]
+MakeBatches = Callable[[int, Path | None, Prepare], Batches]
+"""(number of environments, folder of the chunks, what to do with rows that were read) -> batches."""
+
+
+def environments(config: configs.Config) -> MakeEnvironments:
+    """The environments of a configuration's task."""
+
+    def make(count: int, seed: int, first_index: int) -> envs.VectorDoor:
+        options = config.envs
+        return envs.make_vector(
+            config.task, count, seed, options.mode, first_index, options.timeout, options.restarts
+        )
+
+    return make
+
+
+def batches(config: configs.Config, spaces: Iterable[gymnasium.Space] = ()) -> MakeBatches:
+    """The replay of a configuration, whose memory holds rows of these spaces (observations and action)."""
+
+    def make(streams: int, folder: Path | None, prepare: Prepare) -> replay.Replay:
+        sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": config.seed}
+        rows = replay.Replay(streams=streams, folder=folder, prepare=prepare, **sizes, **config.replay)
+        if spaces:
+            rows.check_memory(spaces)
+        return rows
+
+    return make
+
+
+def configure(
+    task: str | None, backbone: str | None, presets: Sequence[str], overrides: Mapping[str, Any]
+) -> configs.Config:
+    """The configuration of one run, checked against what is installed and at hand here.
+
+    The size is 12m where a GPU is to be used, unless a preset is named.
+
+    Raises:
+        ValueError: see `configs.load`; no such task or device.
+    """
+    config = configs.load(task, backbone, presets, overrides)
+    check_task(config.task, config.seed)
+    gpu = choose_device(config.device).type == "cuda"
+    return configs.load(task, backbone, presets, overrides, cuda_available=gpu)
+
+
+def check_task(task: str, seed: int = 0) -> None:
+    """Build one environment.
+
+    Raises:
+        ValueError: there is no such task, its extra is not installed, or it cannot be built; what other
+            people's code raised is printed with its traceback.
+    """
+    try:
+        envs.make(task, seed).close()
+    except (ImportError, ValueError) as error:
+        if _of_others(error):
+            traceback.print_exception(error)
+            raise ValueError(f"the environment of task '{task}' cannot be made: {error}") from error
+        raise ValueError(str(error)) from error
+
+
+def _of_others(error: BaseException) -> bool:
+    """Whether an error involves code other than ours, gymnasium's and Python's import system."""
+    ours = (str(REPOSITORY), str(Path(gymnasium.__file__).parent))
+    known = (*ours, importlib.__path__[0], "<frozen importlib")
+    return not all(frame.filename.startswith(known) for frame in traceback.extract_tb(error.__traceback__))

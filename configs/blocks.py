@@ -1,0 +1,122 @@
+"""The YAML files of this folder, read: options with their comments, and blocks of options by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+from configs.options import Option, shown
+
+_COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<!\s)\#|[^"'#])*?\s(?P<comment>\#.*)$""")
+
+
+def parse(path: Path) -> CommentedMap:
+    """One YAML file whose top is a mapping; one with nothing but comments is an empty mapping."""
+    try:
+        tree = YAML().load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if tree is None:
+        return CommentedMap()
+    if not isinstance(tree, CommentedMap):
+        raise ValueError(f"{path}: expected a mapping of names to values, got {type(tree).__name__}.")
+    return tree
+
+
+def options(folder: Path) -> dict[str, Option]:
+    """Dotted key -> option, in the order of `defaults.yaml`.
+
+    An option's comment stands at the end of its line (with the lines that continue it in the same column), or
+    else right above it.
+    """
+    path = folder / "defaults.yaml"
+    tree, comments = parse(path), _comments(path)
+    return {
+        key: Option.of(key, _plain(value, key), comments[key])
+        for key, value in flatten(tree, str(path)).items()
+    }
+
+
+def headings(folder: Path) -> dict[str, str]:
+    """The top-level groups of options and what their comments say of them."""
+    path = folder / "defaults.yaml"
+    comments = _comments(path)
+    return {key: comments[key] for key, value in parse(path).items() if isinstance(value, Mapping)}
+
+
+def blocks(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """Block name -> dotted key -> value as YAML gave it, for one file of blocks."""
+    path = folder / f"{name}.yaml"
+    found: dict[str, dict[str, Any]] = {}
+    for block, tree in parse(path).items():
+        source = f"{path}, block '{block}'"
+        if not isinstance(tree, Mapping | None):
+            raise ValueError(f"{source}: expected options, got {shown(tree)}.")
+        found[str(block)] = flatten(tree or {}, source)
+    return found
+
+
+def flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> value as YAML gave it. A key may itself be dotted."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{source}: expected names as keys, got {shown(key)} under '{prefix[:-1]}'.")
+        if isinstance(value, Mapping):
+            if not value:
+                raise ValueError(
+                    f"{source}: the group '{prefix}{key}' is empty; give it options or take it out."
+                )
+            leaves.update(flatten(value, source, f"{prefix}{key}."))
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def _plain(value: Any, key: str) -> bool | int | float | str:
+    """A default in a built-in type; ruamel's own types carry layout along."""
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise ValueError(f"the default of '{key}' must be a bool, int, float or str, got {shown(value)}.")
+
+
+def _comments(path: Path) -> dict[str, str]:
+    """Dotted key of each option and group -> its comment."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found: dict[str, str] = {}
+
+    def walk(node: CommentedMap, prefix: str) -> None:
+        for key, value in node.items():
+            line, column = node.lc.key(key)
+            found[f"{prefix}{key}"] = _comment(lines, line, column)
+            if isinstance(value, CommentedMap):
+                walk(value, f"{prefix}{key}.")
+
+    walk(parse(path), "")
+    return found
+
+
+def _comment(lines: Sequence[str], line: int, column: int) -> str:
+    """The comment at the end of a line and its continuation, else the one above it in the given column."""
+    found: list[str] = []
+    match = _COMMENT.match(lines[line])
+    if match:
+        found.append(match["comment"])
+        below = " " * match.start("comment") + "#"
+        for text in lines[line + 1 :]:
+            if not text.startswith(below):
+                break
+            found.append(text)
+    else:
+        for text in reversed(lines[:line]):
+            if not text.startswith(" " * column + "#"):
+                break
+            found.insert(0, text)
+    return " ".join(text.strip().lstrip("#").strip() for text in found)

@@ -1,0 +1,268 @@
+"""Flat observations and plain actions: what any gymnasium space becomes before a learner meets it.
+
+gymnasium's own is not enough for two of them: `spaces.flatten` takes a Discrete value that is out of range
+without a word (-1 becomes the last class), and what `RescaleAction` rounds can lie past a bound.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import TransformAction
+
+Keys = tuple[str | int, ...]
+Convert = Callable[[Any], np.ndarray]
+LARGE = 1024
+"""A Box of rank 2 or more that becomes a vector of more elements than this is probably an image."""
+HUGE = 1e9
+"""Action bounds from here on stand for no bound; unbounded spaces may have float32's largest number."""
+
+
+class OneHot(spaces.Box):
+    """Vectors of concatenated one-hot codes: what a Discrete or MultiDiscrete space becomes.
+
+    Args:
+        classes: how many values each of the coded numbers has, and thus how many elements its code has.
+    """
+
+    def __init__(self, classes: Iterable[int]) -> None:
+        self.classes = tuple(int(number) for number in classes)
+        super().__init__(0, 1, (sum(self.classes),), np.float32)
+
+
+class FlatObservation(gymnasium.ObservationWrapper):
+    """Turn any observation into a flat dict of images and vectors, and rewards and flags into plain scalars.
+
+    Leaves of nested Dict and Tuple observations are named by the path to them, joined by '.' (Tuple entries
+    by their number); an observation that is neither is named 'image' or 'vector'. A leaf is
+
+    - an image, uint8 `[H, W, C]` from 0 to 255, where it is a Box of uint8 of rank 3, or of rank 2 with at
+      least 8 rows and columns. Channels that come first, if at most 4, are moved last, and bounds other than
+      0 and 255 (a grid of tile numbers) are stretched to these;
+    - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot
+      (their space is then `OneHot`). A Box of rank 2 or more that is large for a vector gets a warning.
+
+    Every leaf returned is a new array. Rewards may come as arrays of one element.
+
+    Raises:
+        ValueError: a leaf of the space is of another kind (Text, Graph, Sequence, ...), two leaves get the
+            same name, or an observation does not fit its space. The message names the leaf.
+    """
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        flat: dict[str, spaces.Space] = {}
+        self._leaves: list[tuple[str, Keys, Convert]] = []
+        for path, space in _walk(env.observation_space):
+            leaf_space, convert = _leaf(path, space)
+            name = ".".join(map(str, path)) or ("image" if leaf_space.dtype == np.uint8 else "vector")
+            if name in flat:
+                raise ValueError(
+                    f"Two leaves of the observation space are both named {name!r}: {env.observation_space}. "
+                    "Rename one key: '.' joins the names of nested keys."
+                )
+            flat[name] = leaf_space
+            self._leaves.append((name, path, convert))
+        if not flat:
+            raise ValueError(
+                f"The observation space {env.observation_space} has no leaf: there is nothing to see."
+            )
+        self.observation_space = spaces.Dict(flat)
+
+    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Step; return the flat observation and plain scalars."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if type(reward) is not float:
+            reward = _scalar(reward)
+        return self.observation(observation), reward, bool(terminated), bool(truncated), info
+
+    def observation(self, observation: Any) -> dict[str, np.ndarray]:
+        """Return the flat observation."""
+        flat = {}
+        for name, path, convert in self._leaves:
+            leaf = observation
+            try:
+                for key in path:
+                    leaf = leaf[key]
+                flat[name] = convert(leaf)
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                missing = isinstance(error, KeyError | IndexError)
+                reason = f"{error} is missing from what the environment returned" if missing else error
+                raise ValueError(
+                    f"Observation leaf {name!r} does not fit the observation space: {reason}. Correct the "
+                    f"environment's observation_space ({self.env.observation_space}) or what it returns."
+                ) from error
+        return flat
+
+
+def _scalar(reward: Any) -> float:
+    value = np.asarray(reward, np.float64)
+    if value.size != 1:
+        raise ValueError(f"The reward must be one number, got {reward!r} of shape {value.shape}.")
+    return float(value.item())
+
+
+def _walk(space: spaces.Space, path: Keys = ()) -> Iterator[tuple[Keys, spaces.Space]]:
+    """Yield (path, space) of every leaf of a nested space, in the space's own order."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        children = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, child in children:
+            yield from _walk(child, (*path, key))
+    else:
+        yield path, space
+
+
+def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
+    """Return the Box that a leaf becomes, and the function that turns its values into that Box's."""
+    called = f"leaf {'.'.join(map(str, path))!r}" if path else "the observation"
+    shape = space.shape or ()
+    if isinstance(space, spaces.Box):
+        if space.dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 2 and min(shape) >= 8)):
+            return _image(space)
+        if len(shape) >= 2 and math.prod(shape) > LARGE:
+            warnings.warn(
+                f"{called} is {space}: {math.prod(shape):,} numbers, which are learned from as a vector. If "
+                "it is an image, give it as uint8 from 0 to 255, [H, W] or [H, W, C]: convolutions see these "
+                "alone.",
+                stacklevel=2,
+            )
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        flat: Any = spaces.flatten_space(space)
+        return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32)), _vector(shape)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        classes = np.reshape(space.n if isinstance(space, spaces.Discrete) else space.nvec, -1)
+        return OneHot(classes), _one_hot(classes, np.reshape(space.start, -1), shape)
+    raise ValueError(
+        f"Observations of type {type(space).__name__} cannot be learned from: {called} is {space}. Box, "
+        "Discrete, MultiDiscrete and MultiBinary work, also nested in Dict and Tuple. Drop or encode this "
+        "leaf with a gymnasium.ObservationWrapper."
+    )
+
+
+def _image(space: spaces.Box) -> tuple[spaces.Box, Convert]:
+    """Box of uint8, `[H, W, C]`, `[C, H, W]` with at most 4 channels or `[H, W]` -> `[H, W, C]`, 0 to 255."""
+    shape, low, high = space.shape, int(space.low.min()), int(space.high.max())
+    channels_first = len(shape) == 3 and shape[0] <= 4 < min(shape[1:])
+    stretch = None
+    if (low, high) != (0, 255) and low < high:
+        stretch = np.rint(np.clip((np.arange(256.0) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+    def convert(value: Any) -> np.ndarray:
+        image = np.array(value)
+        if image.dtype != np.uint8 or image.shape != shape:
+            raise ValueError(f"expected uint8 of shape {shape}, got {image.dtype} of shape {image.shape}")
+        if len(shape) == 2:
+            image = image[..., None]
+        elif channels_first:
+            image = np.ascontiguousarray(image.transpose(1, 2, 0))
+        return image if stretch is None else stretch[image]
+
+    arranged = (*shape, 1) if len(shape) == 2 else (*shape[1:], shape[0]) if channels_first else shape
+    return spaces.Box(0, 255, arranged, np.uint8), convert
+
+
+def _vector(shape: tuple[int, ...]) -> Convert:
+    def convert(value: Any) -> np.ndarray:
+        vector = np.array(value, np.float32)
+        if vector.shape != shape:
+            raise ValueError(f"expected shape {shape}, got shape {vector.shape}")
+        return vector if len(shape) == 1 else vector.reshape(-1)
+
+    return convert
+
+
+def _one_hot(classes: np.ndarray, start: np.ndarray, shape: tuple[int, ...]) -> Convert:
+    first = np.concatenate([[0], np.cumsum(classes)[:-1]])
+    size = int(classes.sum())
+
+    def convert(value: Any) -> np.ndarray:
+        number = np.asarray(value)
+        if number.size != len(classes):
+            raise ValueError(f"expected {len(classes)} whole number(s) of shape {shape}, got {value!r}")
+        number = number.reshape(-1) - start
+        if number.dtype.kind not in "iu" or (number < 0).any() or (number >= classes).any():
+            raise ValueError(
+                f"expected whole numbers from {start.tolist()} to {(start + classes - 1).tolist()}, got "
+                f"{value!r}"
+            )
+        vector = np.zeros(size, np.float32)
+        vector[first + number] = 1
+        return vector
+
+    return convert
+
+
+def is_plain(space: spaces.Space) -> bool:
+    """Whether an action space needs no conversion."""
+    if isinstance(space, spaces.Discrete):
+        return bool(space.start == 0) and space.dtype == np.int64
+    if isinstance(space, spaces.MultiDiscrete):
+        return len(space.shape) == 1 and not space.start.any() and space.dtype == np.int64
+    if isinstance(space, spaces.Box):
+        return space.dtype == np.float32 and bool((space.low == -1).all() and (space.high == 1).all())
+    return False
+
+
+def with_plain_actions(env: gymnasium.Env) -> gymnasium.Env:
+    """Give any supported action space the form that the agent expects.
+
+    - Discrete, counted from 0: int64.
+    - MultiDiscrete of rank 1, counted from 0: int64 `[k]`. MultiBinary becomes MultiDiscrete of twos.
+    - Box in [-1, 1]: float32, shape kept, mapped linearly onto the bounds of the environment.
+
+    The environment gets actions of its own space's dtype; one whose actions are plain is returned as it is.
+
+    Raises:
+        ValueError: any other space, a Box without finite bounds, or a Box of whole numbers.
+    """
+    if is_plain(env.action_space):
+        return env
+    space, convert = _plain_action(env.action_space)
+    return TransformAction(env, convert, space)
+
+
+def _plain_action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
+    if isinstance(space, spaces.Discrete):
+        start, dtype = space.start, space.dtype
+        return spaces.Discrete(int(space.n)), lambda action: dtype.type(action + start)
+    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
+        offsets, dtype = space.start, space.dtype
+        return spaces.MultiDiscrete(space.nvec), lambda action: (action + offsets).astype(dtype)
+    if isinstance(space, spaces.MultiBinary):
+        shape, dtype = space.shape, space.dtype
+        twos = spaces.MultiDiscrete(np.full(math.prod(shape), 2))
+        return twos, lambda action: action.reshape(shape).astype(dtype)
+    if isinstance(space, spaces.Box):
+        return _plain_box(space)
+    raise ValueError(
+        f"Actions of type {type(space).__name__} are not supported: {space}. Discrete, MultiDiscrete of rank "
+        "1, MultiBinary and bounded Box work. Convert with a gymnasium.ActionWrapper in the environment's "
+        "registration."
+    )
+
+
+def _plain_box(space: spaces.Box) -> tuple[spaces.Box, Callable[[Any], Any]]:
+    if space.dtype is None or np.dtype(space.dtype).kind != "f":
+        raise ValueError(
+            f"A Box action space of whole numbers is not supported: {space}. Use Discrete or MultiDiscrete "
+            "for numbered choices, or a Box of floats."
+        )
+    if not (np.abs(space.low) < HUGE).all() or not (np.abs(space.high) < HUGE).all():
+        raise ValueError(
+            f"The Box action space {space} has no finite bounds (below {HUGE:g}): actions are chosen in "
+            "[-1, 1] and mapped onto the bounds. Give it finite low and high, or wrap the environment in "
+            "gymnasium.wrappers.RescaleAction or ClipAction around a bounded space before registering it."
+        )
+    low, high, dtype = space.low.astype(np.float64), space.high.astype(np.float64), space.dtype
+
+    def convert(action: np.ndarray) -> np.ndarray:
+        # Rounding may step past a bound by one unit in the last place; environments assert on that.
+        return np.clip((low + (action + 1.0) * (0.5 * (high - low))).astype(dtype), space.low, space.high)
+
+    return spaces.Box(-1, 1, space.shape, np.float32), convert

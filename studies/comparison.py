@@ -1,0 +1,206 @@
+"""A comparison: a run for every backbone and seed, then returns with intervals over all seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import configs
+import envs
+from agent.run.folder import REPOSITORY, RunFolder, commit
+from agent.run.machine import cores, hardware
+from replay.files import publish
+from studies import plots
+from studies.curves import Curve, as_json, band, finite, improvement, mean_interval
+from studies.processes import Run, run_all
+
+NEAR = 0.9  # share of the optimum; the step at which it is first reached is reported
+WHAT = "the comparison"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        folder: the runs are in <folder>/<backbone>/seed<n>, their output in <folder>/logs.
+        seeds: how many of each backbone, from 0 on.
+        jobs: runs at the same time; the processor's cores are shared out among them.
+        presets, overrides: passed to each run as `--configs` and `--key value`.
+        threads: torch threads that a run is configured with, at most its share of the cores; 0 for all of it.
+        program: what trains, with the arguments of `run.py train`.
+    """
+
+    task: str
+    backbones: Sequence[str]
+    seeds: int
+    steps: int
+    folder: Path
+    jobs: int = 1
+    presets: Sequence[str] = ()
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+    program: Sequence[str] = (sys.executable, str(REPOSITORY / "run.py"))
+
+    @property
+    def threads_of_a_run(self) -> int:
+        """As configured, and not more than its share of the cores."""
+        share = max(1, cores() // self.jobs)
+        return min(self.threads or share, share)
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them, those of one seed together."""
+        return [self._run(backbone, seed) for seed in range(self.seeds) for backbone in self.backbones]
+
+    def _run(self, backbone: str, seed: int) -> Run:
+        folder, threads = self.folder / backbone / f"seed{seed}", self.threads_of_a_run
+        words = [*self.program, "train", "--json", "--backbone", backbone, "--task", self.task]
+        words += ["--seed", str(seed), "--steps", str(self.steps), "--logdir", str(folder)]
+        if "threads" not in self.overrides:
+            words += ["--threads", str(threads)]
+        return Run(backbone, seed, self.steps, folder, threads, [*words, *self._options])
+
+    @property
+    def command(self) -> str:
+        """The command line that makes this comparison."""
+        words = ["python", "run.py", "compare", "--task", self.task, "--backbones", *self.backbones]
+        words += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--logdir", str(self.folder)]
+        return shlex.join([*words, "--jobs", str(self.jobs), *self._options])
+
+    @property
+    def _options(self) -> list[str]:
+        """Presets and overrides as typed; each in one word, as a negative number looks like an option."""
+        presets = ["--configs", *self.presets] if self.presets else []
+        return [*presets, *(f"--{key}={value}" for key, value in self.overrides.items())]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """What the runs of a folder have in common, as `plan.json` has it."""
+        return {"task": self.task, "presets": list(self.presets), "overrides": dict(self.overrides)}
+
+    def refuse_another(self) -> None:
+        """Raise ValueError if the folder holds another comparison, of which a run has left results."""
+        path = self.folder / "plan.json"
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else self.plan
+        if before != self.plan and any(RunFolder(run).has_begun() for run in self.folder.glob("*/seed*")):
+            raise ValueError(
+                f"{self.folder} holds the comparison {before}, not {self.plan}; choose another logdir, or "
+                f"repeat the task, presets and options of the one that is there."
+            )
+
+
+def compare(comparison: Comparison) -> dict[str, Any]:
+    """Train each backbone with each seed in its folder and compare what the evaluations returned.
+
+    Finished runs are not repeated and unfinished ones are resumed, so repeating the command resumes a
+    comparison, and one with more steps, seeds or backbones extends it.
+
+    Returns:
+        what is also written to <folder>/compare.json: `results` (backbone -> `return_mean`, `interval`,
+        `returns` of all seeds, `seeds`, `steps`, `seconds_mean` and more), `improvement` (how probably a run
+        of one backbone ends higher than one of another), `curves`, `runs`, `task`, `command`, `commit` and
+        `hardware` of the comparison; a result's `commits` are those that trained its runs. compare.csv holds
+        every evaluation, compare.png the curves.
+
+    Raises:
+        RuntimeError: a run failed; see `run_all`.
+    """
+    folder, runs = comparison.folder, comparison.runs
+    folder.mkdir(parents=True, exist_ok=True)
+    publish(folder / "plan.json", json.dumps(comparison.plan, indent=1), WHAT)
+    run_all(runs, comparison.jobs, folder / "logs")
+    found = {name: [run.curve() for run in runs if run.backbone == name] for name in comparison.backbones}
+    optimum = envs.optimum(comparison.task)
+    report = {
+        "task": comparison.task,
+        "optimum": optimum,
+        "steps": comparison.steps,
+        "results": {
+            name: _result(curves, comparison.steps, optimum)
+            | {"commits": _commits([run for run in runs if run.backbone == name])}
+            for name, curves in found.items()
+        },
+        "improvement": _improvements(found),
+        "curves": {name: _bands(curves) for name, curves in found.items()},
+        "runs": {name: [as_json(curve) for curve in curves] for name, curves in found.items()},
+        "command": comparison.command,
+        "commit": commit(),
+        "hardware": hardware() | {"jobs": comparison.jobs, "threads": comparison.threads_of_a_run},
+    }
+    publish(folder / "compare.json", json.dumps(report, indent=1), WHAT)
+    publish(folder / "compare.csv", _csv(found), WHAT)
+    labelled = {configs.label(name): curves for name, curves in found.items()}
+    plots.draw({comparison.task: labelled}, folder / "compare.png", {comparison.task: optimum})
+    return report
+
+
+def _result(curves: Sequence[Curve], steps: int, optimum: float | None) -> dict[str, Any]:
+    """The scores of one backbone over all its seeds."""
+    returns = np.array([curve.values[-1] for curve in curves])
+    mean, low, high = (float(value) for value in mean_interval(returns))
+    seconds = [finite(float(curve.seconds[-1])) for curve in curves]
+    near: list[int | None] = [None] * len(curves)
+    share = None
+    if optimum is not None and optimum > 0:  # there is no share of 0, or of a cost
+        share = mean / optimum
+        reached = [np.flatnonzero(curve.values >= NEAR * optimum) for curve in curves]
+        near = [int(c.steps[at[0]]) if at.size else None for c, at in zip(curves, reached, strict=True)]
+    return {
+        "return_mean": mean,
+        "interval": [low, high],
+        "returns": returns.tolist(),
+        "seeds": len(curves),
+        "steps": steps,
+        "seconds_mean": finite(float(np.mean([np.nan if s is None else s for s in seconds]))),
+        "seconds": seconds,
+        "fraction_of_optimum": share,
+        "steps_to_90": near,
+        "steps_to_90_median": finite(float(np.median([np.inf if step is None else step for step in near]))),
+    }
+
+
+def _commits(runs: Sequence[Run]) -> list[str]:
+    """The commits that trained the runs, each once."""
+    return list(dict.fromkeys(each for run in runs for each in RunFolder(run.folder).commits()))
+
+
+def _improvements(found: Mapping[str, Sequence[Curve]]) -> list[dict[str, Any]]:
+    """For each pair of backbones, how probably a run of one ends higher than one of the other."""
+    pairs = []
+    for ours, theirs in itertools.combinations(found, 2):
+        ends = (np.array([curve.values[-1] for curve in found[name]]) for name in (ours, theirs))
+        probability, low, high = improvement(*ends)
+        pairs.append({"of": ours, "over": theirs, "probability": probability, "interval": [low, high]})
+    return pairs
+
+
+def _bands(curves: Sequence[Curve]) -> dict[str, dict[str, list[float]]]:
+    """Mean and interval against steps and, where every run logged times, against seconds."""
+    axes = ["steps"] + ["seconds"] * all(np.isfinite(curve.seconds).all() for curve in curves)
+    return {
+        axis: {name: values.tolist() for name, values in band(curves, axis)._asdict().items()}
+        for axis in axes
+    }
+
+
+def _csv(found: Mapping[str, Sequence[Curve]]) -> str:
+    """Every evaluation of every run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["backbone", "seed", "step", "seconds", "return"])
+    for backbone, curves in found.items():
+        for seed, curve in enumerate(curves):
+            for step, seconds, value in zip(*curve, strict=True):
+                writer.writerow([backbone, seed, int(step), finite(float(seconds)), float(value)])
+    return text.getvalue()

@@ -1,0 +1,154 @@
+"""Training runs as processes of their own: several at once, and told to save when all must stop."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import numpy as np
+
+from agent.run.folder import RunFolder
+from studies.curves import METRIC, Curve, read_curve
+
+PATIENCE = 60.0  # seconds a run is given to save when all must stop
+TAIL = 30  # lines of a failed run's stderr that are shown
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: up to which step, in which folder, with how many threads, by which command."""
+
+    backbone: str
+    seed: int
+    steps: int
+    folder: Path
+    threads: int
+    command: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.backbone} seed {self.seed}"
+
+    def finished(self) -> bool:
+        """Whether it has been evaluated at or after its last step."""
+        evaluated = read_curve(self.folder).steps[-1:].tolist()
+        result = RunFolder(self.folder).result() or {}
+        return max([0, int(result.get("steps", 0)), *evaluated]) >= self.steps
+
+    def curve(self) -> Curve:
+        """Its evaluations, up to the first one that is not before its last step.
+
+        Raises:
+            RuntimeError: there is none.
+        """
+        curve = read_curve(self.folder)
+        end = int(np.searchsorted(curve.steps, self.steps)) + 1
+        if end > curve.steps.size:
+            last = curve.steps[-1] if curve.steps.size else "nothing"
+            raise RuntimeError(
+                f"{self} ended without an evaluation at step {self.steps:,}: the last {METRIC} in "
+                f"{self.folder / 'metrics.jsonl'} is of step {last}."
+            )
+        return Curve(*(values[:end] for values in curve))
+
+
+def run_all(runs: Sequence[Run], jobs: int, logs: Path) -> None:
+    """Run to the end what is not finished, `jobs` at once, with what they print in a folder.
+
+    On any error those still running are told to save and stop.
+
+    Raises:
+        RuntimeError: a run failed, with its command and the end of its stderr.
+    """
+    waiting, running = deque(runs), dict[subprocess.Popen, tuple[Run, float]]()
+    logs.mkdir(parents=True, exist_ok=True)
+    done = 0
+
+    def say(text: str) -> None:
+        print(f"{text} ({done} of {len(runs)} runs done)", flush=True)
+
+    with _termination_raises():
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.popleft()
+                    if run.finished():
+                        done += 1
+                        say(f"already finished: {run}")
+                    else:
+                        running[_start(run, logs)] = run, time.monotonic()
+                        say(f"started {run}")
+                for process in [process for process in running if process.poll() is not None]:
+                    run, began = running.pop(process)
+                    if process.returncode:
+                        _fail(run, process.returncode, _log(logs, run, "stderr"))
+                    value, took = run.curve().values[-1], time.monotonic() - began
+                    done += 1
+                    say(f"finished {run} in {took:,.0f} s: return {value:.4g}")
+                time.sleep(0.1)
+        finally:
+            _stop(list(running))
+
+
+def _log(logs: Path, run: Run, stream: str) -> Path:
+    return logs / f"{run.backbone}-seed{run.seed}.{stream}"
+
+
+def _start(run: Run, logs: Path) -> subprocess.Popen:
+    """Start a run with its output going to files, in a session of its own.
+
+    Ctrl-C on a terminal then reaches this process alone, which passes it on once: a run that gets two signals
+    exits without saving.
+    """
+    variables = os.environ | {"OMP_NUM_THREADS": str(run.threads)}
+    with _log(logs, run, "stdout").open("wb") as out, _log(logs, run, "stderr").open("wb") as err:
+        nothing = subprocess.DEVNULL
+        return subprocess.Popen(
+            run.command, 0, None, nothing, out, err, env=variables, start_new_session=True
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    """Ask the processes to save and stop, and end those that do not."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _fail(run: Run, code: int, stderr: Path) -> NoReturn:
+    cause = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
+    tail = stderr.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    raise RuntimeError(
+        f"{run} failed with {cause}. Run the same comparison again to go on once the cause is removed.\n"
+        f"command: {shlex.join(run.command)}\n"
+        f"end of {stderr}:\n" + "\n".join(f"  {line}" for line in tail)
+    )
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """Make SIGTERM exit through the `finally` blocks, where the runs are stopped."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

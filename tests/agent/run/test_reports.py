@@ -1,0 +1,114 @@
+"""What is told of a world model, and how it is drawn."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from agent.run import pictures, reports
+from agent.run.reports import OpenLoop, episode_age
+from tests.agent.test_agent import SPACE, make, make_batch
+from worldmodels import BACKBONES
+
+
+def report(kl: np.ndarray, is_first: np.ndarray) -> OpenLoop:
+    true = {"vector": np.zeros((*kl.shape, 2)), "image": np.zeros((*kl.shape, 6, 4, 3))}
+    predicted = {"vector": np.ones((*kl.shape, 2)), "image": np.zeros((*kl.shape, 6, 4, 3))}
+    predicted["vector"][:, :2] = 5
+    return OpenLoop(true, predicted, kl, episode_age(is_first), context=2)
+
+
+KL = np.array([[9.0, 8.0, 1.0, 2.0], [3.0, 4.0, 5.0, 6.0], [9.0, 9.0, 9.0, 9.0]])
+FIRST = np.array([[False, False, True, False], [True, False, False, True], [False] * 4])
+
+
+def test_kl_by_step_by_hand() -> None:
+    """Rows before the window's first beginning have an unknown age and are left out."""
+    found = report(KL, FIRST)
+    assert found.kl_by_step() == {0: (1 + 3 + 6) / 3, 1: (2 + 4) / 2, 2: 5}
+    assert found.metrics() == {"kl_by_step/0000": 10 / 3, "kl_by_step/0001": 3, "kl_by_step/0002": 5}
+    assert report(KL[2:], FIRST[2:]).metrics() == {}
+
+
+def test_metrics_stand_at_powers_of_two() -> None:
+    found = report(np.zeros((1, 20)), np.eye(1, 20, dtype=bool))
+    assert [int(name[-4:]) for name in found.metrics()] == [0, 1, 2, 4, 8, 16]
+
+
+def test_errors_are_those_after_the_context() -> None:
+    assert report(KL, FIRST).errors() == {"vector": 1.0, "image": 0.0}
+
+
+def test_figures_by_name() -> None:
+    """Of as many rows as wanted and there; without an episode's beginning there is no KL to draw."""
+    drawn = report(KL, FIRST).figures(rows=2)
+    assert list(drawn) == [
+        *(f"open_loop/{key}/{row}" for key in ("vector", "image") for row in range(2)),
+        "kl_by_step",
+    ]
+    assert list(report(KL[2:], FIRST[2:]).figures(rows=5)) == ["open_loop/vector/0", "open_loop/image/0"]
+
+
+def panels(figure: Figure) -> dict[str, np.ndarray]:
+    """Name of a row -> the values drawn in it."""
+    return {
+        axes.get_ylabel().split("\n")[0]: np.asarray(axes.images[0].get_array())
+        for axes in figure.axes
+        if axes.images and axes.get_ylabel()
+    }
+
+
+def marks(figure: Figure) -> list[float]:
+    return [float(line.get_xdata()[0]) for axes in figure.axes for line in axes.lines]
+
+
+def test_images_of_an_open_loop_prediction() -> None:
+    """Rows by name, at most 16 columns, a line before the first predicted one; equal means a grey error."""
+    true = np.random.default_rng(0).random((30, 8, 10, 3))
+    figure = pictures.open_loop(true, true, 15)
+    drawn = panels(figure)
+    assert list(drawn) == ["true", "predicted", "error"]
+    assert drawn["true"].shape == (8, 16 * 10, 3)
+    np.testing.assert_array_equal(drawn["true"][:, :10], true[0])
+    assert (drawn["error"] == 0.5).all()
+    assert marks(figure) == [8 * 10 - 0.5] * 3  # columns show steps 0, 2, ..., 14 | 15, ...
+    assert marks(pictures.open_loop(true, true, 30)) == []
+    grey = panels(pictures.open_loop(true[..., :1], true[..., :1], 3))["true"]
+    assert grey.shape == drawn["true"].shape and (grey[..., 0] == grey[..., 2]).all()
+
+
+def test_vectors_of_an_open_loop_prediction() -> None:
+    """Heat maps, an entry a line; the error has a sign."""
+    true = np.tile([[0.0, 1.0]], (8, 1))
+    predicted = true.copy()
+    predicted[4:, 1] = 0
+    figure = pictures.open_loop(true, predicted, 4)
+    drawn = panels(figure)
+    np.testing.assert_array_equal(drawn["true"], true.T)
+    np.testing.assert_array_equal(drawn["error"], (predicted - true).T)
+    assert marks(figure) == [3.5] * 3
+    assert panels(pictures.open_loop(np.zeros((5, 1000)), np.zeros((5, 1000)), 2))["true"].shape == (250, 5)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (300, 70), (40, 9, 9, 3), (3, 80, 40, 1)])
+def test_every_shape_becomes_a_picture(shape: tuple[int, ...]) -> None:
+    picture = pictures.to_array(pictures.open_loop(np.zeros(shape), np.zeros(shape), 2))
+    assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    assert picture.std() > 0, "nothing was drawn"
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_open_loop(backbone: str) -> None:
+    """True and predicted observations in the same units; what comes after the context is not looked at."""
+    agent = make(backbone)
+    batch = make_batch(agent, SPACE)
+    report = reports.open_loop(agent, batch, context=5)
+    assert report.kl.shape == (4, 8)
+    for key, leaf in SPACE.items():
+        true, predicted = report.true[key], report.predicted[key]
+        assert true.shape == predicted.shape == (4, 8, *leaf.shape)
+        assert true.dtype == predicted.dtype == np.float32
+    assert report.predicted["image"].min() >= 0 and report.true["image"].max() <= 1
+    other = {key: value.copy() for key, value in batch.items()}
+    other["obs/image"][:, 5:] = 255 - other["obs/image"][:, 5:]
+    again = reports.open_loop(agent, other, context=5)
+    np.testing.assert_array_equal(again.predicted["image"], report.predicted["image"])

@@ -1,0 +1,97 @@
+"""Files are the old ones or the new ones, nothing else is left behind, and errors name them."""
+
+import errno
+import resource
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from replay.files import atomic, fingerprint, naming, publish
+
+Writer = Callable[[Path], object]
+WRITERS: dict[str, tuple[str, Writer]] = {
+    "text": ("result.json", lambda path: path.write_text("x" * 100_000)),
+    "arrays": ("chunk.npz", lambda path: np.savez(path, x=np.zeros(20_000))),
+    "picture": ("curve.png", lambda path: Figure(dpi=300).savefig(path)),
+    "no suffix": ("notes", lambda path: path.write_bytes(bytes(100_000))),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def writer(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Writer]:
+    """A path, and what writes more than 4 kB to one."""
+    name, write = WRITERS[request.param]
+    return tmp_path / name, write
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """Let no file grow beyond 4 kB."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_file_is_the_new_one_alone(writer: tuple[Path, Writer]) -> None:
+    """While it is written the old one is there, afterwards nothing but the new one."""
+    path, write = writer
+    path.write_text("old")
+    with atomic(path, "a file") as temporary:
+        write(temporary)
+        assert temporary.name.startswith(".") and temporary.suffix == path.suffix
+        assert path.read_text() == "old"
+    assert path.stat().st_size > 4096 and list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.faults("disk full")
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("old", [True, False])
+def test_a_full_disk_leaves_what_was_there(writer: tuple[Path, Writer], old: bool) -> None:
+    path, write = writer
+    if old:
+        path.write_text("old")
+    with pytest.raises(OSError, match=r"writing a file failed \(File too large\)") as caught:  # noqa: SIM117
+        with atomic(path, "a file") as temporary:
+            write(temporary)
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
+    assert [found.read_text() for found in path.parent.iterdir()] == ["old"] * old
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_while_writing_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    """It comes through as it is."""
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(error, match="mine"), atomic(path, "a file") as temporary:
+        temporary.write_text("half")
+        raise error("mine")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_is_published(tmp_path: Path) -> None:
+    for text in ("old", "né"):
+        publish(tmp_path / "result.json", text, "the result")
+        assert (tmp_path / "result.json").read_text(encoding="utf-8") == text
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    """The error is of its own kind, and says what was to be written."""
+    path = tmp_path / "gone" / "result.json"
+    with pytest.raises(FileNotFoundError, match=r"writing the result failed .*gone/result\.json"):
+        publish(path, "text", "the result")
+    with (
+        pytest.raises(PermissionError, match=r"writing it failed \(Operation not permitted\); calm"),
+        naming(path, "it", "; calm"),
+    ):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+def test_a_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
+    content = bytes(3 << 20) + b"end"
+    (tmp_path / "file").write_bytes(content)
+    assert fingerprint(tmp_path / "file") == {"size": len(content), "crc32": zlib.crc32(content)}
