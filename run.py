@@ -9,11 +9,13 @@ once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
+import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import configs
@@ -46,7 +48,8 @@ class Train:
         task, backbone = options.pop("task", None), options.pop("backbone", None)
         if args.run is not None:
             options["logdir"] = str(run_of(args))
-        configs.load(task, backbone, args.configs, options)  # what is misspelt is said before torch is there
+        # Before torch is there: what is misspelt is said at once.
+        asked = configs.load(task, backbone, args.configs, options)
 
         from agent.run import machine
         from agent.run.folder import RunFolder
@@ -54,18 +57,20 @@ class Train:
         from agent.run.seams import configure
         from agent.run.stopping import Stopped
 
-        config = configure(task, backbone, args.configs, options)
-        folder = RunFolder.of(config)
-        folder.refuse_another(config)
+        folder = RunFolder.of(asked)
+        config = configure(task, backbone, args.configs, options, folder.saved())
+        changed = folder.refuse_another(config)
+        for line in (*args.twice, *configs.inert(config, options)):
+            print(f"run.py: {line}", file=sys.stderr)
         machine.prepare(config.threads)
         training = Training(config, folder)
         command = ["python", "run.py", *args.argv]
 
         def work() -> tuple[Mapping[str, Any], str]:
             with folder.locked():
-                folder.begin_session(config, command)
+                folder.begin_session(config, command, changed)
                 try:
-                    result = training.run()
+                    result = training.run(changed)
                 except Stopped as stopped:
                     again = shlex.join(command)
                     print(f"run.py: {stopped} and saved in {folder}; to go on: {again}", file=sys.stderr)
@@ -140,14 +145,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = Parser(name, (command.__doc__ or "").partition("\n")[0])
         command.arguments(parser)
         args = parser.parse(words)
-        with exit_2_on(ValueError):
-            work = command.prepare(args)
-        with exit_2_on(configs.Mistake):
-            result, text = work()
+        with stdout_for_results() if args.json else contextlib.nullcontext():
+            with exit_2_on(ValueError):
+                work = command.prepare(args)
+            with exit_2_on(configs.Mistake):
+                result, text = work()
     except KeyboardInterrupt:
         print("run.py: interrupted.", file=sys.stderr)
         return 130
-    print(json.dumps(result) if args.json else text)
+    with contextlib.suppress(BrokenPipeError):  # nobody reads on; what was to be done is done
+        print(json.dumps(result) if args.json else text, flush=True)
     return 0
 
 
@@ -172,5 +179,39 @@ def _summary(config: configs.Config, result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def stdout_for_results() -> Iterator[None]:
+    """Within, everything that this process and its children print goes to stderr."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # closed
+        kept = None
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def leave() -> None:
+    """Exit with the code of `main`, also where environments left threads that never end."""
+    code: Any = 1
+    try:
+        code = main()
+    except SystemExit as error:
+        code = error.code
+        raise
+    finally:
+        guard: Any = sys.modules.get("envs.guard")
+        if guard:  # else there was no environment
+            guard.end_within(guard.PATIENCE, code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave()

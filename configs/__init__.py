@@ -33,24 +33,34 @@ __all__ = [
     "differences",
     "dump",
     "headings",
+    "inert",
+    "is_free",
     "label",
     "load",
     "override",
     "presets",
     "read",
+    "resume",
     "typed",
 ]
 
 DIRECTORY = Path(__file__).parent
 CHOOSING = ("task", "backbone")  # these choose the blocks, so no block may set them
 FREE_TO_CHANGE = (
-    "steps",
-    "device",
-    "threads",
-    "logdir",
-    "envs.timeout",
-    "envs.restarts",
-)  # a run may be resumed with other values of these
+    *("steps", "device", "threads", "warning_signal", "logdir"),
+    *("envs.mode", "envs.timeout", "envs.restarts", "eval", "log", "checkpoint"),
+)
+"""Options, and groups of them, that may change when a run goes on: what is learned does not."""
+
+NEEDS: dict[str, tuple[Any, ...]] = {
+    "replay.burn_in": ("replay.initial_state", "burn_in"),
+    "replay.max_age": ("replay.initial_state", "burn_in"),
+    "replay.state_every": ("replay.initial_state", "stored", "burn_in"),
+    "envs.timeout": ("envs.mode", "async"),
+    "envs.restarts": ("envs.mode", "async"),
+    "imagination.count": ("imagination.starts", "random", "last"),
+}
+"""Option -> another one, and the values of it with which it does something."""
 
 
 class Mistake(ValueError):  # noqa: N818 (the user's, not the program's)
@@ -127,7 +137,7 @@ def read(path: str | Path, directory: str | Path = DIRECTORY) -> Config:
             take: it was written by another version of this code, or edited.
     """
     options = blocks.options(Path(directory))
-    leaves = blocks.flatten(blocks.parse(Path(path)), str(path))
+    leaves = blocks.flatten(blocks.parse(Path(path), aliases=False), str(path))
     saved = _checked(leaves, options, str(path), choosing=True)
     missing = [key for key in options if key not in saved]
     if missing:
@@ -138,11 +148,58 @@ def read(path: str | Path, directory: str | Path = DIRECTORY) -> Config:
     return Config(_nested({key: saved[key] for key in options}))
 
 
-def differences(saved: Config, now: Config, ignore: Iterable[str] = FREE_TO_CHANGE) -> list[str]:
-    """One line for each option that differs, except those that may change when a run is resumed."""
+def differences(saved: Config, now: Config) -> dict[str, str]:
+    """Key of each option that differs -> a line that says how."""
     old, new = saved.flat(), now.flat()
-    kept = [key for key in new if key not in tuple(ignore)]
-    return [f"{key}: saved {old[key]!r}, now {new[key]!r}" for key in kept if old[key] != new[key]]
+    changed = [key for key in new if old[key] != new[key]]
+    return {key: f"{key}: saved {old[key]!r}, now {new[key]!r}" for key in changed}
+
+
+def is_free(key: str, free: Iterable[str] = FREE_TO_CHANGE) -> bool:
+    """Whether an option may change when a run goes on."""
+    return any(key == each or key.startswith(f"{each}.") for each in free)
+
+
+def resume(
+    saved: Config,
+    task: str | None,
+    backbone: str | None,
+    presets: Sequence[str],
+    overrides: Mapping[str, Any],
+    directory: str | Path = DIRECTORY,
+) -> Config:
+    """The configuration with which a run goes on: what is not named is as it was; raises as `load` does.
+
+    Presets are named as a whole: with them the configuration is merged anew.
+    """
+    task, backbone = task or saved.task, backbone or saved.backbone
+    if presets:
+        return load(task, backbone, presets, overrides, directory=directory)
+    named = override(saved, overrides, directory=directory).to_dict()
+    return Config(named | {"task": task, "backbone": backbone})
+
+
+def inert(config: Config, named: Iterable[str]) -> list[str]:
+    """A line for each of the named options that does nothing in this configuration."""
+    model, leaves = config.backbone.partition("_")[0], config.flat()
+    others = {name.partition("_")[0] for name in backbones()} - {model}
+    layers = {key.split(".")[1] for key in leaves if key.startswith("s4wm.") and key.count(".") == 2}
+    said = []
+    for key in named:
+        groups = key.split(".")
+        needs = next((need for start, need in NEEDS.items() if is_free(key, [start])), None)
+        if groups[0] in others:
+            why = f"the backbone is '{config.backbone}'"
+        elif groups[0] == "s4wm" and groups[1] in layers - {config.s4wm.layer}:
+            why = f"the layer is {config.s4wm.layer}"
+        elif key == "optimiser.ssm_lr" and model != "s4wm":
+            why = f"backbone '{config.backbone}' has no state-space layers"
+        elif needs and leaves[needs[0]] not in needs[1:]:
+            why = f"{needs[0]} is {typed(leaves[needs[0]])}"
+        else:
+            continue
+        said.append(f"option '{key}' does nothing here: {why}")
+    return said
 
 
 def describe(directory: str | Path = DIRECTORY) -> list[Option]:

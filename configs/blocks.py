@@ -10,17 +10,27 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.tokens import AliasToken
 
+from configs.files import read_text
 from configs.options import Option, shown
 
 _COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<!\s)\#|[^"'#])*?\s(?P<comment>\#.*)$""")
 
 
-def parse(path: Path) -> CommentedMap:
-    """One YAML file whose top is a mapping; one with nothing but comments is an empty mapping."""
+def parse(path: Path, aliases: bool = True) -> CommentedMap:
+    """One YAML file whose top is a mapping; one with nothing but comments is an empty mapping.
+
+    Without `aliases`, which a few lines can unfold to millions of entries, one is an error.
+    """
+    text = read_text(path, 1 << 18)
+    if text.count("[") + text.count("{") > 1000:  # which ruamel takes quadratic time for
+        raise ValueError(f"{path} holds more brackets than any configuration.")
     try:
-        tree = YAML().load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:
+        if not aliases and any(isinstance(token, AliasToken) for token in YAML().scan(text)):
+            raise ValueError(f"{path} holds an alias (*name), which this program writes into no such file.")
+        tree = YAML().load(text)
+    except (YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if tree is None:
         return CommentedMap()

@@ -60,6 +60,12 @@ class Parser(argparse.ArgumentParser):
                 f"unknown option '{name}'.{hint}" if name.startswith("-") else f"unexpected word '{name}'."
             )
         given = vars(args)
+        words = [word.split("=")[0].removeprefix("--") for word in argv if word.startswith("--")]
+        args.twice = [
+            f"option '--{key}' is given twice; the last one counts, {given[key]}"
+            for key in self.option_keys
+            if words.count(key) > 1
+        ]
         args.overrides = {key: given[key] for key in self.option_keys if key in given}
         args.argv = list(argv)
         return args

@@ -15,19 +15,20 @@ from typing import Any
 import gymnasium
 
 from configs.nearest import did_you_mean
-from envs import gym
+from envs import guard, gym
 from envs.arguments import check_names, parse_task
-from envs.episodes import SeedEpisodes
+from envs.episodes import SeedEpisodes, episode_seed
+from envs.guard import EnvironmentFailure
 from envs.spaces import FlatObservation, with_plain_actions
 from envs.tasks.masked import MASKED, make_masked, masked_id
-from envs.vector import Rows, VectorDoor, WorkerError
+from envs.vector import Rows, VectorDoor
 
 __all__ = [
     "FAMILIES",
     "TASKS",
+    "EnvironmentFailure",
     "Rows",
     "VectorDoor",
-    "WorkerError",
     "check",
     "make",
     "make_vector",
@@ -155,7 +156,7 @@ def optimum(task: str) -> float | None:
             return None if value is None or cut else float(value)
         return gym.optimum(env.spec) if env.spec else None
     finally:
-        env.close()
+        guard.close(env.close, f"{task}: the environment")
 
 
 def _constructor(task: str) -> Callable[[], gymnasium.Env]:
@@ -176,4 +177,13 @@ def _constructor(task: str) -> Callable[[], gymnasium.Env]:
 
 
 def _wrap(build: Callable[[], gymnasium.Env], seed: int, index: int) -> gymnasium.Env:
-    return SeedEpisodes(FlatObservation(with_plain_actions(build())), seed, index)
+    guard.seed_globals(episode_seed(seed, index, 0))
+    with guard.Contained(f"Environment {index}"):
+        try:
+            env = build()
+        except (SystemExit, KeyboardInterrupt) as error:
+            if not guard.is_its_own(error):
+                raise
+            what = f"environment {index} {guard.did(error)} while it was built (run seed {seed})"
+            raise EnvironmentFailure(what, index, seed=seed) from error
+        return SeedEpisodes(FlatObservation(with_plain_actions(env)), seed, index)

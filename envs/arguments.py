@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from configs.nearest import did_you_mean
 
-Value = bool | int | float | str
+Value = bool | int | float | str | list[Any] | tuple[Any, ...] | dict[str, Any]
 T = TypeVar("T", int, str)
 
+_QUOTES = tuple("\"'([{")
 _WORDS: dict[str, bool] = {"true": True, "false": False}
 
 
 def parse_task(task: str) -> tuple[str, dict[str, Value]]:
     """Split a task into its name and its arguments.
 
-    Only a last part that contains '=' is a list of arguments, so `module:Id-v0` is a name and
-    `module:Id-v0:size=3` is a name with one argument. A value is the first of bool (true, false), int, float,
-    str that its text fits.
+    Arguments begin after the first colon that `key=` follows, so `module:Id-v0` is a name and
+    `module:Id-v0:size=3` is a name with one argument. A value that begins with a quote or bracket is one of
+    JSON or of Python (`size=(3,4)`, `text="a,b"`, `options={"a": [1, true]}`) and may have commas; any other
+    is the first of bool (true, false), int, float, str that its text fits.
 
     Raises:
         ValueError: the task is empty, or an argument is not `key=value` or is given twice.
@@ -28,16 +33,22 @@ def parse_task(task: str) -> tuple[str, dict[str, Value]]:
             f"A task must be a name such as 'memory_chain' or 'memory_chain:n=64', got {task!r}. "
             "docs/environments.md lists the names."
         )
-    name, colon, last = task.strip().rpartition(":")
-    if not colon or "=" not in last:
-        return task.strip(), {}
+    name, *last = re.split(r":(?=[^:=,]*=)", task.strip(), maxsplit=1)
+    if not last:
+        return name, {}
     arguments: dict[str, Value] = {}
-    for pair in last.split(","):
+    parts = last[0].split(",")
+    while parts:
+        pair = parts.pop(0)
         key, equals, text = (part.strip() for part in pair.partition("="))
-        if not equals or not key.isidentifier() or not text:
+        while text[:1] in _QUOTES and text and not _is_literal(text) and parts:
+            text += "," + parts.pop(0)
+        if not equals or not key.isidentifier() or not text or (text[0] in _QUOTES and not _is_literal(text)):
             raise ValueError(
-                f"Argument {pair!r} of task {task!r} is not of the form key=value. Write arguments after the "
-                f"last colon, separated by commas and without quotes: '{name}:key=value,key=value'."
+                f"Argument {pair!r} of task {task!r} is not of the form key=value. Write arguments after a "
+                f"colon, separated by commas: '{name}:key=value,key=value'. A value with commas is quoted or "
+                f"in brackets, as in JSON or Python, and all of it quoted for the shell: "
+                f"'{name}:size=(3,4),text=\"a,b\"'."
             )
         if key in arguments:
             raise ValueError(f"Argument {key!r} of task {task!r} is given twice; give it once.")
@@ -45,9 +56,26 @@ def parse_task(task: str) -> tuple[str, dict[str, Value]]:
     return name, arguments
 
 
+def _literal(text: str) -> Value:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return ast.literal_eval(text)
+
+
+def _is_literal(text: str) -> bool:
+    try:
+        _literal(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return False
+    return True
+
+
 def _value(text: str) -> Value:
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
+    if text[0] in _QUOTES:
+        return _literal(text)
     for kind in (int, float):
         try:
             return kind(text)

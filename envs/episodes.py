@@ -9,6 +9,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs import guard
+
 LONGEST = 50_000
 """Actions of an episode that are remembered; a longer episode cannot be resumed."""
 NO_CHECKSUM = -1
@@ -37,11 +39,22 @@ class SeedEpisodes(gymnasium.Wrapper):
     episode, the next step begins the following one and ignores its action. An exception from one of them
     becomes a warning, since they were taken before: the environment then differs, as `checksum` says.
 
+    What the environment may do to its process is in `envs.guard`. A `reset` also seeds the generators that
+    all code in the process shares, for those environments which draw from these.
+
     Args:
         env: an environment with a flat observation, `{name: array}`.
         seed: the run's seed, not negative.
         index: the environment's number in the run, not negative.
+
+    Attributes:
+        patience: seconds that `close` may take; the environment is then left as it is.
+
+    Raises:
+        EnvironmentFailure: the environment raised, whatever it was, in `reset` or `step`.
     """
+
+    patience = guard.PATIENCE
 
     def __init__(self, env: gymnasium.Env, seed: int, index: int) -> None:
         super().__init__(env)
@@ -51,6 +64,8 @@ class SeedEpisodes(gymnasium.Wrapper):
         self._actions: list[np.ndarray] = []
         self._checksum = 0
         self._replayed_to_the_end = False
+        self._closed = False
+        self._contained = guard.Contained(f"Environment {index}")
 
     @property
     def history(self) -> dict[str, Any]:
@@ -69,27 +84,30 @@ class SeedEpisodes(gymnasium.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin the next episode with its own seed; an exception gets a note of where it happened."""
+        """Begin the next episode with its own seed."""
         if seed is None:
             seed = episode_seed(self._seed, self._index, self.next_episode)
         self.next_episode += 1
         again, self.next_actions = self.next_actions, []
         self._actions, self._checksum, self._replayed_to_the_end = [], 0, False
+        guard.seed_globals(seed)
         try:
-            observation, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:
-            error.add_note(self._whereabouts(f"reset(seed={seed})"))
-            raise
+            with self._contained:
+                observation, info = self.env.reset(seed=seed, options=options)
+        except BaseException as error:
+            if not guard.is_its_own(error):
+                raise
+            raise self._failure(error, f"reset(seed={seed})") from error
         self._remember(observation, 0.0)
         for entries in again:
             # [()]: a Discrete action is a scalar, as a vector of environments hands it out, not an array
             action = np.array(entries, self.action_space.dtype)[()]
             try:
                 observation, _, terminated, truncated, info = self.step(action)
-            except Exception as error:
+            except guard.EnvironmentFailure as failure:
                 warnings.warn(
                     f"An action that was taken before raised when it was taken again, so the episode cannot "
-                    f"be gone on with: {error!r}. {self._whereabouts(f'step({action!r})')}",
+                    f"be gone on with. {failure}",
                     stacklevel=2,
                 )
                 self._checksum = NO_CHECKSUM
@@ -100,7 +118,7 @@ class SeedEpisodes(gymnasium.Wrapper):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step; an exception from the environment gets a note of where it happened."""
+        """Step."""
         if self._replayed_to_the_end:
             observation, info = self.reset()
             return observation, 0.0, False, False, info
@@ -108,9 +126,10 @@ class SeedEpisodes(gymnasium.Wrapper):
             self._actions.append(np.array(action))
         try:
             reply = self.env.step(action)
-        except Exception as error:
-            error.add_note(self._whereabouts(f"step({action!r})"))
-            raise
+        except BaseException as error:
+            if not guard.is_its_own(error):
+                raise
+            raise self._failure(error, f"step({action!r})") from error
         self._remember(reply[0], float(reply[1]))
         return reply
 
@@ -119,8 +138,20 @@ class SeedEpisodes(gymnasium.Wrapper):
             self._checksum = zlib.crc32(leaf.tobytes(), self._checksum)
         self._checksum = zlib.crc32(np.float64(reward).tobytes(), self._checksum)
 
-    def _whereabouts(self, call: str) -> str:
-        return (
-            f"In {call} of environment {self._index}, episode {self.next_episode - 1}, run seed "
-            f"{self._seed}: {self.env}"
+    def close(self) -> None:
+        """Close the environment, once; it can neither raise nor take longer than `patience`."""
+        if not self._closed:
+            self._closed = True
+            guard.close(self.env.close, f"Environment {self._index}", self.patience)
+
+    def _failure(self, error: BaseException, call: str) -> guard.EnvironmentFailure:
+        episode, step = self.next_episode - 1, len(self._actions)
+        at = "after more steps than are counted" if step > LONGEST else f"step {step}"
+        return guard.EnvironmentFailure(
+            f"environment {self._index} {guard.did(error)}\nin {call}, episode {episode}, {at}, run seed "
+            f"{self._seed}: {self.env}",
+            self._index,
+            episode,
+            step,
+            self._seed,
         )

@@ -6,7 +6,10 @@ import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 import gymnasium
@@ -17,6 +20,11 @@ from configs.nearest import did_you_mean
 from envs.arguments import Value, check_names
 
 T = TypeVar("T")
+
+# Namespace of ids -> the module that registers them, and what installs it
+PACKAGES = {"ALE": ("ale_py", "ale-py")}
+# Names that a project of one's own cannot have, beside this one
+OURS = ("agent", "configs", "envs", "replay", "studies", "worldmodels")
 
 # Reward 1 per step until the episode ends: the time limit is the optimum
 ONE_A_STEP = ("CartPole-v0", "CartPole-v1", "CartPoleMasked-v0")
@@ -41,8 +49,9 @@ def constructor(
 
     Args:
         task: the whole task, for messages.
-        name: a registered id, or `module:Id-v0` for one that importing `module` registers.
-        arguments: for the environment's constructor, and `max_episode_steps` for gymnasium.
+        name: a registered id, or `module:Id-v0` for one that importing `module` registers; `module` may be a
+            file, `folder/module.py`.
+        arguments: for the environment's constructor and gymnasium's.
         others: names to compare an unknown one with, besides the registered ids.
 
     Raises:
@@ -52,10 +61,11 @@ def constructor(
     """
     module, colon, env_id = name.rpartition(":")
     if colon:
+        module = _find(module)
         _import(task, module, env_id, others)
     spec = gymnasium.registry.get(env_id)
     if spec is None:
-        near = did_you_mean(env_id, [*others, *gymnasium.registry], most=3)
+        near = _near(env_id, others)
         raise ValueError(
             f"Unknown task {task!r}: gymnasium has no environment {env_id!r} "
             f"registered{f' after importing {module!r}' if colon else ''}.{near} Tasks are our short names, "
@@ -73,13 +83,63 @@ def constructor(
     return functools.partial(_build, module if colon else None, spec, dict(arguments))
 
 
+def _near(env_id: str, others: Iterable[str]) -> str:
+    """A hint at what was meant by an id that is not registered."""
+    space, slash, _ = env_id.rpartition("/")
+    if slash and not any(known.startswith(f"{space}/") for known in gymnasium.registry):
+        module, package = PACKAGES.get(space, ("", ""))
+        how = f": pip install {package}, then '{module}:{env_id}'" if module else f": 'module:{env_id}'"
+        return f" Ids of {space!r} are registered by a package of their own, which has to be imported{how}."
+    return did_you_mean(env_id, [*others, *gymnasium.registry], most=3)
+
+
+def _find(module: str) -> str:
+    """A module's name as it is, a file's as an absolute path, so that other processes find it too."""
+    if not module.endswith(".py") and not re.search(r"[/\\]|^\.", module):
+        return module
+    path = Path(module)
+    return str((path if path.suffix == ".py" else path.with_name(f"{path.name}.py")).expanduser().resolve())
+
+
+def _imported(module: str) -> ModuleType:
+    """Import a module by its name, or by its file, whose folder then joins the path, last."""
+    path = Path(module)
+    if path.suffix != ".py":
+        return importlib.import_module(module)
+    if not path.is_file():
+        raise ModuleNotFoundError(f"there is no file {path}", name=module)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    found = importlib.import_module(path.stem)
+    if Path(found.__file__ or "").resolve() != path:
+        raise ValueError(
+            f"{path} cannot be imported: the name {path.stem!r} is taken by {found.__file__ or 'Python'}. "
+            "Rename the file."
+        )
+    return found
+
+
 def _import(task: str, module: str, env_id: str, others: Iterable[str]) -> None:
     try:
-        importlib.import_module(module)
+        _imported(module)
+    except SystemExit as error:
+        ended = f"tried to end the program (sys.exit({error.code!r}))"
+        raise ValueError(f"Task {task!r}: importing {module!r} {ended}.") from error
     except ModuleNotFoundError as error:
         missing = error.name or ""
         if missing != module and not module.startswith(f"{missing}."):
             raise  # the module was found; what it imports itself was not
+        if module.endswith(".py"):
+            raise ValueError(f"Unknown task {task!r}: {error}.") from error
+        for known, package in PACKAGES.values():
+            if module == known:
+                raise ValueError(f"Task {task!r} needs: pip install {package} ({error})") from error
+        if module.partition(".")[0] in OURS:
+            raise ValueError(
+                f"Unknown task {task!r}: the name {module.partition('.')[0]!r} is taken by a package of this "
+                f"project, which has no {missing!r}. Rename your package, or move the module out of it and "
+                f"name its file: 'folder/module.py:{env_id}'."
+            ) from error
         near = did_you_mean(module, [other.partition(":")[0] for other in others])
         raise ValueError(
             f"Unknown task {task!r}: there is no module {missing!r} to import that would register "
@@ -94,12 +154,12 @@ def _takes(creator: str | Callable[..., Any]) -> list[str] | None:
     parameters = inspect.signature(function).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
-    return ["max_episode_steps", *(name for name in parameters if name != "render_mode")]
+    return ["max_episode_steps", "disable_env_checker", *parameters]
 
 
 def _build(module: str | None, spec: EnvSpec, arguments: dict[str, Any]) -> gymnasium.Env:
     if module is not None:
-        importlib.import_module(module)
+        _imported(module)
     return _naming_the_extra(spec, functools.partial(gymnasium.make, spec, **arguments))
 
 

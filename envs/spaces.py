@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import TransformAction
+from gymnasium.wrappers import ClipAction, TransformAction
 
 Keys = tuple[str | int, ...]
 Convert = Callable[[Any], np.ndarray]
@@ -22,6 +22,14 @@ LARGE = 1024
 """A Box of rank 2 or more that becomes a vector of more elements than this is probably an image."""
 HUGE = 1e9
 """Action bounds from here on stand for no bound; unbounded spaces may have float32's largest number."""
+MOST = 1_000_000
+"""Values of a Discrete space, each of which has an element of its own in a vector and in a layer."""
+COARSE = 2**24
+"""From here on float32 does not tell whole numbers apart."""
+FRAMES = (2, 3, 4)
+CHANNELS = (1, 3, 4)
+STACKS = sorted({1, 2, 3, 4} | {frames * channels for frames in FRAMES for channels in CHANNELS})
+"""How many channels pictures have, as stacks of the usual numbers of frames of the usual kinds."""
 
 
 class OneHot(spaces.Box):
@@ -42,9 +50,10 @@ class FlatObservation(gymnasium.ObservationWrapper):
     Leaves of nested Dict and Tuple observations are named by the path to them, joined by '.' (Tuple entries
     by their number); an observation that is neither is named 'image' or 'vector'. A leaf is
 
-    - an image, uint8 `[H, W, C]` from 0 to 255, where it is a Box of uint8 of rank 3, or of rank 2 with at
-      least 8 rows and columns. Channels that come first, if at most 4, are moved last, and bounds other than
-      0 and 255 (a grid of tile numbers) are stretched to these;
+    - an image, uint8 `[H, W, C]` from 0 to 255, where it is a Box of uint8 of rank 3, of rank 2 with at least
+      8 rows and columns, or of rank 4 where that is a stack of 2 to 4 pictures. Channels that come first, as
+      many as a picture or a stack of them has, are moved last, frames become channels, and bounds other than
+      0 and 255 (a grid of tile numbers) are stretched to these. A warning says how an uncommon shape is read;
     - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot
       (their space is then `OneHot`). A Box of rank 2 or more that is large for a vector gets a warning.
 
@@ -69,11 +78,24 @@ class FlatObservation(gymnasium.ObservationWrapper):
                 )
             flat[name] = leaf_space
             self._leaves.append((name, path, convert))
-        if not flat:
+        if not any(math.prod(leaf.shape or ()) for leaf in flat.values()):
             raise ValueError(
-                f"The observation space {env.observation_space} has no leaf: there is nothing to see."
+                f"The observation space {env.observation_space} has no leaf, or only empty ones: there is "
+                "nothing to see."
             )
         self.observation_space = spaces.Dict(flat)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode; return the flat observation and the info."""
+        reply = self.env.reset(seed=seed, options=options)
+        if not (isinstance(reply, tuple) and len(reply) == 2 and isinstance(reply[1], Mapping)):
+            raise ValueError(
+                f"reset() must return (observation, info), info a dict, and returned {reply!r}. Environments "
+                "of the old gym return the observation alone: add an empty dict."
+            )
+        return self.observation(reply[0]), reply[1]
 
     def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Step; return the flat observation and plain scalars."""
@@ -123,8 +145,8 @@ def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
     called = f"leaf {'.'.join(map(str, path))!r}" if path else "the observation"
     shape = space.shape or ()
     if isinstance(space, spaces.Box):
-        if space.dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 2 and min(shape) >= 8)):
-            return _image(space)
+        if space.dtype == np.uint8 and (axes := _axes(shape, called)):
+            return _image(space, axes)
         if len(shape) >= 2 and math.prod(shape) > LARGE:
             warnings.warn(
                 f"{called} is {space}: {math.prod(shape):,} numbers, which are learned from as a vector. If "
@@ -134,9 +156,13 @@ def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
             )
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         flat: Any = spaces.flatten_space(space)
-        return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32)), _vector(shape)
+        with np.errstate(over="ignore"):  # what is past float32's bounds has none
+            low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
+        narrows = isinstance(space, spaces.Box) and np.dtype(space.dtype).itemsize >= 4
+        return spaces.Box(low, high), _vector(shape, called if narrows and space.dtype != np.float32 else "")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         classes = np.reshape(space.n if isinstance(space, spaces.Discrete) else space.nvec, -1)
+        _check_number(called, space)
         return OneHot(classes), _one_hot(classes, np.reshape(space.start, -1), shape)
     raise ValueError(
         f"Observations of type {type(space).__name__} cannot be learned from: {called} is {space}. Box, "
@@ -145,10 +171,49 @@ def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
     )
 
 
-def _image(space: spaces.Box) -> tuple[spaces.Box, Convert]:
-    """Box of uint8, `[H, W, C]`, `[C, H, W]` with at most 4 channels or `[H, W]` -> `[H, W, C]`, 0 to 255."""
+def _check_number(called: str, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
+    number = int(np.sum(space.n if isinstance(space, spaces.Discrete) else space.nvec))
+    if number > MOST:
+        raise ValueError(
+            f"{called} is {space}: {number:,} values, each of which would have an element of its own; "
+            f"{MOST:,} are the most. Encode it with fewer, for example as a MultiDiscrete of its digits."
+        )
+
+
+def _axes(shape: tuple[int, ...], called: str) -> tuple[int, ...] | None:
+    """In what order an image's axes are (rows, columns, channels or frames and channels); None if it is none.
+
+    A warning says how a shape is read that is not that of one picture.
+    """
+    axes: tuple[int, ...] | None = None
+    if len(shape) == 2 and min(shape) >= 8:
+        axes = (0, 1)
+    elif len(shape) == 3:
+        # More than 4 may be rows, unless there are many rows and columns beside them.
+        few, last = shape[0] <= 4 < min(shape[1:]), shape[2] in STACKS
+        many = shape[0] in STACKS and 2 * shape[0] <= min(shape[1:])
+        axes = (1, 2, 0) if few or (many and not last) else (0, 1, 2)
+    elif len(shape) == 4 and shape[0] in FRAMES and shape[3] in CHANNELS:
+        axes = (1, 2, 0, 3)
+    elif len(shape) == 4 and shape[0] in FRAMES and shape[1] in CHANNELS and min(shape[2:]) > 4:
+        axes = (2, 3, 0, 1)
+    elif len(shape) == 4 and shape[2] in CHANNELS and shape[3] in FRAMES:
+        axes = (0, 1, 2, 3)
+    if axes and (len(shape) == 4 or (len(shape) == 3 and shape[axes[2]] > 4)):
+        rows, columns, *rest = (shape[axis] for axis in axes)
+        warnings.warn(
+            f"{called}, uint8 of shape {shape}, is read as {math.prod(rest)} channels of {rows} rows and "
+            f"{columns} columns. If that is wrong, give it as [H, W, C].",
+            stacklevel=2,
+        )
+    return axes
+
+
+def _image(space: spaces.Box, axes: tuple[int, ...]) -> tuple[spaces.Box, Convert]:
+    """Box of uint8 whose `axes` are rows, columns and what else there is -> `[H, W, C]`, 0 to 255."""
     shape, low, high = space.shape, int(space.low.min()), int(space.high.max())
-    channels_first = len(shape) == 3 and shape[0] <= 4 < min(shape[1:])
+    arranged = (*(shape[axis] for axis in axes[:2]), math.prod(shape[axis] for axis in axes[2:]))
+    in_order = axes == tuple(sorted(axes))
     stretch = None
     if (low, high) != (0, 255) and low < high:
         stretch = np.rint(np.clip((np.arange(256.0) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
@@ -157,19 +222,36 @@ def _image(space: spaces.Box) -> tuple[spaces.Box, Convert]:
         image = np.array(value)
         if image.dtype != np.uint8 or image.shape != shape:
             raise ValueError(f"expected uint8 of shape {shape}, got {image.dtype} of shape {image.shape}")
-        if len(shape) == 2:
-            image = image[..., None]
-        elif channels_first:
-            image = np.ascontiguousarray(image.transpose(1, 2, 0))
+        if not in_order:
+            image = np.ascontiguousarray(image.transpose(axes))
+        if shape != arranged:
+            image = image.reshape(arranged)
         return image if stretch is None else stretch[image]
 
-    arranged = (*shape, 1) if len(shape) == 2 else (*shape[1:], shape[0]) if channels_first else shape
     return spaces.Box(0, 255, arranged, np.uint8), convert
 
 
-def _vector(shape: tuple[int, ...]) -> Convert:
+def _vector(shape: tuple[int, ...], narrows: str = "") -> Convert:
+    """Anything of this shape -> float32; `narrows` names what has numbers that float32 may not tell apart."""
+    said = False
+
+    def narrow(value: Any) -> np.ndarray:
+        nonlocal said
+        with np.errstate(over="ignore"):  # the infinity it becomes is named by who gets it
+            vector = np.array(value, np.float32)
+        if not said and (np.abs(vector) >= COARSE).any():
+            said = True
+            worst = np.asarray(value).flat[np.abs(vector).argmax()]
+            warnings.warn(
+                f"{narrows} has numbers such as {worst}. Numbers are learned from as float32, which from "
+                f"{COARSE:,} on does not tell whole numbers apart: show the difference to a first value, or "
+                "a scaled one.",
+                stacklevel=2,
+            )
+        return vector
+
     def convert(value: Any) -> np.ndarray:
-        vector = np.array(value, np.float32)
+        vector = narrow(value) if narrows else np.array(value, np.float32)
         if vector.shape != shape:
             raise ValueError(f"expected shape {shape}, got shape {vector.shape}")
         return vector if len(shape) == 1 else vector.reshape(-1)
@@ -213,36 +295,58 @@ def with_plain_actions(env: gymnasium.Env) -> gymnasium.Env:
     """Give any supported action space the form that the agent expects.
 
     - Discrete, counted from 0: int64.
-    - MultiDiscrete of rank 1, counted from 0: int64 `[k]`. MultiBinary becomes MultiDiscrete of twos.
-    - Box in [-1, 1]: float32, shape kept, mapped linearly onto the bounds of the environment.
+    - MultiDiscrete of rank 1, counted from 0: int64 `[k]`. One of another rank is flattened, and MultiBinary
+      becomes MultiDiscrete of twos.
+    - Box in [-1, 1]: float32, shape kept, mapped linearly onto the bounds of the environment; gymnasium's
+      `ClipAction` has none itself, and is looked through.
 
     The environment gets actions of its own space's dtype; one whose actions are plain is returned as it is.
 
     Raises:
-        ValueError: any other space, a Box without finite bounds, or a Box of whole numbers.
+        ValueError: any other space, a Box without finite bounds, or a Box of whole numbers; nothing to
+            choose, or too much to choose from.
     """
-    if is_plain(env.action_space):
+    given = _clipped(env)
+    if given.shape is not None and math.prod(given.shape) == 0:
+        raise ValueError(f"The action space {given} is empty: there is nothing to choose.")
+    if isinstance(given, spaces.Discrete | spaces.MultiDiscrete):
+        _check_number("the action space", given)
+    if is_plain(given) and given is env.action_space:
         return env
-    space, convert = _plain_action(env.action_space)
+    space, convert = _plain_action(given)
     return TransformAction(env, convert, space)
+
+
+def _clipped(env: gymnasium.Env) -> spaces.Space:
+    """The action space, or the one that a `ClipAction` clips to where only wrappers that keep it hide it."""
+    space = env.action_space
+    while isinstance(env, gymnasium.Wrapper) and env.action_space is space:
+        if isinstance(env, ClipAction):
+            return env.env.action_space
+        env = env.env
+    return space
 
 
 def _plain_action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
     if isinstance(space, spaces.Discrete):
         start, dtype = space.start, space.dtype
         return spaces.Discrete(int(space.n)), lambda action: dtype.type(action + start)
-    if isinstance(space, spaces.MultiDiscrete) and len(space.shape) == 1:
+    shape: Any = space.shape
+    if isinstance(space, spaces.MultiDiscrete):
         offsets, dtype = space.start, space.dtype
-        return spaces.MultiDiscrete(space.nvec), lambda action: (action + offsets).astype(dtype)
+        return (
+            spaces.MultiDiscrete(space.nvec.reshape(-1)),
+            lambda action: (action.reshape(shape) + offsets).astype(dtype),
+        )
     if isinstance(space, spaces.MultiBinary):
-        shape, dtype = space.shape, space.dtype
+        dtype = space.dtype
         twos = spaces.MultiDiscrete(np.full(math.prod(shape), 2))
         return twos, lambda action: action.reshape(shape).astype(dtype)
     if isinstance(space, spaces.Box):
         return _plain_box(space)
     raise ValueError(
-        f"Actions of type {type(space).__name__} are not supported: {space}. Discrete, MultiDiscrete of rank "
-        "1, MultiBinary and bounded Box work. Convert with a gymnasium.ActionWrapper in the environment's "
+        f"Actions of type {type(space).__name__} are not supported: {space}. Discrete, MultiDiscrete, "
+        "MultiBinary and bounded Box work. Convert with a gymnasium.ActionWrapper in the environment's "
         "registration."
     )
 
@@ -256,8 +360,9 @@ def _plain_box(space: spaces.Box) -> tuple[spaces.Box, Callable[[Any], Any]]:
     if not (np.abs(space.low) < HUGE).all() or not (np.abs(space.high) < HUGE).all():
         raise ValueError(
             f"The Box action space {space} has no finite bounds (below {HUGE:g}): actions are chosen in "
-            "[-1, 1] and mapped onto the bounds. Give it finite low and high, or wrap the environment in "
-            "gymnasium.wrappers.RescaleAction or ClipAction around a bounded space before registering it."
+            "[-1, 1] and mapped onto the bounds. Give it finite low and high, or register the "
+            "environment in a wrapper that does: gymnasium.wrappers.TransformAction(env, lambda action: "
+            f"action, gymnasium.spaces.Box(-1.0, 1.0, {space.shape}))."
         )
     low, high, dtype = space.low.astype(np.float64), space.high.astype(np.float64), space.dtype
 

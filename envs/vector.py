@@ -8,28 +8,28 @@ remembered here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from envs.guard import Contained, EnvironmentFailure
+from envs.inprocess import InProcess, without_info
 from envs.workers import WorkerFault, Workers
 
 Rows = dict[str, np.ndarray]
 
 WINDOW = 300.0
 """Seconds within which too many faults of worker processes end a run."""
-
-
-class WorkerError(RuntimeError):
-    """Worker processes of environments failed more often than is allowed; the message has the last fault."""
+SLOW = 10.0
+"""Seconds of building environments that are worth a word."""
 
 
 class VectorDoor:
@@ -59,7 +59,10 @@ class VectorDoor:
             raised, died or hung. All environments then begin their next episodes.
 
     Raises:
-        WorkerError: a worker process failed to start.
+        EnvironmentFailure: a worker process failed to start; in `step` and `reset`, an environment raised in
+            mode 'sync', worker processes failed too often, or what is shown is not finite. The door then has
+            no `state` until the next `reset`, which begins other episodes.
+        ValueError, ImportError: in building an environment, see `envs.make`.
     """
 
     def __init__(
@@ -73,24 +76,32 @@ class VectorDoor:
         restarts: int = 3,
     ) -> None:
         self.task, self.num_envs = task, len(builders)
-        self._builders = [functools.partial(_without_info, builder) for builder in builders]
+        self._builders = [functools.partial(without_info, builder) for builder in builders]
         self._first_index, self._seed = first_index, seed
         self._timeout, self._restarts = timeout or None, restarts
         self._fault: WorkerFault | None = None  # met where it could not be handled
         self._faults: deque[float] = deque()  # when they were
         self.restarted = 0
-        self._closed = self._started = False
+        self._closed = self._started = self._failed = False
         self._steps = 0  # since the last reset()
         self._episodes = np.zeros(self.num_envs, np.int64)
         self._ended = np.zeros(self.num_envs, np.bool_)  # by the last row
-        self._envs: SyncVectorEnv | Workers
+        self._envs: InProcess | Workers
+        began = time.monotonic()
         if mode == "async":
             try:
                 self._envs = Workers(self._builders, self._timeout)
             except WorkerFault as fault:
-                raise WorkerError(self._describe(fault, None)) from fault
+                raise self._failure(self._describe(fault, None), fault) from fault
         else:
-            self._envs = SyncVectorEnv(self._builders, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+            self._envs = InProcess(self._builders)
+        if (took := time.monotonic() - began) > SLOW:
+            warnings.warn(
+                f"{task}: building {self.num_envs} environments took {took:.0f} s. Evaluation builds its own "
+                f"each time: where that is slow, fewer and rarer ones help (eval.envs, eval.every).",
+                stacklevel=2,
+            )
+        self._contained = Contained(f"{task}: an environment")
         space = self._envs.single_observation_space
         if not isinstance(space, spaces.Dict):
             raise TypeError(
@@ -126,17 +137,22 @@ class VectorDoor:
                 )
         elif self._started:
             self._episodes += 1
-        try:
-            observation = self._begin()
-        except WorkerFault as fault:
-            observation = self._restart(fault, None)
-        return self._first_rows(observation)
+        self._failed = False
+        with self._failing():
+            try:
+                observation = self._begin()
+            except WorkerFault as fault:
+                observation = self._restart(fault, None)
+            return self._first_rows(observation)
 
     def state(self) -> list[dict[str, Any]]:
         """What `restore` needs to bring the environments back to where they are, as JSON-compatible data.
 
-        Empty if a worker process does not answer: the next `step` handles that fault and warns of it.
+        Empty if a worker process does not answer: the next `step` handles that fault and warns of it. Empty
+        after an `EnvironmentFailure` too.
         """
+        if self._failed:
+            return []
         try:
             histories = self._envs.get_attr("history")
         except WorkerFault as fault:
@@ -161,17 +177,26 @@ class VectorDoor:
             )
         self._episodes = np.array([state["episode"] for state in states], np.int64)
         actions = [state["actions"] for state in states]
-        try:
-            observation = self._begin(actions)
-            found = [history["checksum"] for history in self._envs.get_attr("history")]
-            back = np.array([state["checksum"] == now for state, now in zip(states, found, strict=True)])
-            if not back.all():
-                self._episodes += ~back
-                observation = self._begin(
-                    [taken if here else [] for taken, here in zip(actions, back, strict=True)]
-                )
-        except WorkerFault as fault:
-            return self._first_rows(self._restart(fault, None)), np.zeros(self.num_envs, np.bool_)
+        with self._failing():
+            try:
+                observation = self._begin(actions)
+                found = [history["checksum"] for history in self._envs.get_attr("history")]
+                back = np.array([state["checksum"] == now for state, now in zip(states, found, strict=True)])
+                if not back.all():
+                    self._episodes += ~back
+                    observation = self._begin(
+                        [taken if here else [] for taken, here in zip(actions, back, strict=True)]
+                    )
+            except WorkerFault as fault:
+                return self._first_rows(self._restart(fault, None)), np.zeros(self.num_envs, np.bool_)
+        if not back.all():
+            numbers = (self._first_index + np.flatnonzero(~back)).tolist()
+            warnings.warn(
+                f"{self.task}: environments {numbers} did not come back to where they were saved: with the "
+                f"same seed and actions they show something else, or their episode is too long. Their open "
+                f"episodes are closed as cut off, and their next ones begin.",
+                stacklevel=2,
+            )
         rows = self._first_rows(observation)
         self._ended = np.array([state["ended"] for state in states], np.bool_) & back
         return rows, back
@@ -188,28 +213,30 @@ class VectorDoor:
             also those of environments whose last row was not `is_last`: what they were doing is lost.
 
         Raises:
-            ValueError: actions of another shape, kind or range; an observation or reward that is not finite.
-                The message names environment, step and key.
-            WorkerError: worker processes failed too often.
-            RuntimeError: not reset yet, or closed.
+            EnvironmentFailure: see the class; the message names environment, episode, step and key.
+            ValueError: actions of another shape, kind or range.
+            RuntimeError: not reset yet, or not since a failure, or closed.
         """
         self._check_open()
-        if not self._started:
-            raise RuntimeError(f"{self.task}: call reset() before the first step().")
+        if not self._started or self._failed:
+            since = "since an environment failed" if self._failed else "before the first step()"
+            raise RuntimeError(f"{self.task}: call reset() {since}.")
         actions = self._check(actions)
-        try:
-            if self._fault is not None:
-                raise self._fault
-            observation, reward, terminated, truncated, _ = self._envs.step(actions)
-        except WorkerFault as fault:
-            return self._first_rows(self._restart(fault, actions))
-        self._steps += 1
-        is_first, self._ended = self._ended, terminated | truncated
-        self._episodes += is_first
-        return self._rows(observation, reward, is_first, terminated)
+        with self._failing():
+            try:
+                if self._fault is not None:
+                    raise self._fault
+                with self._contained:
+                    observation, reward, terminated, truncated, _ = self._envs.step(actions)
+            except WorkerFault as fault:
+                return self._first_rows(self._restart(fault, actions))
+            self._steps += 1
+            is_first, self._ended = self._ended, terminated | truncated
+            self._episodes += is_first
+            return self._rows(observation, reward, is_first, terminated)
 
     def close(self) -> None:
-        """Close the environments and end their processes; a second call has no effect."""
+        """Close the environments and end their processes, whatever they do; a second call has no effect."""
         if self._closed:
             return
         self._closed = True
@@ -220,6 +247,17 @@ class VectorDoor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Remember that there is nothing to go on from; an episode that failed is not begun a second time."""
+        try:
+            yield
+        except EnvironmentFailure:
+            self._failed = True
+            self._episodes += self._ended  # their resets may be what failed
+            self._ended = np.zeros(self.num_envs, np.bool_)
+            raise
 
     def _begin(self, actions: Sequence[Sequence[Any]] = ()) -> dict[str, np.ndarray]:
         """Begin the episodes `self._episodes`, take these actions in each, and return the observations."""
@@ -241,7 +279,7 @@ class VectorDoor:
     def _restart(self, fault: WorkerFault, actions: np.ndarray | None) -> dict[str, np.ndarray]:
         """Restart all worker processes after a fault, and begin the next episodes in them.
 
-        Raises WorkerError if no more restarts are allowed.
+        Raises EnvironmentFailure if no more restarts are allowed.
         """
         while True:
             message = self._describe(fault, actions)
@@ -253,17 +291,26 @@ class VectorDoor:
             while self._faults[0] < now - WINDOW:
                 self._faults.popleft()
             if len(self._faults) > self._restarts:
-                raise WorkerError(
+                raise self._failure(
                     f"{message}\nThese were {len(self._faults)} faults in {WINDOW:g} s, {self._restarts} are "
-                    f"allowed (envs.restarts). Mode 'sync' shows where an environment fails."
+                    f"allowed (envs.restarts). Mode 'sync' shows where an environment fails.",
+                    fault,
                 ) from fault
             self.restarted += 1
             warnings.warn(f"{message}\nAll {self.num_envs} worker processes start anew.", stacklevel=3)
             try:
-                self._envs = Workers(self._builders, self._timeout)
+                assert isinstance(self._envs, Workers)  # nothing else has a WorkerFault
+                self._envs = Workers(self._builders, self._timeout, self._envs.shown)
                 return self._begin()
             except WorkerFault as another:
                 fault, actions = another, None
+
+    def _failure(self, message: str, fault: WorkerFault) -> EnvironmentFailure:
+        number = next(iter(fault.failed), None)
+        if number is None:
+            return EnvironmentFailure(message, seed=self._seed)
+        at = self._first_index + number, int(self._episodes[number])
+        return EnvironmentFailure(message, *at, self._steps, self._seed)
 
     def _describe(self, fault: WorkerFault, actions: np.ndarray | None) -> str:
         """Say which environment failed, how, and while doing what."""
@@ -283,17 +330,22 @@ class VectorDoor:
         is_first: np.ndarray,
         is_terminal: np.ndarray,
     ) -> Rows:
-        """Return rows whose arrays nobody else has; raises ValueError at what is not finite in float32."""
+        """Return rows whose arrays nobody else has; raises at what is not finite in float32."""
         rows = {f"obs/{name}": leaf.copy() for name, leaf in observation.items()}
         rows["reward"] = reward.astype(np.float32)
         for key, values in rows.items():
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 number = int(np.argmin(np.isfinite(values).reshape(self.num_envs, -1).all(1)))
-                raise ValueError(
-                    f"{self.task}: environment {self._first_index + number} returned {key} = "
-                    f"{values[number]}, which is not finite in float32, at step {self._steps} since the last "
-                    f"reset() (episode {self._episodes[number]} of that environment). Nothing could be "
-                    "learned from it: correct the environment, or wrap it so that it returns finite numbers."
+                index, episode = self._first_index + number, int(self._episodes[number])
+                raise EnvironmentFailure(
+                    f"{self.task}: environment {index} returned {key} = {values[number]}, which is not "
+                    f"finite in float32, at step {self._steps} since the last reset() (episode {episode} of "
+                    f"that environment, run seed {self._seed}). Nothing could be learned from it: correct "
+                    f"the environment, or wrap it so that it returns finite numbers.",
+                    index,
+                    episode,
+                    self._steps,
+                    self._seed,
                 )
         return rows | {"is_first": is_first, "is_last": self._ended.copy(), "is_terminal": is_terminal}
 
@@ -329,22 +381,3 @@ def _action_check(space: spaces.Space, num_envs: int) -> Callable[[np.ndarray], 
         return actions.astype(dtype, copy=False)
 
     return check
-
-
-class _NoInfo(gymnasium.Wrapper):
-    """Drop `info`: rows do not carry it, and vector environments spend time, and fail, on padding it."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode; the info is empty."""
-        return self.env.reset(seed=seed, options=options)[0], {}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step; the info is empty."""
-        observation, reward, terminated, truncated, _ = self.env.step(action)
-        return observation, reward, terminated, truncated, {}
-
-
-def _without_info(builder: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    return _NoInfo(builder())

@@ -10,6 +10,8 @@ import contextlib
 import multiprocessing
 import signal
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
@@ -17,9 +19,12 @@ from typing import Any
 
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.utils import CloudpickleWrapper
 
-PATIENCE = 10.0
-"""Seconds that worker processes have to close their environments."""
+from envs import guard
+from envs.guard import PATIENCE
+
+Builder = Callable[[], gymnasium.Env]
 
 
 class WorkerFault(Exception):  # noqa: N818 (what ends a run is a WorkerError)
@@ -33,35 +38,43 @@ class WorkerFault(Exception):  # noqa: N818 (what ends a run is a WorkerError)
 class Workers(AsyncVectorEnv):
     """gymnasium's worker processes; whatever one of them does wrong is a `WorkerFault`.
 
-    After a fault only `close` may be called: it always ends the processes.
+    No environment is built in this process: one is asked for its spaces in a process of its own. After a
+    fault only `close` may be called: it always ends the processes. They may have children.
 
     Args:
         builders: one picklable function for each environment.
         timeout: seconds that a process may take to answer; None waits for ever.
+        shown: what one of the environments says of itself, where it is known; then none is asked.
 
     Attributes:
         answers: how often `timeout` the next `reset` may take: every action that is taken again in it
             (`SeedEpisodes.next_actions`) counts as an answer.
     """
 
-    def __init__(self, builders: Sequence[Callable[[], gymnasium.Env]], timeout: float | None) -> None:
+    def __init__(
+        self, builders: Sequence[Builder], timeout: float | None, shown: Shown | None = None
+    ) -> None:
         self._timeout = timeout
         self.answers = 1
         methods = multiprocessing.get_all_start_methods()
         if "forkserver" in methods:
-            # A SIGTERM to the whole group must not end the server, as its workers count as dead without it.
-            # The server inherits that it is blocked here, and so do the workers until `_Quiet` unblocks it.
-            resource_tracker.ensure_running()  # else the server's start begins it, which unblocks SIGTERM
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            # A signal to the whole group must not end the server, as its workers count as dead without it.
+            # The server inherits that they are blocked here, and so do the workers until `_ignore_signals`.
+            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
             try:
+                resource_tracker.ensure_running()  # its start unblocks SIGTERM, which it ignores
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
                 forkserver.ensure_running()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        context = "forkserver" if "forkserver" in methods else "spawn"
+        self.shown = shown or _shown_by(builders[0], multiprocessing.get_context(context), timeout)
         super().__init__(
-            [_Quiet(builder) for builder in builders],
+            [_InWorker(builder, self.shown) for builder in builders],
             shared_memory=True,
             copy=False,
-            context="forkserver" if "forkserver" in methods else "spawn",
+            context=context,
+            daemon=False,
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
 
@@ -150,19 +163,112 @@ def _kill(processes: Sequence[multiprocessing.Process]) -> None:
         process.kill()
 
 
-class _Quiet:
-    """Build an environment in a worker process that leaves SIGINT and SIGTERM to its parent.
+class Shown(gymnasium.Env):
+    """What an environment in a process of its own says of itself, in its place."""
 
-    Processes that the environment itself starts can be terminated: a handler, unlike SIG_IGN and a blocked
+    def __init__(self, env: gymnasium.Env) -> None:
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+        self.metadata, self.render_mode = dict(env.metadata), env.render_mode
+
+
+class _BuildError(Exception):
+    """The traceback, from its process, of an environment that could not be built."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def _shown_by(builder: Builder, context: Any, timeout: float | None) -> Shown:
+    """Build an environment in a process of its own, and close it.
+
+    Raises:
+        ValueError, ImportError: as raised there, with the traceback from there as its cause.
+        WorkerFault: it raised anything else, gave no answer in time, or lost its process.
+    """
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_show, args=(CloudpickleWrapper(builder), there))
+    process.start()
+    there.close()
+    try:
+        if not here.poll(timeout):
+            raise WorkerFault({0: f"gave no answer for {timeout:g} s (envs.timeout) while it was built"})
+        shown, trace = here.recv()
+        process.join(PATIENCE)
+    except EOFError as error:
+        process.join(PATIENCE)
+        raise WorkerFault({0: f"lost its process with exit code {process.exitcode}"}) from error
+    finally:
+        here.close()
+        if process.is_alive():
+            process.kill()
+            process.join()
+    if isinstance(shown, Shown):
+        return shown
+    if isinstance(shown, ValueError | ImportError):
+        raise shown from _BuildError(trace)
+    raise WorkerFault({0: f"raised\n{trace.rstrip()}\n"})
+
+
+def _show(builder: CloudpickleWrapper, pipe: Any) -> None:
+    shown: Shown | Exception
+    _ignore_signals()
+    try:
+        env = builder()
+        shown, trace = Shown(env), ""
+    except BaseException as error:
+        kind = next((kind for kind in (ValueError, ImportError) if isinstance(error, kind)), Exception)
+        shown, trace = kind(str(error)), traceback.format_exc()  # a plain one, which can be sent
+    pipe.send((shown, trace))
+    guard.end_within(PATIENCE / 2, 0)
+    if not trace:
+        env.close()
+
+
+def _ignore_signals() -> None:
+    """Make this process ignore what stops a run.
+
+    Processes that an environment itself starts can be terminated: a handler, unlike SIG_IGN and a blocked
     signal, does not survive exec.
     """
+    for number in guard.SIGNALS:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, guard.SIGNALS)
 
-    def __init__(self, builder: Callable[[], gymnasium.Env]) -> None:
-        self._builder = builder
+
+class _InWorker:
+    """Build an environment in a worker process; gymnasium's constructor, in the parent, gets `shown`."""
+
+    def __init__(self, builder: Builder, shown: Shown) -> None:
+        self._builder, self._shown = builder, shown
 
     def __call__(self) -> gymnasium.Env:
-        if multiprocessing.current_process().daemon:  # not for the one that gymnasium builds in the parent
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: None)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-        return self._builder()
+        if not multiprocessing.current_process().name.startswith("Worker<"):
+            return self._shown
+        _ignore_signals()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the process that was asked for its spaces has said it
+                return _Last(self._builder())
+        except BaseException as error:
+            return _Unbuilt(error)
+
+
+class _Unbuilt(gymnasium.Env):
+    """Takes the place of an environment that could not be built, and tells the parent so when it is asked."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.observation_space = self.action_space = gymnasium.spaces.Discrete(1)
+        self._error = error
+
+    def get_wrapper_attr(self, name: str) -> Any:  # noqa: ARG002 (whatever is asked)
+        """Raise what building raised."""
+        raise guard.EnvironmentFailure("it could not be built") from self._error
+
+
+class _Last(gymnasium.Wrapper):
+    """Ends its process soon after it was closed, whatever threads and children the environment left."""
+
+    def close(self) -> None:
+        """Close the environment."""
+        super().close()
+        guard.end_within(1.0, 0)

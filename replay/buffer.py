@@ -82,18 +82,23 @@ class Replay:
         self.store.rows_that_fit(shown + np.float32().nbytes + len(FLAGS))
 
     def describe(self) -> str:
-        """Return one line on capacity, memory and disk, to be printed when a run starts."""
+        """Return one line on capacity and memory, to be printed when a run starts."""
         length, size = self.store.limit, self.store.row_bytes
         text = f"replay: {self.streams * length:,} steps ({self.streams} streams x {length:,})"
         if not size:
             return f"{text}, size known once the first step is stored"
         memory = self.streams * min(self.store.memory_rows, length) * size
-        text = f"{text}, {_bytes(size)} a step, when full {_bytes(memory)} in memory"
+        text = f"{text}, {readable(size)} a step, when full {readable(memory)} in memory"
         if self.states is not None:
-            text = f"{text}, {_bytes(self.states.nbytes)} of recurrent states"
-        if self.store.folder is not None:
-            text = f"{text}, {_bytes(self.streams * length * size)} on disk"
+            text = f"{text}, {readable(self.states.nbytes)} of recurrent states"
         return f"{text}; {len(self):,} steps now"
+
+    def disk(self, rows: int) -> tuple[int, int]:
+        """Return the bytes of the chunks of so many rows, and of a `state_dict`, once a row is stored."""
+        size, chunk = self.store.row_bytes, self.store.chunk_rows
+        tail = self.streams * min(chunk, self.store.limit) if self.store.folder else rows
+        states = 0 if self.states is None else self.states.nbytes * rows // (self.streams * self.store.limit)
+        return rows * size if self.store.folder else 0, tail * size + states
 
     def wants_state(self) -> bool:
         """Return whether the next `add` takes the recurrent state before its row."""
@@ -139,7 +144,7 @@ class Replay:
 
     def ready(self) -> bool:
         """Return whether a batch can be drawn."""
-        return self.sampler.starts()[1] > 0
+        return self.sampler.ready()
 
     def next(self) -> dict[str, Any]:
         """Return the next batch, whose rows were read in the background; raises what went wrong there.
@@ -220,7 +225,7 @@ class Replay:
         With the same sizes, sampling continues exactly as it would have. A smaller capacity keeps the newest
         rows; with another batch_length the online queue starts empty.
 
-        Returns a message for every chunk that is missing or damaged: its rows are no longer sampled.
+        Returns messages on the chunks that are missing or damaged: their rows are no longer sampled.
 
         Raises ValueError if the state has other streams, states or chunks, or lacks an entry; RuntimeError
         if this replay is not empty.
@@ -311,7 +316,7 @@ class Replay:
         return (start + self.options.batch_length) // self.states.every * self.states.every
 
 
-def _bytes(count: int) -> str:
+def readable(count: int) -> str:
     """Return a number of bytes in a readable unit."""
     size = float(count)
     for unit in ("B", "KiB", "MiB"):

@@ -14,15 +14,15 @@ own: `offsets` says where they lie.
 
 import contextlib
 import io
+import math
 import re
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from replay.files import Fingerprint, atomic, fingerprint
+from replay.files import Fingerprint, atomic, check_unpacked, fingerprint
 from replay.rows import Rows, check
 
 _NAME = re.compile(r"episode-(\d{8,})\.npz")
@@ -105,10 +105,19 @@ def read_rows(path: str | Path, keys: Iterable[str] | None = None) -> Rows:
     """
     with _opened(path) as file:  # reading a member to its end checks its CRC-32
         names = [name.removesuffix(".npy") for name in file.namelist()] if keys is None else keys
-        return {
-            key: np.lib.format.read_array(io.BytesIO(file.read(f"{key}.npy")), allow_pickle=False)
-            for key in names
-        }
+        return {key: _array(file.read(f"{key}.npy")) for key in names}
+
+
+def _array(content: bytes) -> np.ndarray:
+    """Return the array of an .npy file; one whose header promises more than there is takes no memory."""
+    file = io.BytesIO(content)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(file)
+    if not dtype.hasobject and math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise ValueError(f"an array of shape {shape} has {len(content) - file.tell()} bytes")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def rows(chunks: Iterable[str | Path], streams: int) -> Iterator[Rows]:
@@ -134,8 +143,11 @@ def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
     """Open a chunk; whatever is wrong inside becomes a ValueError that names it."""
     try:
         with zipfile.ZipFile(path) as archive:
+            check_unpacked(archive, Path(path))
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for what they cannot read
         raise ValueError(
             f"{path} is damaged or not a chunk ({error}): remove it, and the command that wrote it will make "
             "it again."

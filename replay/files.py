@@ -2,11 +2,16 @@
 
 import contextlib
 import os
+import tempfile
+import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 Fingerprint = Mapping[str, int]  # `size` and `crc32` of a file's bytes
+LONGEST = 255  # bytes of one name, on all usual file systems
+UNPACKED, RATIO = 64 << 20, 200  # bytes that any archive may unpack to, and how many times its own size
 
 
 @contextlib.contextmanager
@@ -26,7 +31,7 @@ def atomic(path: Path, what: str) -> Iterator[Path]:
     It is in the same folder under a dot name, and has the suffix of `path`. If the block raises, or the disk
     takes no more, `path` is as it was and nothing else is left behind; an OSError names `what` and `path`.
     """
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:50]}-{os.getpid()}{path.suffix}")
     try:
         with naming(path, what):
             yield temporary
@@ -59,3 +64,64 @@ def fingerprint(path: Path) -> Fingerprint:
         while block := file.read(1 << 20):
             size, checksum = size + len(block), zlib.crc32(block, checksum)
     return {"size": size, "crc32": checksum}
+
+
+def writable(path: str | Path, suffixes: Iterable[str] = (), folder: bool = False) -> Path:
+    """Check before the work that its result can be written to `path`; nothing is created.
+
+    Arguments:
+        suffixes: those the file may have, such as `.png`; () for any.
+        folder: the result is a folder of files, which may be there.
+
+    Returns: the path, absolute.
+
+    Raises ValueError, which names the path, if it cannot.
+    """
+    try:
+        path = Path(path).absolute()
+        if any(len(os.fsencode(part)) > LONGEST for part in path.parts):
+            raise ValueError(f"{path} has a name of more than {LONGEST} bytes; choose a shorter one.")
+        expected = "folder" if folder else "file"
+        if path.exists() and not (path.is_dir() if folder else path.is_file()):
+            raise ValueError(f"{path} is there and no {expected}; expected the name of a {expected}.")
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise ValueError(f"{path} must end in one of {', '.join(suffixes)}.")
+        there = next(each for each in (path, *path.parents) if each.exists())
+        if there == path and not folder:
+            with path.open("ab"):  # nothing is written to it
+                there = path.parent
+        if not there.is_dir():
+            raise ValueError(f"{path} cannot be written: {there} is a file; choose another.")
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror or error}); choose another.") from error
+    return path
+
+
+def append(path: Path) -> TextIO:
+    """Open a text file of ours to append to; a link, which a stranger may have put there, is an OSError."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return open(path, "a+", encoding="utf-8", opener=opener)
+
+
+def put_aside(paths: Iterable[Path], folder: Path) -> Path:
+    """Move files and folders into the first `aside-<n>` of a folder that is not there yet; return it."""
+    number = 1
+    while (place := folder / f"aside-{number}").exists():
+        number += 1
+    place.mkdir()
+    for path in paths:
+        os.replace(path, place / path.name)
+    sync(folder)
+    return place
+
+
+def check_unpacked(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise ValueError if an archive promises to unpack to far more than it holds: a zip bomb."""
+    size, most = sum(member.file_size for member in archive.infolist()), RATIO * path.stat().st_size
+    if size > max(UNPACKED, most):
+        raise ValueError(f"{path} unpacks to {size:,} bytes, more than {RATIO} times its own size")

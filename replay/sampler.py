@@ -9,6 +9,8 @@ import numpy as np
 from replay.states import KeptStates
 from replay.store import Store
 
+NOWHERE = np.full((1, 2), -1)
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -75,6 +77,7 @@ class Sampler:
         self._samples = 0  # batches chosen so far
         self._fresh = 0  # rows of the newest online window that is not complete yet
         self._cursor = np.full((options.batch_size, 2), -1)  # (stream, first row) of the batch before
+        self._found = NOWHERE  # [1,2] a window that `ready` found
 
     def row_added(self) -> None:
         """Register a new row of every stream."""
@@ -85,7 +88,7 @@ class Sampler:
             self._fresh = 0
             first = self.store.added - self.length
             self.queue.extend((stream, first) for stream in range(self.store.streams))
-            while self.queue[0][1] < self.store.oldest:  # evicted before it was served
+            while self.queue and self.queue[0][1] < self.store.oldest:  # evicted before it was served
                 self.queue.popleft()
 
     def starts(self) -> tuple[int, int]:
@@ -142,10 +145,29 @@ class Sampler:
             wanted = ~self._whole(windows)  # only a damaged chunk makes another round necessary
             if not wanted.any():
                 return windows
-        raise RuntimeError(
-            f"no window of {self.length} undamaged steps was found in the replay; "
-            f"{len(self.store.holes)} of its chunks were damaged. Start a new run."
-        )
+        whole = self._all_whole()  # few are left
+        if not len(whole):
+            raise RuntimeError(
+                f"no window of {self.length} undamaged steps is in the replay; {len(self.store.holes)} of "
+                f"its chunks were damaged. Add more steps; ask ready() first."
+            )
+        windows[wanted] = whole[draws.integers(len(whole), size=int(wanted.sum()))]
+        return windows
+
+    def ready(self) -> bool:
+        """Return whether a batch can be drawn."""
+        if not self.store.holes or not self.starts()[1]:
+            return self.starts()[1] > 0
+        if not self._whole(self._found)[0]:
+            self._found = np.concatenate([self._all_whole()[:1], NOWHERE])[:1]
+        return bool(self._whole(self._found)[0])
+
+    def _all_whole(self) -> np.ndarray:
+        """Return every window [n,2] that can be drawn, the newest first."""
+        first, number = self.starts()
+        row, stream = np.divmod(np.arange(number * self.store.streams)[::-1], self.store.streams)
+        windows = np.stack([stream, first + row * self.grid], 1)
+        return windows[self._whole(windows)]
 
     def _whole(self, windows: np.ndarray) -> np.ndarray:
         """Return [n] bool: whether all rows of windows [n,2] are there, and what comes before them."""

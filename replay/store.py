@@ -24,6 +24,8 @@ from replay.rows import Rows
 Read = Callable[..., Rows]
 T = TypeVar("T")
 
+SHOWN = 5  # lost chunks that are named
+
 _NAME = re.compile(r"chunk-(\d{4,})-(\d{8,})\.npz")
 
 
@@ -145,10 +147,9 @@ class Store:
     def damaged(self, stream: np.ndarray, first: np.ndarray, count: int) -> np.ndarray:
         """Return [B] bool: whether any of `count` rows from `first` [B] - 1 on lies in a damaged chunk."""
         begin, last = np.maximum(first - 1, 0) // self.chunk_rows, (first + count - 1) // self.chunk_rows
-        found = np.zeros(len(first), bool)
-        for hole, number in self.holes:
-            found |= (stream == hole) & (begin <= number) & (number <= last)
-        return found
+        holes = np.array(sorted(stream << 32 | number for stream, number in self.holes), np.int64)
+        streams = stream.astype(np.int64) << 32
+        return np.searchsorted(holes, streams | last, "right") > np.searchsorted(holes, streams | begin)
 
     def flush(self) -> dict[str, Fingerprint]:
         """Wait for background jobs; return the fingerprints of chunks with rows that count, by name."""
@@ -181,8 +182,9 @@ class Store:
     def load(self, begin: int, first: int, tail: Rows, chunks: Mapping[str, Fingerprint]) -> list[str]:
         """Take over rows: from `begin` on those of the chunks that `flush` named, from `first` on the tail's.
 
-        Returns a message for each chunk that is missing or not what was written: its rows are lost, and the
-        store continues without them. Chunks of later rows are moved to `orphaned/`.
+        Returns messages on the chunks that are missing or not what was written: their rows are lost, and the
+        store continues without them. It begins after the chunks that every stream has lost. Chunks of later
+        rows are moved to `orphaned/`.
         """
         self._allocate({key: value[:, 0] for key, value in tail.items()})
         self.begin, self.added = begin, first + tail["reward"].shape[1]
@@ -193,8 +195,14 @@ class Store:
             for name, problem in zip(chunks, pool.map(self._verify, chunks), strict=True):
                 if problem:
                     problems.append(f"{self._path(name)}: {problem}")
-                    self.holes.add(_identity(name))
                     del self._chunks[name]
+        if self.folder is not None:  # also those that were lost before: no checkpoint names them any more
+            kept = set(map(_identity, self._chunks))
+            numbers = range(self._needed(), first // self.chunk_rows)
+            self.holes = {(s, n) for s in range(self.streams) for n in numbers if (s, n) not in kept}
+        if self.holes:
+            whole = [_identity(name)[1] * self.chunk_rows for name in self._chunks]
+            self.begin = max(begin, min(whole, default=first))
         for name in self._chunks:
             stream, number = _identity(name)
             origin = number * self.chunk_rows
@@ -206,7 +214,8 @@ class Store:
         for key, value in tail.items():
             self.rings[key][:, rows % self.memory_rows] = value[:, rows - first]
         self._put_away((self.added - 1) // self.chunk_rows)
-        return problems
+        more = [f"{len(problems) - SHOWN} more chunks"] if len(problems) > SHOWN else []
+        return problems[:SHOWN] + more
 
     def close(self) -> None:
         """End the background threads once their jobs are done."""

@@ -13,7 +13,9 @@ import torch
 import configs
 from agent.run import loop, machine, seams
 from configs.command_line import Parser, Work, add_configuration, count
+from replay.files import writable
 from studies import components, costs, overhead, states, tables
+from studies.plots import SUFFIXES
 from studies.timing import Configurations, Result
 from worldmodels import model_of
 
@@ -67,6 +69,7 @@ def prepare(args: argparse.Namespace) -> Work:
     measure = MEASURES[args.what]
     if args.picture and not measure.draw:
         raise ValueError(f"--picture draws time and memory against length; {args.what} has neither.")
+    out = args.picture and writable(args.picture, SUFFIXES)
     overrides = dict(args.overrides)
     task = overrides.pop("task", None)
     names = args.backbones or [
@@ -96,8 +99,8 @@ def prepare(args: argparse.Namespace) -> Work:
             tables.text(result["rows"], measure.columns),
             measure.note(result),
         ]
-        if args.picture and measure.draw:
-            lines.append(str(measure.draw(result, args.picture)))
+        if out and measure.draw:
+            lines.append(str(measure.draw(result, out)))
         return result, "\n".join(filter(None, lines))
 
     return work

@@ -26,15 +26,17 @@ from tqdm import tqdm
 import configs
 import envs
 from configs.command_line import Parser, Work, add_seed, count
+from configs.files import read_json
 from envs.episodes import episode_seed
 from replay import chunk
-from replay.files import publish
+from replay.files import publish, writable
 
 if TYPE_CHECKING:
     from agent.run.saved import SavedRun
 
 FORMAT = 1
 PLAN = "dataset.json"
+LONGEST = 100_000  # steps of an episode that may never end
 POLICIES = ("scripted", "random")  # the task's own `script()`, and uniform actions
 
 Observation = dict[str, np.ndarray]
@@ -125,6 +127,7 @@ def check(folder: Path, planned: Mapping[str, Any]) -> None:
     """Raise ValueError if a folder cannot hold the episodes of a plan, or holds others."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a folder, or a path where there is nothing yet.")
+    writable(folder, folder=True)
     path = folder / PLAN
     if not path.exists():
         if chunk.paths(folder):
@@ -132,7 +135,7 @@ def check(folder: Path, planned: Mapping[str, Any]) -> None:
                 f"{folder} holds episodes, but no {PLAN} that says of what; name another folder."
             )
         return
-    held = json.loads(path.read_text(encoding="utf-8"))
+    held = read_json(path)
     changed = [
         f"{key}: {held.get(key)} there, {planned.get(key)} now"
         for key in sorted(held.keys() | planned.keys())
@@ -169,7 +172,11 @@ def fill(folder: Path, planned: Mapping[str, Any], episodes: int, jobs: int) -> 
 
 
 def play(env: gymnasium.Env, policy: Policy, episode: int) -> dict[str, np.ndarray]:
-    """Play one episode of an environment of `envs.make`; its rows as `replay.chunk` expects them."""
+    """Play one episode of an environment of `envs.make`; its rows as `replay.chunk` expects them.
+
+    Raises:
+        configs.Mistake: it does not end.
+    """
     env.set_wrapper_attr("next_episode", episode)
     nothing = np.zeros_like(env.action_space.sample())
     observation, info = env.reset()
@@ -192,6 +199,11 @@ def play(env: gymnasium.Env, policy: Policy, episode: int) -> dict[str, np.ndarr
         )
         if action is None:
             return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+        if len(rows) > LONGEST:
+            raise configs.Mistake(
+                f"episode {episode} has not ended after {LONGEST:,} steps, and episodes are kept whole: give "
+                f"the task a time limit, such as --task NAME:max_episode_steps=1000."
+            )
         observation, reward, terminated, truncated, info = env.step(rows[-1]["action"])
 
 

@@ -41,7 +41,7 @@ def prepare(args: argparse.Namespace) -> Work:
     for config in configured:
         # finished runs too: an earlier version's defaults may have been others
         for run in sorted(folder.glob(f"{config.backbone}/seed*")):
-            RunFolder(run).refuse_another(config, ignore=(*configs.FREE_TO_CHANGE, "seed"))
+            RunFolder(run).refuse_another(config, (*configs.FREE_TO_CHANGE, "seed"))
         loop.check(config)
     first = configured[0]
     sizes, options = (args.seeds, first.steps, folder, args.jobs), (args.configs, args.overrides)

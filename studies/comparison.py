@@ -19,7 +19,8 @@ import configs
 import envs
 from agent.run.folder import REPOSITORY, RunFolder, commit
 from agent.run.machine import cores, hardware
-from replay.files import publish
+from configs.files import read_json
+from replay.files import publish, writable
 from studies import plots
 from studies.curves import Curve, as_json, band, finite, improvement, mean_interval
 from studies.processes import Run, run_all
@@ -91,8 +92,9 @@ class Comparison:
 
     def refuse_another(self) -> None:
         """Raise ValueError if the folder holds another comparison, of which a run has left results."""
+        writable(self.folder, folder=True)
         path = self.folder / "plan.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else self.plan
+        before = read_json(path) if path.is_file() else self.plan
         if before != self.plan and any(RunFolder(run).has_begun() for run in self.folder.glob("*/seed*")):
             raise ValueError(
                 f"{self.folder} holds the comparison {before}, not {self.plan}; choose another logdir, or "
@@ -117,9 +119,9 @@ def compare(comparison: Comparison) -> dict[str, Any]:
         RuntimeError: a run failed; see `run_all`.
     """
     folder, runs = comparison.folder, comparison.runs
-    folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / "plan.json", json.dumps(comparison.plan, indent=1), WHAT)
-    run_all(runs, comparison.jobs, folder / "logs")
+    with RunFolder(folder).locked():
+        publish(folder / "plan.json", json.dumps(comparison.plan, indent=1), WHAT)
+        run_all(runs, comparison.jobs, folder / "logs")
     found = {name: [run.curve() for run in runs if run.backbone == name] for name in comparison.backbones}
     optimum = envs.optimum(comparison.task)
     report = {

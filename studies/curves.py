@@ -58,11 +58,13 @@ def read_curve(folder: Path) -> Curve:
             break
         try:
             entry = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON ({error}): {line[:80]!r}") from error
-        if entry.get(METRIC) is not None:
-            seconds = entry.get("time/seconds")
-            points[int(entry["step"])] = (np.nan if seconds is None else seconds, entry[METRIC])
+            if entry.get(METRIC) is not None:
+                seconds = entry.get("time/seconds")
+                points[int(entry["step"])] = (np.nan if seconds is None else seconds, float(entry[METRIC]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}, line {number} is no line of a log ({error!r}): {line[:80]!r}"
+            ) from error
     steps = np.array(sorted(points), np.int64)
     rows = np.array([points[step] for step in steps.tolist()], np.float64).reshape(-1, 2)
     return Curve(steps, rows[:, 0], rows[:, 1])

@@ -15,6 +15,7 @@ from agent.run.reports import memory_times, open_loop
 from agent.run.saved import SavedRun
 from agent.run.seams import MakeEnvironments
 from configs.command_line import Parser, Work, add_device, add_run, add_seed, count, run_of
+from replay.files import writable
 from replay.store import Store
 from studies.plots import save
 
@@ -38,7 +39,7 @@ def prepare(args: argparse.Namespace) -> Work:
     if context >= args.steps:
         raise ValueError(f"--context must lie between 1 and --steps - 1 = {args.steps - 1}, got {context}.")
     run = SavedRun.of(run_of(args), args.device)
-    out = args.out or run.folder.path / "imagine"
+    out = writable(args.out or run.folder.path / "imagine", folder=True)
     seed = run.config.seed if args.seed is None else args.seed
 
     def work() -> tuple[dict[str, Any], str]:

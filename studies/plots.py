@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
 import configs
 from configs import blocks
 from configs.command_line import Parser, Work
-from replay.files import atomic
+from configs.files import read_json
+from replay.files import atomic, writable
 from studies.curves import METRIC, Curve, band, read_curve
 
 Groups = Mapping[str, Mapping[str, Sequence[Curve]]]
 """Task -> label -> curves of its runs, each with at least one evaluation."""
+
+SUFFIXES = tuple(f".{name}" for name in FigureCanvasBase.get_supported_filetypes())
+"""Of the pictures that can be written."""
 
 
 def arguments(parser: Parser) -> None:
@@ -36,10 +40,11 @@ def arguments(parser: Parser) -> None:
 
 def prepare(args: argparse.Namespace) -> Work:
     """See `gather` and `draw`."""
+    out = writable(args.out, SUFFIXES)
     groups, optima = gather(args.logdirs)
 
     def work() -> tuple[dict[str, Any], str]:
-        path = str(draw(groups, args.out, optima))
+        path = str(draw(groups, out, optima))
         return {"out": path}, path
 
     return work
@@ -145,11 +150,8 @@ def _runs(logdir: Path) -> list[Path]:
 
 
 def _read_comparison(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is neither a folder of runs nor a compare.json ({error}).") from error
-    if not isinstance(report, dict) or not {"task", "optimum", "runs"} <= report.keys():
+    report = read_json(path)
+    if not {"task", "optimum", "runs"} <= report.keys():
         raise ValueError(f"{path} is not a compare.json with the curves of single runs; run compare again.")
     return report
 

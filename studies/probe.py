@@ -15,9 +15,10 @@ import configs
 from agent.run.reports import episode_age, policy_inputs
 from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_seed, count
+from replay.files import writable
 from studies import tables
 from studies.imagine import play
-from studies.plots import save
+from studies.plots import SUFFIXES, save
 
 LAGS = 16  # at most this many, geometrically spaced
 RIDGE = 1e-4  # of the mean variance of an input
@@ -39,6 +40,7 @@ def arguments(parser: Parser) -> None:
 
 def prepare(args: argparse.Namespace) -> Work:
     """See `probe`."""
+    out = args.out and writable(args.out, SUFFIXES)
     runs = [SavedRun.of(path, args.device) for path in args.runs]
     tasks = sorted({run.config.task for run in runs})
     if len(tasks) > 1:
@@ -49,8 +51,8 @@ def prepare(args: argparse.Namespace) -> Work:
     def work() -> tuple[dict[str, Any], str]:
         result = probe(runs, args.steps, envs, args.seed)
         text = table(result)
-        if args.out:
-            text += f"\n{draw(result, args.out)}"
+        if out:
+            text += f"\n{draw(result, out)}"
         return result, text
 
     return work

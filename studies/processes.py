@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -69,7 +71,7 @@ def run_all(runs: Sequence[Run], jobs: int, logs: Path) -> None:
     Raises:
         RuntimeError: a run failed, with its command and the end of its stderr.
     """
-    waiting, running = deque(runs), dict[subprocess.Popen, tuple[Run, float]]()
+    waiting, running = deque(runs), dict[subprocess.Popen, tuple[Run, float, int]]()
     logs.mkdir(parents=True, exist_ok=True)
     done = 0
 
@@ -85,12 +87,14 @@ def run_all(runs: Sequence[Run], jobs: int, logs: Path) -> None:
                         done += 1
                         say(f"already finished: {run}")
                     else:
-                        running[_start(run, logs)] = run, time.monotonic()
+                        logged = _log(logs, run, "stderr")
+                        before = logged.stat().st_size if logged.exists() else 0
+                        running[_start(run, logs)] = run, time.monotonic(), before
                         say(f"started {run}")
                 for process in [process for process in running if process.poll() is not None]:
-                    run, began = running.pop(process)
+                    run, began, before = running.pop(process)
                     if process.returncode:
-                        _fail(run, process.returncode, _log(logs, run, "stderr"))
+                        _fail(run, process.returncode, _log(logs, run, "stderr"), before)
                     value, took = run.curve().values[-1], time.monotonic() - began
                     done += 1
                     say(f"finished {run} in {took:,.0f} s: return {value:.4g}")
@@ -104,17 +108,27 @@ def _log(logs: Path, run: Run, stream: str) -> Path:
 
 
 def _start(run: Run, logs: Path) -> subprocess.Popen:
-    """Start a run with its output going to files, in a session of its own.
+    """Start a run whose output is appended to files, in a session of its own.
 
     Ctrl-C on a terminal then reaches this process alone, which passes it on once: a run that gets two signals
-    exits without saving.
+    exits without saving. On Linux a run saves and stops, too, when this process is gone, however it went.
     """
     variables = os.environ | {"OMP_NUM_THREADS": str(run.threads)}
-    with _log(logs, run, "stdout").open("wb") as out, _log(logs, run, "stderr").open("wb") as err:
-        nothing = subprocess.DEVNULL
+    with _log(logs, run, "stdout").open("ab") as out, _log(logs, run, "stderr").open("ab") as err:
         return subprocess.Popen(
-            run.command, 0, None, nothing, out, err, env=variables, start_new_session=True
+            run.command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=variables,
+            start_new_session=True,
+            preexec_fn=_end_with_the_parent if sys.platform == "linux" else None,
         )
+
+
+def _end_with_the_parent() -> None:
+    """In a child on Linux: ask for a SIGTERM when the parent is gone."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
@@ -130,13 +144,17 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
             process.wait()
 
 
-def _fail(run: Run, code: int, stderr: Path) -> NoReturn:
+def _fail(run: Run, code: int, stderr: Path, before: int) -> NoReturn:
+    """Raise what a run ended with; `before` bytes of its stderr are of earlier tries."""
     cause = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
-    tail = stderr.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    lines = stderr.read_bytes()[before:].decode(errors="replace").splitlines()
+    said = next((line for line in lines if line.startswith("run.py: ")), "")
     raise RuntimeError(
         f"{run} failed with {cause}. Run the same comparison again to go on once the cause is removed.\n"
-        f"command: {shlex.join(run.command)}\n"
-        f"end of {stderr}:\n" + "\n".join(f"  {line}" for line in tail)
+        + f"{said}\n" * bool(said)
+        + f"command: {shlex.join(run.command)}\n"
+        + f"end of {stderr}:\n"
+        + "\n".join(f"  {line}" for line in lines[-TAIL:])
     )
 
 

@@ -23,6 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the tests of faults, all of them and no others; print a table",
     )
+    group.addoption(
+        "--minutes", type=float, default=0, metavar="N", help="for how long random sequences of faults go on"
+    )
+    group.addoption("--seed", type=int, default=0, metavar="N", help="of the first of these sequences")
     group.addoption("--faults-json", type=Path, metavar="FILE", help="write that table as JSON, too")
 
 

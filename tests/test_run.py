@@ -161,8 +161,8 @@ REFUSED = [
     ),
     (["eval"], "name one folder, as a word or after --logdir; got 0"),
     (["eval", "a", "--logdir", "b"], "name one folder, as a word or after --logdir; got 2"),
-    (["eval", "none"], "no run in none: expected none/config.yaml"),
-    (["eval", "--logdir", "none"], "no run in none: expected none/config.yaml"),
+    (["eval", "none"], "/none: expected /", "/none/config.yaml. Train one first"),
+    (["eval", "--logdir", "none"], "/none: expected /", "/none/config.yaml. Train one first"),
     (["reproduce", "--logdir", "none"], "no crash in none: expected none/crash"),
     (["eval", "--logdir", "none", "--episodes", "0"], "expected a positive whole number, got '0'"),
     (["eval", "--logdir", "none", "--episodes", "x"], "--episodes"),
@@ -190,7 +190,11 @@ REFUSED = [
         ["collect", "--task", "tmaze", "--policy", "random", "--out", "b", "--seed", "-1"],
         "of at least 0, got '-1'",
     ),
-    (["collect", "--task", "tmaze", "--policy", ".", "--out", "b"], "no run in .: expected config.yaml"),
+    (
+        ["collect", "--task", "tmaze", "--policy", ".", "--out", "b"],
+        "no run in /",
+        "/config.yaml. Train one first",
+    ),
     (["plot", "none", "--out", "a.png"], "no none: expected"),
     (["bench", "--what", "layer"], "layers"),
     (["bench", "--backbones", "s4wn"], "unknown backbone 's4wn'. Did you mean 's4wm'?"),
@@ -283,6 +287,22 @@ class TestTrain:
         assert json.loads(longer[-1])["steps"] >= 150
         assert configs.read(copied / "config.yaml").steps == 150
 
+    def test_what_is_not_named_is_as_it_was(self, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Options that do not touch what is learned may change, which is said and recorded."""
+        words = ["train", str(copied), "--steps", "130", "--log.every", "50", "--steps", "150"]
+        capsys.readouterr()
+        assert run.main([*words, "--envs.timeout", "9"]) == 0
+        err = capsys.readouterr().err
+        for line in (
+            "run.py: option '--steps' is given twice; the last one counts, 150",
+            "run.py: option 'envs.timeout' does nothing here: envs.mode is sync",
+            "log.every: saved 1000, now 50",
+        ):
+            assert line in err
+        assert configs.read(copied / "config.yaml").seed == 4
+        session = json.loads((copied / "sessions.jsonl").read_text().splitlines()[-1])
+        assert "log.every: saved 1000, now 50" in session["changed"]
+
     def test_gpu_chooses_the_preset(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from agent.run.seams import configure
 
@@ -324,7 +344,7 @@ class TestTrain:
             "recorded with lru: mean return 0.5 over 2 seeds, evaluated as today, of 100,000 steps "
             "(docs/results/a.json)",
             "  by: python run.py compare, at commit 0123456",
-            f"run folder: {copied}",
+            f"run folder: {copied.absolute()}",
         ]
 
     def test_how_it_may_end(
@@ -433,3 +453,12 @@ def test_compare_refuses_runs_of_other_options(capsys: pytest.CaptureFixture[str
     (folder / "result.json").write_text("{}")
     words = ["compare", "--backbones", "rssm", "--logdir", "a", "--device", "cpu"]
     refuses(words, capsys, "kl.free_nats: saved 0.5, now 1.0")
+
+
+def test_results_have_stdout_for_themselves(capfd: pytest.CaptureFixture[str]) -> None:
+    with run.stdout_for_results():
+        print("said", end="")
+        os.write(1, b"written")
+    print("result")
+    out, err = capfd.readouterr()
+    assert out == "result\n" and "written" in err

@@ -43,6 +43,11 @@ class TwoHotHead(nn.Module):
         half = resolution * symexp(torch.linspace(-20, 0, bins // 2 + 1))
         self.register_buffer("bins", torch.cat([half, -half[:-1].flip(0)]), persistent=False)
 
+    @property
+    def largest(self) -> float:
+        """The largest scalar that the bins hold; larger ones are clamped to it."""
+        return float(self.bins[-1])
+
     def forward(self, feature: Tensor) -> Tensor:
         """`[..., F]` -> logits `[..., bins]`."""
         return self.net(feature).float()

@@ -4,10 +4,12 @@
                                 replay.npz     plain arrays, read with allow_pickle=False
                                 loop.json      counters of the loop
                                 manifest.json  written last: format, versions, step, size and CRC-32 of each
-                                file, and of each chunk of the replay in <logdir>/replay/
+                                file, and of each chunk of the replay in <logdir>/replay/; the run's name, its
+                                configuration's hash and its spaces (`RunFolder.identity`)
 
 A checkpoint is written under a dot name, which loaders ignore, and renamed when every byte is on disk.
 Checksums are verified before a file is parsed, because `torch.load` reads a flipped bit without complaint.
+Anybody can write a right checksum, so contents are checked as well: a checkpoint may come from a stranger.
 """
 
 import contextlib
@@ -17,15 +19,19 @@ import os
 import re
 import shutil
 import sys
+import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from replay.files import Fingerprint, fingerprint, naming, sync
+import configs
+from configs.files import MOST, read_json
+from replay.chunk import read_rows
+from replay.files import Fingerprint, check_unpacked, fingerprint, naming, put_aside, sync
 
 FORMAT = 5
 AGENT, REPLAY, LOOP, MANIFEST = "agent.pt", "replay.npz", "loop.json", "manifest.json"
@@ -46,6 +52,10 @@ class DamagedError(Exception):
     """A checkpoint folder is not complete or not what was written; the message says why."""
 
 
+class WrongError(DamagedError):
+    """A checkpoint whose checksums are right does not hold what this run can go on from."""
+
+
 def _to_stderr(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
@@ -58,6 +68,7 @@ def save(
     loop_state: Mapping[str, Any],
     keep: int = 2,
     chunks: Mapping[str, Mapping[str, int]] | None = None,
+    identity: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a checkpoint, verify it by reading it back, then remove all but the newest `keep`.
 
@@ -67,9 +78,10 @@ def save(
             integers, or None to save no replay. `loop_state`: what JSON can hold.
         keep: complete checkpoints left in the run folder, this one included.
         chunks: `size` and `crc32` of each file that the replay's state relies on, by name; they are on disk.
+        identity: what `load_newest` compares.
 
-    Checkpoints of later steps are removed too: they were skipped as damaged when this run resumed, or it
-    would not be at an earlier step.
+    Checkpoints of later steps were skipped when this run resumed, or it would not be at an earlier step: what
+    is damaged is removed, the others are put aside. The run's folder is not created.
 
     Returns: the checkpoint's folder.
 
@@ -81,9 +93,9 @@ def save(
         raise ValueError(f"at least one checkpoint must be kept, got keep={keep}.")
     _check_finite(agent_state, "agent")
     root = Path(logdir) / "checkpoints"
-    root.mkdir(parents=True, exist_ok=True)
+    root.mkdir(exist_ok=True)
     for stale in root.glob(_TEMPORARY + "*"):  # left by a process that died while saving or pruning
-        shutil.rmtree(stale)
+        _remove(stale)
     folder, temporary = root / f"{step:012d}", root / f"{_TEMPORARY}{step:012d}"
     temporary.mkdir()
     try:
@@ -96,6 +108,7 @@ def save(
             "step": step,
             "torch": torch.__version__,
             "numpy": np.__version__,
+            "identity": dict(identity or {}),
             "files": files,
             "chunks": {name: dict(found) for name, found in (chunks or {}).items()},
         }
@@ -115,61 +128,105 @@ def save(
 
 
 def load_newest(
-    logdir: str | Path, with_replay: bool = True, report: Callable[[str], None] = _to_stderr
+    logdir: str | Path,
+    with_replay: bool = True,
+    report: Callable[[str], None] = _to_stderr,
+    identity: Mapping[str, str] | None = None,
+    accept: Callable[[Checkpoint], object] | None = None,
 ) -> Checkpoint | None:
-    """Read the newest checkpoint that is complete and undamaged; None if there is none.
+    """Read the newest checkpoint that is complete, undamaged and of this run; None if there is none.
 
     Arguments:
         with_replay: False leaves the replay on disk and unread, and returns None for it.
         report: receives one message for every checkpoint that was skipped, with the reason.
+        identity: what the checkpoint has to have in common with the run; entries of one side alone do not
+            count.
+        accept: takes over what was found; the checkpoint is skipped if it raises.
 
     Returns: `(step, agent_state, replay_state, loop_state, chunks)`, tensors on the CPU. The chunks are not
     verified here but by the replay, which continues without those that are missing or damaged.
 
-    Raises ValueError if a checkpoint is of another format than this code writes, OSError if none can be
-    loaded and at least one could not be read: such checkpoints are not known to be damaged, and a new run
-    must not overwrite them.
+    Raises configs.Mistake if a checkpoint is of another format than this code writes, or if none can be
+    loaded and one is whole but of another run, or holds what no run can go on from; OSError if none can be
+    loaded and at least one could not be read. A new run must not overwrite any of these.
     """
-    skipped, unread = 0, None
-    for folder in _folders(Path(logdir) / "checkpoints"):
+    root = Path(logdir) / "checkpoints"
+    skipped, unread, wrong = 0, None, ""
+    for folder in folders(logdir):
         try:
-            return _read(folder, with_replay)
+            found = _read(folder, with_replay, identity or {})
+            if accept is not None:
+                with _wrong("it cannot be taken over"):
+                    accept(found)
         except DamagedError as error:
             reason = str(error)
+            wrong = wrong or reason * isinstance(error, WrongError)
         except OSError as error:
             reason, unread = f"it cannot be read: {error}", error
+        else:
+            return found
         skipped += 1
         report(f"skipped checkpoint {folder}: {reason}")
     if unread is not None:
         raise unread
+    if wrong:
+        raise configs.Mistake(
+            f"none of the checkpoints in {root} is one that this run can go on from: {wrong.rstrip('.')}. "
+            f"Take them away to begin anew."
+        )
     if skipped:
-        report(f"none of the {skipped} checkpoints in {Path(logdir) / 'checkpoints'} can be loaded")
+        report(f"none of the {skipped} checkpoints in {root} can be loaded")
     return None
+
+
+def newest_identity(logdir: str | Path) -> dict[str, str]:
+    """The identity that the newest complete checkpoint was saved with; empty if there is none."""
+    for folder in folders(logdir):
+        with contextlib.suppress(DamagedError):
+            return _manifest(folder)["identity"]
+    return {}
 
 
 def chunks_needed(logdir: str | Path) -> set[str]:
     """Return the names of the replay's chunks that any complete checkpoint of a run relies on."""
     needed: set[str] = set()
-    for folder in _folders(Path(logdir) / "checkpoints"):
+    for folder in folders(logdir):
         with contextlib.suppress(DamagedError):  # no run will resume from it
             needed |= _manifest(folder)["chunks"].keys()
     return needed
 
 
-def _read(folder: Path, with_replay: bool) -> Checkpoint:
+@contextlib.contextmanager
+def _wrong(what: str) -> Iterator[None]:
+    """Within, whatever is raised for contents that are not ours becomes a WrongError."""
+    try:
+        yield
+    except (OSError, DamagedError):
+        raise
+    except Exception as error:  # torch, numpy and our own code raise a dozen kinds
+        raise WrongError(f"{what}: {' '.join(str(error).split())[:500] or repr(error)}") from error
+
+
+def _read(folder: Path, with_replay: bool, identity: Mapping[str, str]) -> Checkpoint:
     """Return the contents of a checkpoint folder; raises DamagedError if they cannot be trusted."""
     manifest = _manifest(folder)
-    files = manifest["files"]
-    loop_state = json.loads(_verified(folder, LOOP, files).read_bytes())
+    files, saved = manifest["files"], manifest["identity"]
+    for what, ours in identity.items():
+        if saved.get(what, ours) != ours:
+            raise WrongError(f"it is of another run: its {what} is {saved[what]}, here {ours}")
+    with _wrong(f"{LOOP} is not a loop's"):
+        loop_state = read_json(_verified(folder, LOOP, files))
     agent_file = _verified(folder, AGENT, files)
-    try:
+    with _wrong(f"{AGENT} cannot be loaded as plain tensors"):
+        if zipfile.is_zipfile(agent_file):
+            with zipfile.ZipFile(agent_file) as archive:
+                check_unpacked(archive, agent_file)
         agent_state = torch.load(agent_file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch raises, this folder is not one to resume from
-        raise DamagedError(f"{AGENT} cannot be loaded as plain tensors: {error}") from error
+        _check_finite(agent_state, "agent")
     replay_state = None
     if with_replay and REPLAY in files:
-        with _verified(folder, REPLAY, files).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            replay_state = dict(arrays)
+        with _wrong(f"{REPLAY} is not a replay's"):
+            replay_state = read_rows(_verified(folder, REPLAY, files))
     return Checkpoint(manifest["step"], agent_state, replay_state, loop_state, manifest["chunks"])
 
 
@@ -178,30 +235,48 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise DamagedError(f"{MANIFEST} is missing, so writing it was interrupted")
+    content = path.read_bytes()[: MOST + 1]
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(content)
         intact = manifest["crc32"] == _manifest_checksum(manifest)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} cannot be read: {error!r}") from error
     if not intact:
         raise DamagedError(f"the checksum of {MANIFEST} is wrong")
-    if manifest["format"] != FORMAT:
-        raise ValueError(
-            f"checkpoint {folder} has format {manifest['format']}, this version of the code reads format "
+    if manifest.get("format") != FORMAT:
+        raise configs.Mistake(
+            f"checkpoint {folder} has format {manifest.get('format')}, this version of the code reads format "
             f"{FORMAT}; use the version of the code that wrote it, or another logdir."
         )
+    with _wrong(f"{MANIFEST} is not one of ours"):
+        _check_manifest(manifest)
     if folder.name != f"{manifest['step']:012d}":
         raise DamagedError(f"{MANIFEST} is of step {manifest['step']}: the folder was renamed")
-    sizes = {name: entry["size"] for name, entry in manifest["files"].items()}
-    if not {AGENT, LOOP} <= sizes.keys() <= {AGENT, REPLAY, LOOP}:
-        raise DamagedError(f"{MANIFEST} lists {sorted(sizes)}, expected {AGENT}, {LOOP} and perhaps {REPLAY}")
-    for name, size in sizes.items():
+    for name, entry in manifest["files"].items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found is None:
             raise DamagedError(f"{name} is missing")
-        if found != size:
-            raise DamagedError(f"{name} has {found} bytes, {size} were written")
+        if found != entry["size"]:
+            raise DamagedError(f"{name} has {found} bytes, {entry['size']} were written")
     return manifest
+
+
+def _check_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise an error unless its entries have the types that `save` gives them, and name files of ours."""
+    if not isinstance(manifest["step"], int) or manifest["step"] < 0:
+        raise ValueError(f"step {manifest['step']!r}")
+    files, chunks, identity = manifest["files"], manifest["chunks"], manifest["identity"]
+    if not {AGENT, LOOP} <= files.keys() <= {AGENT, REPLAY, LOOP}:
+        raise ValueError(f"it lists {sorted(files)}, expected {AGENT}, {LOOP} and perhaps {REPLAY}")
+    if stray := [name for name in chunks if not re.fullmatch(r"chunk-\d{4,}-\d{8,}\.npz", name)]:
+        raise ValueError(f"{stray[0]!r} is no name of a chunk")
+    entries = [
+        value for each in (*files.values(), *chunks.values()) for value in (each["size"], each["crc32"])
+    ]
+    if not all(isinstance(value, int) for value in entries):
+        raise ValueError("a size or checksum is no whole number")
+    if not all(isinstance(value, str) for value in identity.values()):
+        raise ValueError("its identity is no text")
 
 
 def _manifest_checksum(manifest: Mapping[str, Any]) -> int:
@@ -220,27 +295,38 @@ def _verified(folder: Path, name: str, files: Mapping[str, Mapping[str, int]]) -
 
 
 def _prune(root: Path, step: int, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` complete ones up to `step`."""
+    """Remove all but the newest `keep` complete checkpoints up to `step`; put complete later ones aside."""
     kept = 0
-    for folder in _folders(root):
-        complete = int(folder.name) <= step and kept < keep
-        if complete:
-            try:
-                _manifest(folder)
-            except DamagedError:
-                complete = False  # it holds nothing that could be resumed from
-        if complete:
+    for folder in folders(root.parent):
+        try:
+            _manifest(folder)
+            complete = True
+        except DamagedError:
+            complete = False  # it holds nothing that could be resumed from
+        if complete and int(folder.name) > step:
+            put_aside([folder], root.parent)
+            continue
+        if complete and kept < keep:
             kept += 1
             continue
         doomed = root / f"{_TEMPORARY}pruned-{folder.name}"
         os.replace(folder, doomed)  # hidden first: a half-removed folder is no checkpoint
-        shutil.rmtree(doomed)
+        _remove(doomed)
     for replaced in root.glob(_TEMPORARY + "*"):
-        shutil.rmtree(replaced)
+        _remove(replaced)
 
 
-def _folders(root: Path) -> list[Path]:
+def _remove(folder: Path) -> None:
+    """Remove a folder, or the link to one."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
+def folders(logdir: str | Path) -> list[Path]:
     """Return the checkpoint folders of a run, newest first."""
+    root = Path(logdir) / "checkpoints"
     if not root.is_dir():
         return []
     named = [path for path in root.iterdir() if re.fullmatch(r"\d{12,}", path.name) and path.is_dir()]
@@ -272,6 +358,8 @@ def _json_bytes(value: Mapping[str, Any], what: str) -> bytes:
 def _check_finite(value: Any, path: str) -> None:
     """Raise ValueError naming the first tensor of a nested state that is not finite."""
     if isinstance(value, torch.Tensor):
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{path} claims more numbers than it holds.")
         if (value.is_floating_point() or value.is_complex()) and not torch.isfinite(value).all():
             raise ValueError(
                 f"{path} holds numbers that are not finite; no checkpoint was written, and the newest one on "

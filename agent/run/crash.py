@@ -75,6 +75,7 @@ class FlightRecorder:
             for key, value in batch.items()
         }
         loop = {"message": message, "batches": len(self._batches)}
+        (self._logdir / FOLDER).mkdir(exist_ok=True)
         return checkpoint.save(
             self._logdir / FOLDER, self._state["updates"], self._state, arrays, loop, keep=1
         )

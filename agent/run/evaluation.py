@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from agent.agent import Agent, derive_seed
 from agent.run.saved import SavedRun
-from agent.run.seams import MakeEnvironments, Rows
+from agent.run.seams import MakeEnvironments, Rows, close_quietly
 
 EVALUATION_ENVS = 100_000
 """Index of the first evaluation environment: its seeds must not coincide with those of training."""
@@ -84,7 +84,7 @@ def run_episodes(
             bar.update()
     finally:
         bar.close()
-        envs.close()
+        close_quietly("environments of an evaluation", envs)
     played = [episode for done, wanted in zip(finished, each, strict=True) for episode in done[:wanted]]
     returns = [episode["episode/return"] for episode in played]
     return {

@@ -7,37 +7,63 @@ checkpoints/    see `agent.run.checkpoint`
 replay/         chunks of steps
 result.json     the last evaluation, once the run is done
 crash/          after a number that was not finite, see `agent.run.crash`
+aside-<n>/      what was put aside because it was damaged
 .lock           held by the process that trains in it
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
 import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import configs
+from agent.run import checkpoint
 from agent.run.machine import hardware
-from replay.files import publish
+from configs.files import read_json, read_lines
+from replay.buffer import readable
+from replay.files import append, publish, put_aside, writable
+
+try:
+    import fcntl
+except ImportError as error:
+    raise configs.Mistake(
+        "runs are locked with fcntl, which Windows lacks; use Linux, macOS, or WSL on Windows."
+    ) from error
 
 REPOSITORY = Path(__file__).parents[2]
+LINE, EPISODE, PICTURES = 3000, 250, 70_000  # bytes in metrics.jsonl and TensorBoard, measured on small runs
 SEVERAL = 15  # options that differ between two sizes, of which one is chosen where there is a GPU
 
 
 class RunFolder:
-    """The folder of one run, which need not be there yet."""
+    """The folder of one run, which need not be there yet.
+
+    Its path is absolute from the start: an environment that changes the working directory does not move it.
+
+    Raises:
+        ValueError: the system takes no such path.
+    """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        try:
+            self.path = Path(path).absolute()
+            self.path.is_dir()
+        except OSError as error:  # such as a name of more than 255 bytes
+            raise ValueError(f"{path}: {error.strerror or error}; give another --logdir.") from error
+        self._held: tuple[int, int] | None = None  # device and inode of the lock, while it is held
+        self._name: str | None = None  # of the run, once known
 
     @classmethod
     def of(cls, config: configs.Config) -> RunFolder:
@@ -76,21 +102,45 @@ class RunFolder:
         """Whether the run has left results, so that it may be gone on with by its own options only."""
         return self.has_checkpoint() or (self.path / "result.json").exists()
 
-    def refuse_another(self, config: configs.Config, ignore: Sequence[str] = configs.FREE_TO_CHANGE) -> None:
-        """Raise ValueError if the folder cannot hold this run, or holds one that was configured otherwise."""
+    def saved(self) -> configs.Config | None:
+        """The configuration of the run that has begun in the folder; None if there is none.
+
+        Raises ValueError if the folder cannot hold a run.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self} is a file; expected a folder, or a path where there is nothing yet.")
-        saved = self.path / "config.yaml"
-        if not saved.exists() or not self.has_begun():
-            return
-        changed = configs.differences(configs.read(saved), config, ignore)
-        if changed:
-            listed = "\n  ".join(changed)
-            size = "its size (--configs) included, " if len(changed) > SEVERAL else ""
+        path = self.path / "config.yaml"
+        return configs.read(path) if path.exists() and self.has_begun() else None
+
+    def refuse_another(
+        self, config: configs.Config, free: Sequence[str] = configs.FREE_TO_CHANGE
+    ) -> list[str]:
+        """What of the folder's run this configuration changes, a line for each option that may change.
+
+        Raises ValueError if others differ, or the folder cannot hold a run.
+        """
+        saved = self.saved()
+        writable(self.path, folder=True)
+        known = checkpoint.newest_identity(self.path).get("configuration")
+        if (
+            saved is None
+            and not (self.path / "config.yaml").exists()
+            and known not in (None, _digest(config))
+        ):
+            raise ValueError(
+                f"{self} has checkpoints of a run that was configured otherwise, and no config.yaml that "
+                f"says how. Give the options that it was begun with, or another --logdir."
+            )
+        changed = {} if saved is None else configs.differences(saved, config)
+        refused = [line for key, line in changed.items() if not configs.is_free(key, free)]
+        if refused:
+            listed = "\n  ".join(refused)
+            size = "its size (--configs) included, " if len(refused) > SEVERAL else ""
             raise ValueError(
                 f"{self} holds a run that was configured otherwise:\n  {listed}\n"
-                f"Give the same options to go on with it, {size}or another --logdir for a new run."
+                f"Give the same options to go on with it, {size}or none; or another --logdir for a new run."
             )
+        return list(changed.values())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -100,12 +150,12 @@ class RunFolder:
         let two processes hold locks on two files of one name.
 
         Raises:
-            configs.Mistake: it cannot be written, or another process holds it.
+            configs.Mistake: it cannot be written or locked, another process holds it, or see `check`.
         """
         path = self.path / ".lock"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = path.open("a+", encoding="utf-8")
+            lock = append(path)
         except OSError as error:
             raise configs.Mistake(
                 f"{self} cannot be written ({error.strerror}: {error.filename}); give another --logdir."
@@ -114,44 +164,118 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                owner = path.read_text(encoding="utf-8").strip() or "another process"
+                file.seek(0)
+                owner = file.read(200).strip() or "another process"
                 raise configs.Mistake(
                     f"{self} is in use: {owner} trains in it. Wait for it or stop it (kill -TERM saves "
                     f"first), or give another --logdir."
                 ) from None
+            except OSError as error:
+                raise configs.Mistake(
+                    f"the file system of {self} has no locks ({error.strerror}), and without them two runs "
+                    f"could write to one folder; give a --logdir on another."
+                ) from error
             file.truncate(0)
             file.write(f"process {os.getpid()} on {platform.node()}\n")
             file.flush()
-            yield
+            status = os.fstat(file.fileno())
+            self._held = status.st_dev, status.st_ino
+            try:
+                yield
+            except OSError:
+                self.check()  # what could not be written into a folder that is gone
+                raise
+            finally:
+                self._held = None
 
-    def begin_session(self, config: configs.Config, argv: Sequence[str]) -> None:
-        """Write the configuration; append this session: `began` (UTC), `command`, `commit`, `hardware`."""
+    def check(self) -> None:
+        """Make sure that the path is still the folder which this process has `locked`, if it has.
+
+        Raises:
+            configs.Mistake: it was moved, removed or replaced.
+        """
+        if self._held is None:
+            return
+        try:
+            status = (self.path / ".lock").lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            status = None
+        if status is None or (status.st_dev, status.st_ino) != self._held:
+            raise configs.Mistake(
+                f"{self} is no longer the folder that this run began in: it, or the file .lock in it, was "
+                f"moved, removed or replaced. Nothing more was saved. If the folder is elsewhere now, go on "
+                f"from its newest checkpoint with --logdir and its new path."
+            )
+
+    def begin_session(self, config: configs.Config, argv: Sequence[str], changed: Sequence[str] = ()) -> None:
+        """Write the configuration; append this session.
+
+        Its entries are `run` (the same word in all sessions and checkpoints of a run), `began` (UTC),
+        `command`, `commit`, `hardware` and, where there are some, `changed`: the lines of `refuse_another`.
+        """
+        self._name = self._run() or checkpoint.newest_identity(self.path).get("run") or uuid.uuid4().hex
         publish(self.path / "config.yaml", configs.dump(config), "the configuration")
         session = {
+            "run": self._name,
             "began": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(argv),
             "commit": commit(),
             "hardware": hardware(),
-        }
-        with (self.path / "sessions.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(session) + "\n")
+        } | ({"changed": list(changed)} if changed else {})
+        path = self.path / "sessions.jsonl"
+        with append(path) as file:
+            size = path.stat().st_size
+            cut = size and os.pread(file.fileno(), 1, size - 1) != b"\n"  # the line before
+            file.write("\n" * bool(cut) + json.dumps(session) + "\n")
+
+    def _run(self) -> str | None:
+        """The word that names this run; None before its first session."""
+        if self._name is None:
+            named = [str(line["run"]) for line in self._sessions() if "run" in line]
+            self._name = named[-1] if named else None
+        return self._name
+
+    def _sessions(self) -> Iterator[dict[str, Any]]:
+        return read_lines(self.path / "sessions.jsonl")
 
     def commits(self) -> list[str]:
         """The commits that trained the run, each once, in order; none where no session was recorded."""
-        path = self.path / "sessions.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return list(dict.fromkeys(json.loads(line)["commit"] for line in lines))
+        return list(dict.fromkeys(str(line["commit"]) for line in self._sessions() if "commit" in line))
+
+    def identity(self, *spaces: object) -> dict[str, str]:
+        """What a checkpoint has to have in common with this run: its name, its configuration, its spaces.
+
+        Entries that the folder does not tell are left out.
+        """
+        found = {"spaces": " ".join(str(space) for space in spaces)}
+        if run := self._run():
+            found["run"] = run
+        if (self.path / "config.yaml").is_file():
+            found["configuration"] = _digest(configs.read(self.path / "config.yaml"))
+        return found
+
+    def begin_anew(self) -> None:
+        """Put aside what a run left of which no checkpoint can be loaded, if any, and say so."""
+        if not checkpoint.folders(self.path):
+            return
+        names = ("checkpoints", "replay", "metrics.jsonl", "result.json")
+        old = [path for name in names if (path := self.path / name).exists()] + [*self.path.glob("events.*")]
+        place = put_aside(old, self.path)
+        print(f"the run starts anew at step 0; what it had is in {place}", file=sys.stderr, flush=True)
 
     def publish_result(self, result: Mapping[str, Any]) -> None:
         """Write what the run ended with."""
+        self.check()
         publish(self.path / "result.json", json.dumps(result), "the result")
 
     def result(self) -> dict[str, Any] | None:
-        """What the run ended with; None before."""
+        """What the run ended with; None before.
+
+        Raises:
+            ValueError: the file is cut or damaged.
+        """
         path = self.path / "result.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
 
 def commit() -> str:
@@ -162,3 +286,27 @@ def commit() -> str:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "unknown"
     return result.stdout.strip()
+
+
+def _digest(config: configs.Config) -> str:
+    """A hash of the options that stay the same for all of a run."""
+    fixed = {key: value for key, value in config.flat().items() if not configs.is_free(key)}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def on_disk(config: configs.Config, parameters: int, disk: Callable[[int], tuple[int, int]]) -> str:
+    """One line on what a run's folder will take on disk at the end; `disk` is that of `Replay`."""
+    log, keep = config.log, config.checkpoint.keep
+    late = keep * (config.checkpoint.every or config.steps)  # steps whose chunks wait for a checkpoint to go
+    capacity = min(config.steps, config.replay.capacity)
+    chunks, _ = disk(min(config.steps, capacity + late))
+    _, rows = disk(capacity)
+    moments = 3  # a parameter and what the optimiser keeps of it
+    saved = keep * (moments * 4 * parameters + rows)
+    written = sum(
+        size * config.steps // every for size, every in ((LINE, log.every), (PICTURES, log.pictures)) if every
+    )
+    parts = (("replay", chunks), (f"{keep} checkpoints", saved), ("log", written))
+    listed = ", ".join(f"{name} {readable(size)}" for name, size in parts)
+    total = readable(chunks + saved + written)
+    return f"on disk at the end: about {total} ({listed}), and {readable(EPISODE)} an episode"

@@ -5,11 +5,13 @@ then blocks the caller for ever, so its record format is used without the thread
 tensorboardX writes none without moviepy and does not say so.
 """
 
+import contextlib
+import errno
 import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from agent.run.pictures import to_array
-from replay.files import naming, publish
+from replay.files import append, naming, publish
 
 WHAT = "the log"
 METRICS = "metrics.jsonl"
@@ -51,14 +53,14 @@ class Logger:
         interval: float = 10.0,
     ) -> None:
         folder = Path(logdir)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         self._path = folder / METRICS
         removed = _truncate(self._path, resume_step)
-        self._metrics = self._path.open("a", encoding="utf-8")
+        self._metrics = append(self._path)
         self._events = _Events(folder, resume_step) if tensorboard else None
         self._progress = _Progress(total_steps, resume_step, interval)
-        if removed and resume_step:
-            self.say(f"removed {removed} lines of {METRICS} that are newer than step {resume_step:,}")
+        if removed:
+            self.say(f"removed {removed} lines of {METRICS}, newer than step {resume_step:,} or damaged")
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line `{"step": step, **metrics}`; values that are not finite are written as null."""
@@ -94,8 +96,9 @@ class Logger:
         self._progress.show(step, updates, last_return)
 
     def say(self, text: str) -> None:
-        """Print a line on stderr without tearing the progress line."""
-        tqdm.write(text, file=sys.stderr)
+        """Print a line on stderr without tearing the progress line; see `unheard`."""
+        with unheard():
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Show the last progress and close the files; a second call does nothing."""
@@ -139,6 +142,16 @@ class _Events:
             self._writer = None
 
 
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Within, a line that cannot be printed is dropped: a closed terminal or pipe ends no run."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: the stream itself was closed
+        if isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EIO, errno.EBADF):
+            raise
+
+
 class _Progress:
     """A tqdm line on a terminal, a plain line now and then elsewhere; both on stderr."""
 
@@ -169,10 +182,15 @@ class _Progress:
             self._draw(time.monotonic() - self._shown_time)
             self._newest = None
         if self._bar is not None:
-            self._bar.close()
+            with unheard():
+                self._bar.close()
             self._bar = None
 
     def _draw(self, elapsed: float) -> None:
+        with unheard():
+            self._print(elapsed)
+
+    def _print(self, elapsed: float) -> None:
         if self._newest is None or (step := self._newest[0]) == self._shown_step:
             return
         _, updates, last_return = self._newest
@@ -208,5 +226,5 @@ def _step_of(line: str) -> float:
     """Return the step of a metrics line, infinity for one that is cut."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,11 +15,13 @@ from agent.agent import Agent, derive_seed
 from agent.compiling import check_compiler
 from agent.run import checkpoint, crash, reports, seams
 from agent.run.evaluation import EpisodeStatistics, run_episodes
-from agent.run.folder import RunFolder
+from agent.run.folder import RunFolder, on_disk
+from agent.run.limits import Limits
 from agent.run.logger import Logger
 from agent.run.machine import choose_device
 from agent.run.progress import Acting, Progress, to_numpy
-from agent.run.seams import MakeBatches, MakeEnvironments
+from agent.run.saved import load_agent
+from agent.run.seams import MakeBatches, MakeEnvironments, close_quietly
 from agent.run.stopping import Stopped, StopRequest
 
 Result = dict[str, object]
@@ -49,18 +53,25 @@ class Training:
             seen, taken = self.envs.observation_space, self.envs.action_space
             self.agent = Agent(seen, taken, config, choose_device(config.device))
             make_batches = make_batches or seams.batches(config, [*seen.values(), taken])
-            self.replay = make_batches(self.envs.num_envs, folder.path / "replay", self.agent.prepare)
+            place, prepare = folder.path / "replay", self.agent.prepare
+            self.new_replay = partial(make_batches, self.envs.num_envs, place, prepare)
+            self.replay = self.new_replay()
         except BaseException:
             self.envs.close()
             raise
         self.recorder = crash.FlightRecorder(self.agent, folder.path)
         self.progress = Progress(episodes=[-1] * self.envs.num_envs)
-        self.stop = StopRequest()
+        self.stop = StopRequest(config.warning_signal)
         self.last_return: float | None = None
         self.restarts_seen = 0
+        self.updating = False
+        self.limits = Limits(self.agent)
 
-    def run(self) -> Result:
+    def run(self, changed: Iterable[str] = ()) -> Result:
         """Train up to `config.steps` environment steps, from the newest checkpoint if there is one.
+
+        Args:
+            changed: lines on options that are not as in the session before, to be said.
 
         Returns:
             the last evaluation (`return_mean`, `return_std`, `returns`, `episodes`, `length_mean`, `cut`)
@@ -68,7 +79,9 @@ class Training:
             `logdir`.
 
         Raises:
-            Stopped: on SIGINT or SIGTERM, after the step in progress was finished and a checkpoint saved.
+            Stopped: on a signal, after the update in progress was finished and a checkpoint saved.
+            Exception: whatever environments, files or the last evaluation raise, after a checkpoint was
+                saved, unless the agent was in the middle of an update; a note says which.
         """
         lost, saved_acting = self.restore()
         log = self.config.log
@@ -76,7 +89,7 @@ class Training:
             self.folder.path, self.config.steps, tensorboard=log.tensorboard, resume_step=self.progress.step
         )
         try:
-            self._say_hello(lost)
+            self._say_hello([*changed, *lost])
             with self.stop:
                 try:
                     if not self._is_done():
@@ -91,32 +104,53 @@ class Training:
                     self._log()
                     self._save()
                     raise
+                except FloatingPointError:
+                    raise  # the agent is no longer sound: the checkpoint on disk is the last good state
+                except Exception as error:
+                    self._save_after(error)
+                    raise
         finally:
             self.close()
-            self.logger.close()
+            close_quietly("log", self.logger)
         result = self._result()
         self.folder.publish_result(result)
         return result
 
     def close(self) -> None:
-        """End environments and replay; `run` does it itself."""
-        self.envs.close()
-        self.replay.close()
+        """End environments and replay; `run` does it itself. What cannot be closed costs a warning."""
+        close_quietly("environments", self.envs)
+        close_quietly("replay", self.replay)
 
     # What a session begins with
 
     def restore(self) -> tuple[list[str], Mapping[str, np.ndarray]]:
-        """Go on from the newest checkpoint, if any: what replay lost, and the arrays of `Acting`."""
-        saved = checkpoint.load_newest(self.folder.path)
+        """Go on from the newest checkpoint, if any: what of the replay was lost, and `Acting`'s arrays."""
+        self.identity = self.folder.identity(self.envs.observation_space, self.envs.action_space)
+        saved = checkpoint.load_newest(self.folder.path, identity=self.identity, accept=self._take_over)
         if saved is None:
+            self.folder.begin_anew()
             return [], {}
         arrays = saved.replay_state or {}
-        self.progress = Progress.of(saved.loop_state)
-        self.agent.load_state_dict(saved.agent_state)
-        lost = self.replay.load_state_dict(arrays, saved.chunks)
+        lost = [f"lost steps of replay: {problem}; the run goes on without them" for problem in self.lost]
         return lost, {key: value for key, value in arrays.items() if key.startswith(Acting.PREFIX)}
 
-    def _say_hello(self, lost: list[str]) -> None:
+    def _take_over(self, saved: checkpoint.Checkpoint) -> None:
+        """Be as the run was that was saved; raises whatever contents that are not ours bring about."""
+        arrays, progress = saved.replay_state or {}, Progress.of(saved.loop_state)
+        count = self.envs.num_envs
+        if progress.step != saved.step or len(progress.episodes) != count:
+            raise ValueError(f"it is at step {progress.step} of {len(progress.episodes)} environments")
+        Acting(self.agent.initial(count), {}, EpisodeStatistics(count)).check(arrays)
+        load_agent(self.agent, saved.agent_state)
+        try:
+            self.lost = self.replay.load_state_dict(arrays, saved.chunks)
+        except BaseException:
+            self.replay.close()
+            self.replay = self.new_replay()  # it takes contents only once
+            raise
+        self.progress = progress
+
+    def _say_hello(self, news: Iterable[str]) -> None:
         config, counts = self.config, self.agent.parameter_counts()
         sizes = ", ".join(f"{name} {count:,} parameters" for name, count in counts.items())
         self.logger.say(f"{config.task} with {config.backbone} on {self.agent.device}, {sizes}")
@@ -124,8 +158,8 @@ class Training:
             self.logger.say(
                 f"going on from step {self.progress.step:,} with {len(self.replay):,} steps of replay"
             )
-        for problem in lost:
-            self.logger.say(f"lost steps of replay: {problem}; the run goes on without them")
+        for line in news:
+            self.logger.say(line)
 
     def _is_done(self) -> bool:
         evaluation = self.progress.evaluation
@@ -151,8 +185,9 @@ class Training:
     def _collect_and_learn(self, saved_acting: Mapping[str, np.ndarray]) -> None:
         progress = self.progress
         self.acting = self._begin(saved_acting)
+        self._learn()  # updates, and then an evaluation, that a signal cut off
         if progress.step:
-            self._do_what_is_due()  # an evaluation that a signal cut off
+            self._do_what_is_due()
         described = False
         while progress.step < self.config.steps:
             began = time.monotonic()
@@ -161,10 +196,8 @@ class Training:
             if prefilled and self.replay.ready():
                 tokens = self.config.batch_size * self.config.batch_length
                 progress.credit += taken * self.config.train_ratio / tokens
-            while progress.credit >= 1:
-                self._update()
-                progress.credit -= 1
             progress.seconds += time.monotonic() - began
+            self._learn()
             if not described:
                 self._describe_replay()
                 described = True
@@ -192,6 +225,7 @@ class Training:
             self.progress.restarts += self.envs.restarted - self.restarts_seen
             self.restarts_seen = self.envs.restarted
             self.logger.add(self.progress.step, {"env/restarts": self.progress.restarts})
+        self.limits.see(acting.rows["reward"])
         taken = int((~acting.rows["is_first"]).sum())
         self.progress.step += taken
         # Before a checkpoint of this step can be written: what is logged later would be logged again.
@@ -211,11 +245,18 @@ class Training:
             actions.append(np.asarray(space.sample()))
         return np.stack(actions)
 
-    def _update(self) -> None:
-        batch = self.replay.next()
-        after = self.recorder.update(batch)
-        if "window" in batch:
-            self.replay.refresh(batch["window"], to_numpy(after), self.agent.updates)
+    def _learn(self) -> None:
+        """The updates that are due; a signal is looked at between them."""
+        while self.progress.credit >= 1:
+            began, self.updating = time.monotonic(), True
+            batch = self.replay.next()
+            after = self.recorder.update(batch)
+            if "window" in batch:
+                self.replay.refresh(batch["window"], to_numpy(after), self.agent.updates)
+            self.progress.credit -= 1
+            self.updating = False
+            self.progress.seconds += time.monotonic() - began
+            self.stop.check()
 
     # What is done now and then
 
@@ -225,12 +266,41 @@ class Training:
         if progress.is_due("log", config.log.every):
             self._log()
         if progress.is_due("pictures", config.log.pictures) and self.replay.ready():
-            self._draw()
+            with self._extra("drawing pictures"):
+                self._draw()
         if progress.is_due("eval", config.eval.every) and going_on:
-            self._evaluate()
+            with self._extra("an evaluation"):
+                self._evaluate()
         if progress.is_due("checkpoint", config.checkpoint.every) and going_on:
             self._save()
         self.logger.progress(progress.step, self.agent.updates, self.last_return)
+
+    @contextmanager
+    def _extra(self, what: str) -> Iterator[None]:
+        """Around what training does not need: if it fails, that is said, and the run goes on."""
+        try:
+            yield
+        except (Stopped, FloatingPointError):
+            raise
+        except Exception as error:
+            notes = " ".join(getattr(error, "__notes__", ()))
+            self.logger.say(
+                f"{what} failed at step {self.progress.step:,}; the run goes on: {error!r} {notes}"
+            )
+
+    def _save_after(self, error: Exception) -> None:
+        """Save before an error ends the run: the agent is sound, the open episodes are given up."""
+        if self.updating or not hasattr(self, "acting"):
+            error.add_note("Nothing was saved: it happened before the first step, or in an update.")
+            return
+        try:
+            self._save(restorable=False)
+        except Exception as second:
+            error.add_note(f"Saving failed as well, the last checkpoint is older: {second!r}")
+        else:
+            error.add_note(
+                f"All is saved at step {self.progress.step:,}; the same command goes on from there."
+            )
 
     def _times(self) -> dict[str, float]:
         return {"time/seconds": self.progress.seconds, "time/updates": self.agent.updates}
@@ -239,10 +309,15 @@ class Training:
         self.recorder.check()
         step = self.progress.step
         speed = {"time/fps": step / max(self.progress.seconds, 1e-9)}
-        self.logger.add(step, self.agent.metrics() | self._times() | speed)
+        metrics = self.agent.metrics()
+        for line in self.limits.passed(metrics):
+            self.logger.say(line)
+        self.logger.add(step, metrics | self._times() | speed)
 
     def _describe_replay(self) -> None:
         self.logger.say(self.replay.describe())
+        parameters = sum(self.agent.parameter_counts().values())
+        self.logger.say(on_disk(self.config, parameters, self.replay.disk))
         orphaned = self.replay.orphaned
         if orphaned:
             put = self.folder.path / "replay" / "orphaned"
@@ -277,10 +352,12 @@ class Training:
             self.logger.figure(step, name, figure)
         self.logger.add(step, report.metrics())
 
-    def _save(self) -> None:
+    def _save(self, restorable: bool = True) -> None:
+        """Write a checkpoint; unless environments are `restorable`, new episodes begin when it is gone on."""
+        self.folder.check()
         self.recorder.check()
         self.progress.episodes = self.envs.episodes.tolist()
-        self.progress.envs = self.envs.state()
+        self.progress.envs = self.envs.state() if restorable else []
         checkpoint.save(
             self.folder.path,
             self.progress.step,
@@ -289,6 +366,7 @@ class Training:
             self.progress.to_json(),
             self.config.checkpoint.keep,
             self.replay.chunks(),
+            self.identity,
         )
         self.replay.prune(checkpoint.chunks_needed(self.folder.path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -41,8 +42,36 @@ class Progress:
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> Progress:
-        """What `to_json` returned."""
-        return cls(**{each.name: saved[each.name] for each in fields(cls)})
+        """What `to_json` returned.
+
+        Raises:
+            ValueError: it did not return that.
+        """
+        missing = [each.name for each in fields(cls) if each.name not in saved]
+        if missing:
+            raise ValueError(f"it lacks {', '.join(missing)}")
+        progress = cls(**{each.name: saved[each.name] for each in fields(cls)})
+        for name, right in progress._right().items():
+            if not right:
+                raise ValueError(f"its '{name}' is {str(saved[name])[:100]}")
+        return progress
+
+    def _right(self) -> dict[str, bool]:
+        """Name of an entry -> whether it is of the type and in the range that it has in a run."""
+        played, envs, due = self.evaluation, self.envs, self.due
+        results = {"step", "return_mean", "return_std", "returns", "episodes", "length_mean", "cut"}
+        return {
+            "step": _counts(self.step),
+            "seconds": isinstance(self.seconds, int | float) and 0 <= self.seconds < math.inf,
+            "credit": isinstance(self.credit, int | float) and 0 <= self.credit < math.inf,
+            "due": isinstance(due, dict) and all(_counts(step) for step in due.values()),
+            "evaluation": played is None or (isinstance(played, dict) and results <= played.keys()),
+            "restarts": _counts(self.restarts),
+            "episodes": isinstance(self.episodes, list) and all(_counts(n + 1) for n in self.episodes),
+            "envs": isinstance(envs, list)
+            and len(envs) in (0, len(self.episodes))
+            and all(_counts(env["episode"]) and isinstance(env["actions"], list) for env in envs),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -74,6 +103,12 @@ class Acting:
         found |= {f"rows/{key}": value for key, value in self.rows.items()}
         return {f"{self.PREFIX}{key}": value for key, value in found.items()}
 
+    def check(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError unless `arrays` returned these for as many environments and the same agent."""
+        for key, value in self.arrays().items():
+            if key not in arrays or arrays[key].shape != value.shape or arrays[key].dtype != value.dtype:
+                raise ValueError(f"'{key}' is missing, or of another shape or type than here")
+
     def go_on(self, arrays: Mapping[str, np.ndarray], back: np.ndarray) -> None:
         """Take over what `arrays` returned, for the environments that are back `[N]` bool.
 
@@ -91,6 +126,10 @@ class Acting:
             for key, leaf in self.carry.state.items()
         }
         self.carry = Carry(state, torch.as_tensor(saved["action"]).to(self.carry.action))
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def to_numpy(state: State) -> Rows:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import configs
 from agent.agent import Agent
 from agent.run import checkpoint, machine, seams
 from agent.run.folder import RunFolder
-from agent.run.seams import MakeEnvironments
+from agent.run.seams import MakeEnvironments, close_quietly
 
 
 @dataclass
@@ -40,7 +42,7 @@ class SavedRun:
         """
         folder = RunFolder(path)
         config = folder.configuration(device, checkpoint)
-        seams.check_task(config.task, config.seed)
+        seams.check_task(config.task, config.seed, config.envs.mode)
         machine.choose_device(config.device)
         machine.prepare(config.threads)
         return cls(folder, config, seams.environments(config))
@@ -51,22 +53,39 @@ class SavedRun:
         Args:
             seed: of the environments that are opened for their spaces; None for the run's.
         """
+        return self._untrained(seed)[0]
+
+    def _untrained(self, seed: int | None) -> tuple[Agent, dict[str, str]]:
+        """See `new_agent`; and what a checkpoint has to have in common with the run."""
         envs = self.make_envs(1, self.config.seed if seed is None else seed, 0)
         spaces = envs.observation_space, envs.action_space
-        envs.close()
-        return Agent(*spaces, self.config, machine.choose_device(self.config.device))
+        close_quietly("environments", envs)
+        agent = Agent(*spaces, self.config, machine.choose_device(self.config.device))
+        return agent, self.folder.identity(*spaces)
 
     def agent(self, seed: int | None = None) -> tuple[Agent, int]:
         """The agent of the newest valid checkpoint, and its step.
 
         Raises:
-            ValueError: none of the checkpoints can be loaded.
+            configs.Mistake: none of the checkpoints can be loaded.
         """
-        saved = checkpoint.load_newest(self.folder.path, with_replay=False)
+        agent, identity = self._untrained(seed)
+        saved = checkpoint.load_newest(
+            self.folder.path,
+            with_replay=False,
+            identity=identity,
+            accept=lambda found: load_agent(agent, found.agent_state),
+        )
         if saved is None:
-            raise ValueError(
-                f"no checkpoint in {self.folder}/checkpoints; train first: python run.py train {self.folder}"
+            raise configs.Mistake(
+                f"no checkpoint in {self.folder}/checkpoints can be loaded: train the run first, or again"
             )
-        agent = self.new_agent(seed)
-        agent.load_state_dict(saved.agent_state)
         return agent, saved.step
+
+
+def load_agent(agent: Agent, state: Mapping[str, Any]) -> None:
+    """`Agent.load_state_dict` of a state that a stranger may have made; its counters are checked first."""
+    for name in ("updates", "acts"):
+        if not isinstance(state[name], int) or state[name] < 0:
+            raise ValueError(f"the agent's '{name}' is {state[name]!r}, expected a whole number")
+    agent.load_state_dict(state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +63,10 @@ class Batches(Protocol):
         """Steps stored."""
 
     def describe(self) -> str:
-        """One line on capacity, memory and disk."""
+        """One line on capacity and memory."""
+
+    def disk(self, rows: int) -> tuple[int, int]:
+        """Bytes of the files that hold so many rows, and of a `state_dict`."""
 
     def wants_state(self) -> bool:
         """Whether the next `add` takes the recurrent state before its row."""
@@ -108,6 +112,21 @@ MakeBatches = Callable[[int, Path | None, Prepare], Batches]
 """(number of environments, folder of the chunks, what to do with rows that were read) -> batches."""
 
 
+class Closes(Protocol):
+    """What is closed when it is no longer needed."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+def close_quietly(what: str, part: Closes) -> None:
+    """Close what is no longer needed; that it cannot be closed is a warning, as nothing is lost by it."""
+    try:
+        part.close()
+    except Exception as error:
+        warnings.warn(f"closing the {what} failed, which loses nothing: {error!r}", stacklevel=3)
+
+
 def environments(config: configs.Config) -> MakeEnvironments:
     """The environments of a configuration's task."""
 
@@ -134,30 +153,39 @@ def batches(config: configs.Config, spaces: Iterable[gymnasium.Space] = ()) -> M
 
 
 def configure(
-    task: str | None, backbone: str | None, presets: Sequence[str], overrides: Mapping[str, Any]
+    task: str | None,
+    backbone: str | None,
+    presets: Sequence[str],
+    overrides: Mapping[str, Any],
+    saved: configs.Config | None = None,
 ) -> configs.Config:
     """The configuration of one run, checked against what is installed and at hand here.
 
-    The size is 12m where a GPU is to be used, unless a preset is named.
+    The size is 12m where a GPU is to be used, unless a preset is named. With the `saved` configuration of a
+    run that has begun, what is not named is as it was.
 
     Raises:
         ValueError: see `configs.load`; no such task or device.
     """
-    config = configs.load(task, backbone, presets, overrides)
-    check_task(config.task, config.seed)
+    named = task, backbone, presets, overrides
+    config = configs.load(*named) if saved is None else configs.resume(saved, *named)
+    check_task(config.task, config.seed, config.envs.mode)
     gpu = choose_device(config.device).type == "cuda"
-    return configs.load(task, backbone, presets, overrides, cuda_available=gpu)
+    return configs.load(*named, cuda_available=gpu) if saved is None else config
 
 
-def check_task(task: str, seed: int = 0) -> None:
-    """Build one environment.
+def check_task(task: str, seed: int = 0, mode: str = "sync") -> None:
+    """Build one environment; in mode 'async' only look it up, as this is not the process to build it in.
 
     Raises:
         ValueError: there is no such task, its extra is not installed, or it cannot be built; what other
             people's code raised is printed with its traceback.
     """
     try:
-        envs.make(task, seed).close()
+        if mode == "async":
+            envs.check(task)
+        else:
+            close_quietly(f"environment of task '{task}'", envs.make(task, seed))
     except (ImportError, ValueError) as error:
         if _of_others(error):
             traceback.print_exception(error)

@@ -6,7 +6,7 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
@@ -18,18 +18,23 @@ class Stopped(Exception):  # noqa: N818 (nothing went wrong)
 
 
 class StopRequest:
-    """Within `with`, in the main thread: the first SIGINT or SIGTERM waits for the next `check`.
+    """Within `with`, in the main thread: the first of its signals waits for the next `check`.
 
-    From then on both signals have the system's default effect again: the next one ends the process without
+    From then on all of them have the system's default effect again: the next one ends the process without
     running any Python code, even where that hangs.
+
+    Args:
+        warning: a further signal, by which a job system says that time is almost up: USR1, USR2 or none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warning: str = "none") -> None:
+        further = () if warning == "none" else (signal.Signals[f"SIG{warning}"],)
+        self._signals = (*SIGNALS, *further)
         self._received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        self._before = {number: signal.signal(number, self._keep) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._keep) for number in self._signals}
         return self
 
     def __exit__(
@@ -44,6 +49,6 @@ class StopRequest:
             raise Stopped(self._received)
 
     def _keep(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the system's signature)
-        for each in SIGNALS:
+        for each in self._signals:
             signal.signal(each, signal.SIG_DFL)
         self._received = signal.Signals(number)

@@ -378,10 +378,45 @@ class TestSaved:
     def test_differences(self, folder: Path) -> None:
         saved = configs.load(directory=folder)
         free = {"steps": "9", "device": "cpu", "threads": "2", "logdir": "x"}
-        assert configs.differences(saved, configs.override(saved, free, directory=folder)) == []
+        changed = configs.differences(saved, configs.override(saved, free, directory=folder))
+        assert [key for key in changed if not configs.is_free(key)] == [] != list(changed)
         now = configs.override(saved, {**free, "seed": "1", "agent.horizon": "3"}, directory=folder)
-        assert configs.differences(saved, now) == ["seed: saved 0, now 1", "agent.horizon: saved 20, now 3"]
-        assert len(configs.differences(saved, now, ignore=())) == 6
+        lines = [line for key, line in configs.differences(saved, now).items() if not configs.is_free(key)]
+        assert lines == ["seed: saved 0, now 1", "agent.horizon: saved 20, now 3"]
+
+    def test_groups_are_free_as_a_whole(self) -> None:
+        assert all(map(configs.is_free, ("steps", "eval.every", "log.pictures", "checkpoint.keep")))
+        assert not any(map(configs.is_free, ("seed", "envs.count", "evaluation.every", "replay.chunk")))
+
+    def test_what_is_not_named_is_as_it_was(self, folder: Path) -> None:
+        saved = configs.load("popgym:X", "rssm", ["12m"], {"seed": 3, "agent.horizon": 4}, directory=folder)
+        assert configs.resume(saved, None, None, [], {}, folder) == saved
+        again = configs.resume(saved, None, None, [], {"steps": "9"}, folder)
+        assert configs.differences(saved, again) == {"steps": "steps: saved 3000, now 9"}
+        other = configs.resume(saved, "tmaze", "s4wm", [], {}, folder)
+        assert configs.differences(saved, other).keys() == {"task", "backbone"}
+        resized = configs.resume(saved, None, None, ["debug"], {"seed": 3}, folder)
+        assert (resized.s4wm.width, resized.seed, resized.agent.horizon) == (8, 3, 15)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "named", "why"),
+    [
+        ("s4wm", "rssm.units", "the backbone is 's4wm'"),
+        ("rssm_tbtt", "s4wm.layers", "the backbone is 'rssm_tbtt'"),
+        ("s4wm", "s4wm.s4.state_size", "the layer is s5"),
+        ("rssm", "optimiser.ssm_lr", "backbone 'rssm' has no state-space layers"),
+        ("s4wm", "replay.burn_in", "replay.initial_state is stored"),
+        ("s4wm", "envs.restarts", "envs.mode is sync"),
+        ("s4wm", "s4wm.s5.state_size", ""),
+        ("rssm", "rssm.units", ""),
+        ("s4wm", "optimiser.ssm_lr", ""),
+        ("s4wm", "replay.state_every", ""),
+    ],
+)
+def test_what_does_nothing_is_said(backbone: str, named: str, why: str) -> None:
+    said = configs.inert(configs.load(backbone=backbone), [named])
+    assert said == ([f"option '{named}' does nothing here: {why}"] if why else [])
 
 
 class TestDescribe:

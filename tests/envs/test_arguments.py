@@ -34,8 +34,31 @@ def test_values_keep_their_kind():
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("(3,4)", (3, 4)),
+        ("[1, true, null]", [1, True, None]),
+        ("['a,b', \"c\"]", ["a,b", "c"]),
+        ('{"a": {"b": [1, 2]}}', {"a": {"b": [1, 2]}}),
+        ('"1"', "1"),
+        ("'x=1,y=2:z'", "x=1,y=2:z"),
+        ("http://host:8080/?a=b", "http://host:8080/?a=b"),
+        ("don't", "don't"),
+        ("4x4", "4x4"),
+    ],
+)
+def test_values_with_commas_colons_and_quotes(text, value):
+    assert parse_task(f"module:Id-v0:first=1,it={text},last=2") == (
+        "module:Id-v0",
+        {"first": 1, "it": value, "last": 2},
+    )
+
+
+@pytest.mark.parametrize(
     ("task", "says"),
     [
+        ("t:a=(1,2", "not of the form key=value.*quoted or in brackets"),
+        ("t:a=1,b='", "not of the form key=value"),
         ("", "must be a name"),
         ("t:a=", "not of the form key=value"),
         ("t:a=1,b", "not of the form key=value"),

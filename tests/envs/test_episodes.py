@@ -6,6 +6,7 @@ import pytest
 from gymnasium import spaces
 
 from envs.episodes import SeedEpisodes, episode_seed
+from envs.guard import EnvironmentFailure
 
 
 class Zeros(gymnasium.Env):
@@ -53,9 +54,11 @@ def test_exceptions_tell_where():
 
     env = SeedEpisodes(Broken(), seed=7, index=3)
     env.reset()
-    with pytest.raises(KeyError) as caught:
+    says = r"environment 3 raised KeyError: 'inside'\nin step\(1\), episode 0, step 1, run seed 7"
+    with pytest.raises(EnvironmentFailure, match=says) as caught:
         env.step(1)
-    assert "In step(1) of environment 3, episode 0, run seed 7" in caught.value.__notes__[0]
+    failure = caught.value
+    assert (failure.index, failure.episode, failure.step, failure.seed) == (3, 0, 1, 7)
 
 
 def test_a_very_long_episode_cannot_be_taken_up_again(monkeypatch):

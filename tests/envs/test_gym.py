@@ -1,3 +1,5 @@
+import sys
+
 import gymnasium
 import pytest
 
@@ -20,6 +22,7 @@ def test_arguments_reach_the_environment_and_gymnasium(outside):
     env.reset()
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
     assert envs.make(f"{outside}:Scripted-v0:end=both").unwrapped.end == "both"
+    assert envs.make("CartPole-v1:render_mode=rgb_array").render_mode == "rgb_array"
 
 
 @pytest.mark.parametrize(
@@ -31,14 +34,42 @@ def test_arguments_reach_the_environment_and_gymnasium(outside):
         ("CartPole", "Did you mean 'CartPole-v1'"),
         ("popgm:RepeatPreviousEasy", "Did you mean 'popgym'"),
         ("no_such_module:Id-v0", "no module 'no_such_module'.*PYTHONPATH"),
-        ("memory_chain:m=3", "Unknown argument 'm'.*takes bits, max_episode_steps, n"),
-        ("CartPole-v1:foo=1", "takes max_episode_steps, sutton_barto_reward"),
+        ("ALE/Pong-v5", "pip install ale-py, then 'ale_py:ALE/Pong-v5'"),
+        ("ale_py:ALE/Pong-v5", "needs: pip install ale-py"),
+        ("Robot/Walk-v1", "Ids of 'Robot' are registered by a package of their own.*'module:Robot/Walk-v1'"),
+        ("envs.corridor:Id-v0", "the name 'envs' is taken by a package of this project"),
+        ("./nowhere.py:Id-v0", "there is no file .*nowhere.py"),
+        (
+            "memory_chain:m=3",
+            "Unknown argument 'm'.*takes bits, disable_env_checker, max_episode_steps, n, render",
+        ),
+        ("CartPole-v1:foo=1", "takes .*max_episode_steps, render_mode, sutton_barto_reward"),
     ],
 )
 def test_mistakes_get_the_nearest_match_before_anything_is_built(task, says, monkeypatch):
     monkeypatch.setattr(gymnasium, "make", lambda *_, **__: pytest.fail("built"))
     with pytest.raises(ValueError, match=says):
         envs.check(task)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_a_module_may_be_named_by_its_file(outside, mode, tmp_path, monkeypatch):
+    """From wherever the program runs; its name may not be one that another module has."""
+    monkeypatch.chdir(tmp_path.parent)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(tmp_path)])
+    for name in (f"{tmp_path}/{outside}.py", f"{tmp_path.name}/{outside}.py", f"./{tmp_path.name}/{outside}"):
+        with envs.make_vector(f"{name}:Scripted-v0:end=both", 1, seed=0, mode=mode) as door:
+            assert door.reset()["is_first"].all()
+    (tmp_path / "json.py").write_text("")
+    with pytest.raises(ValueError, match="name 'json' is taken by .*Rename the file"):
+        envs.check(f"{tmp_path}/json.py:Id-v0")
+
+
+def test_a_module_that_ends_the_program_is_a_mistake(tmp_path, monkeypatch):
+    (tmp_path / "ends_at_once.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match="importing 'ends_at_once' tried to end the program"):
+        envs.check("ends_at_once:Id-v0")
 
 
 def test_an_id_that_the_module_does_not_register(outside):

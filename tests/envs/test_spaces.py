@@ -1,7 +1,10 @@
+import contextlib
+import re
+
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium import spaces
+from gymnasium import spaces, wrappers
 
 from envs.spaces import FlatObservation, is_plain, with_plain_actions
 
@@ -115,6 +118,73 @@ def test_channels_that_come_first_go_last():
     np.testing.assert_array_equal(env.reset()[0]["image"], np.moveaxis(value, 0, -1))
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("frames", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(84, 84), (64, 96), (32, 32)])
+def test_stacks_of_pictures_are_read_as_they_are_meant(channels, frames, size):
+    """Frames and channels in one axis, first or last, or in an axis each; a line says how they were read."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, frames, channels), np.uint8)
+    wanted = pixels.reshape(*size, -1)
+    shown = {"last": wanted, "first": np.moveaxis(wanted, -1, 0)}
+    if frames > 1:
+        shown |= {"stacked": np.moveaxis(pixels, 2, 0), "frames last": np.moveaxis(pixels, 2, 3)}
+        shown["stacked, first"] = np.moveaxis(pixels, (2, 3), (0, 1))
+    for how, value in shown.items():
+        says = contextlib.nullcontext()
+        if value.ndim == 4 or frames * channels > 4:
+            says = pytest.warns(
+                UserWarning, match=f"is read as {frames * channels} channels of {size[0]} rows"
+            )
+        with says:
+            found = flat(spaces.Box(0, 255, value.shape, np.uint8), np.ascontiguousarray(value))["image"]
+        if how == "frames last":
+            np.testing.assert_array_equal(np.sort(found), np.sort(wanted))
+        else:
+            np.testing.assert_array_equal(found, wanted, err_msg=how)
+
+
+@pytest.mark.parametrize(
+    ("shape", "image"),
+    [((3, 64, 3), (3, 64, 3)), ((1, 100, 1), (1, 100, 1)), ((5, 5, 5), (5, 5, 5)), ((9, 9, 6), (9, 9, 6)),
+     ((8, 9, 20), (8, 9, 20)), ((16, 16, 16), (16, 16, 16))],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_what_could_be_rows_is_rows(shape, image):
+    assert flat(spaces.Box(0, 255, shape, np.uint8), np.zeros(shape, np.uint8))["image"].shape == image
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number"), [(np.int64, 1_700_000_000), (np.float64, 1_700_000_000.5), (np.int32, -(2**24) - 1)]
+)
+def test_numbers_that_float32_does_not_tell_apart_are_named_once(dtype, number):
+    space = spaces.Dict(time=spaces.Box(-(2**31), 2**31 - 1, (2,), dtype))
+    value = {"time": np.array([0, number], dtype)}
+    env = FlatObservation(Fixed(space, value))
+    with pytest.warns(UserWarning, match=f"leaf 'time' has numbers such as {number}.*float32") as said:
+        env.reset()
+        env.reset()
+    assert len(said) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_float32_takes_need_no_word():
+    for space in (
+        spaces.Box(-np.finfo(np.float64).max, np.finfo(np.float64).max, (2,), np.float64),
+        spaces.Box(-(2**62), 2**62, (2,), np.int64),
+        spaces.Box(-1e30, 1e30, (2,), np.float32),
+    ):
+        big = 1e25 if space.dtype == np.float32 else 2**24 - 1
+        flat(space, np.array([1, big], space.dtype))
+
+
+@pytest.mark.parametrize("reply", [np.zeros(2), (0.5, -0.5), [0.5, {}], None])
+def test_a_reset_of_the_old_gym_is_named(reply):
+    env = FlatObservation(Fixed(spaces.Box(-1, 1, (2,))))
+    env.env.reset = lambda **_: reply
+    with pytest.raises(ValueError, match=r"reset\(\) must return \(observation, info\)"):
+        env.reset()
+
+
 def test_small_tables_of_bytes_are_vectors():
     assert list(flat(spaces.Box(0, 2, (3, 3), np.uint8), np.zeros((3, 3), np.uint8))) == ["vector"]
 
@@ -123,7 +193,7 @@ def test_images_of_floats_get_a_warning():
     space = spaces.Dict(camera=spaces.Box(0, 1, (32, 32, 3)))
     with pytest.warns(UserWarning, match="leaf 'camera' is .* 3,072 numbers.* give it as uint8"):
         FlatObservation(Fixed(space, space.sample()))
-    for space in (spaces.Box(0, 255, (2, 32, 32, 3), np.uint8), spaces.Box(0, 1, (84, 84))):
+    for space in (spaces.Box(0, 255, (7, 32, 32, 3), np.uint8), spaces.Box(0, 1, (84, 84))):
         with pytest.warns(UserWarning, match="the observation is .* give it as uint8"):
             FlatObservation(Fixed(space, space.sample()))
 
@@ -263,6 +333,38 @@ def test_actions_reach_the_environment_in_its_own_form():
     ]
 
 
+def test_numbers_of_any_rank_are_chosen():
+    space = spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [2, 3]])
+    np.testing.assert_array_equal(act(space, np.array([1, 2, 3, 4])), [[1, 3], [5, 7]])
+
+
+def test_clipped_actions_fill_their_bounds():
+    """gymnasium's ClipAction takes any number; what it clips to are the bounds, whatever is around it."""
+    inner = Fixed(action_space=spaces.Box(np.float32([-2, 0]), np.float32([2, 10])))
+    env = with_plain_actions(wrappers.TimeLimit(wrappers.ClipAction(inner), 5))
+    assert is_plain(env.action_space)
+    env.reset()
+    env.step(np.float32([-1, 1]))
+    np.testing.assert_array_equal(inner.actions[0], [-2, 10])
+    halved = wrappers.TransformAction(
+        wrappers.ClipAction(inner), lambda a: a / 2, spaces.Box(-np.inf, np.inf, (2,))
+    )
+    with pytest.raises(ValueError, match="no finite bounds"):
+        with_plain_actions(halved)
+
+
+@pytest.mark.parametrize("low", [-np.inf, 0.0])
+def test_the_advice_for_unbounded_actions_works(low):
+    env = Fixed(action_space=spaces.Box(low, np.inf, (2,)))
+    with pytest.raises(ValueError, match="wrapper") as refused:
+        with_plain_actions(env)
+    advice = re.search(r"gymnasium\.wrappers\.TransformAction\(.*\)\)", str(refused.value))[0]
+    env = with_plain_actions(eval(advice))
+    env.reset()
+    env.step(np.float32([-1, 1]))
+    np.testing.assert_array_equal(env.unwrapped.actions[0], [-1, 1])
+
+
 def test_bounds_are_met_exactly():
     rng = np.random.default_rng(0)
     for _ in range(100):
@@ -299,7 +401,9 @@ def test_is_plain(space, plain):
         (spaces.Box(0, 5, (1,), np.int64), "whole numbers is not supported"),
         (spaces.Dict(a=spaces.Discrete(2)), "Dict are not supported"),
         (spaces.Tuple([spaces.Discrete(2)]), "Tuple are not supported"),
-        (spaces.MultiDiscrete([[2, 2]]), "MultiDiscrete are not supported"),
+        (spaces.Discrete(10**9), "1,000,000,000 values"),
+        (spaces.MultiDiscrete([10**6, 2]), "1,000,002 values"),
+        (spaces.Box(-1, 1, (0,)), "nothing to choose"),
     ],
 )
 def test_action_spaces_that_cannot_be_acted_in(space, says):

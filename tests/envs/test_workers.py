@@ -18,7 +18,7 @@ def test_workers_leave_stopping_to_the_parent(outside, capfd):
         door.reset()
         workers = multiprocessing.active_children()
         parents = {_parent(process.pid) for process in workers}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             for pid in (*parents, *(process.pid for process in workers)):
                 os.kill(pid, number)
         door.step(np.zeros(2, np.int64))

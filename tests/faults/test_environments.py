@@ -1,5 +1,6 @@
 """Environments that raise, lie, die or hang under a run; what they leave when the run itself is killed."""
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import pytest
 
 from tests.faults.processes import (
     ENDLESS,
+    PATIENCE,
     RUN,
     WORDS,
     Start,
@@ -76,6 +78,62 @@ def test_what_does_not_fit_ends_the_run_by_name(fault: str, tmp_path: Path, star
     code, said = finish(start(*words(tmp_path / "run", f"{TASK}{fault}", "--checkpoint.every", "40")))
     assert code == 1 and re.search(WRONG[fault], said, re.DOTALL), said
     assert newest_step(tmp_path / "run") >= 80
+
+
+HOSTILE = "tests.faults.hostile:Hostile-v0"
+DEEDS = "environment exits, hangs, or changes its process"
+
+
+def hostile(logdir: Path, do: str, where: str, at: int, *more: str) -> list[str]:
+    return words(logdir, f"{HOSTILE}:do={do},where={where},at={at}", "--checkpoint.every", "40", *more)
+
+
+@pytest.mark.faults(DEEDS, full=True)
+@pytest.mark.parametrize("do", ["exit", "raise", "interrupt"])
+def test_what_would_end_the_program_ends_the_run_by_name(do: str, tmp_path: Path, start: Start) -> None:
+    code, said = finish(start(*hostile(tmp_path / "run", do, "step", 60)))
+    assert code == 1 and re.search(
+        r"environment 0 (raised|tried).*\nin step\(.*, episode 12, step 1, ", said
+    ), said
+    assert newest_step(tmp_path / "run") >= 80
+
+
+@pytest.mark.faults(DEEDS, full=True)
+@pytest.mark.parametrize(
+    ("do", "where", "mode"),
+    [
+        ("raise", "close", "sync"),
+        ("exit", "close", "sync"),
+        ("hang", "close", "sync"),
+        ("thread", "step", "sync"),
+        ("chdir", "step", "sync"),
+        ("print", "step", "sync"),
+        ("print_fd", "close", "sync"),
+        ("child", "init", "async"),
+        ("os_exit", "close", "async"),
+        ("thread", "step", "async"),
+        ("print", "step", "async"),
+    ],
+)
+def test_what_is_extra_does_not_undo_a_run(
+    do: str, where: str, mode: str, tmp_path: Path, start: Start
+) -> None:
+    """It ends by itself, with its result alone on stdout and in its folder."""
+    process = start(*hostile(tmp_path / "run", do, where, 0, "--envs.mode", mode, "--json"))
+    out, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    assert json.loads(out)["steps"] >= 200 and (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.faults(DEEDS, full=True)
+@pytest.mark.parametrize("do", ["ignore", "default", "handler"])
+def test_a_run_stops_in_order_whatever_handlers_are_set(do: str, tmp_path: Path, start: Start) -> None:
+    process = start(*hostile(tmp_path / "run", do, "step", 0, "--steps", str(ENDLESS)))
+    wait_for(lambda: logged_steps(tmp_path / "run") > 50, process)
+    process.terminate()
+    code, said = finish(process)
+    assert code == 143 and "set its own handler for SIGINT, SIGTERM" in said, said
+    assert newest_step(tmp_path / "run") >= 50
 
 
 def family(pid: int) -> dict[int, int]:

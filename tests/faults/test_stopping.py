@@ -1,6 +1,9 @@
 """Signals and one run a folder: what a user meets at a terminal or under a scheduler."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +19,12 @@ def test_a_signal_saves_and_a_second_run_is_refused(tmp_path: Path, start: Start
     logdir = tmp_path / "run"
     words = [RUN, *WORDS, "--steps", str(ENDLESS), "--logdir", str(logdir)]
     reached = 0
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for number, code in (
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 138),
+    ):
         first = start(*words)
         wait_for(lambda: logged_steps(logdir) > reached + 100, first)  # noqa: B023 (called here)
         if not reached:
@@ -61,3 +69,16 @@ with StopRequest() as stop:
     process.send_signal(number)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == -number
+
+
+@pytest.mark.faults("terminal or pipe closed")
+@pytest.mark.parametrize("closed", ["stderr", "stdout"])
+def test_nobody_listens(closed: str, tmp_path: Path) -> None:
+    """What cannot be printed is dropped; the run ends as it would."""
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, RUN, *WORDS, "--steps", "120", "--logdir", str(tmp_path)]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, closed: write}
+    assert subprocess.run(words, **streams, timeout=PATIENCE).returncode == 0
+    os.close(write)
+    assert (tmp_path / "result.json").exists()

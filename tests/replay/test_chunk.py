@@ -1,3 +1,6 @@
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -149,3 +152,30 @@ def test_one_stream_gets_every_row(tmp_path):
         chunk.write(chunk.path_of(tmp_path, number), episode(5, number))
     got = list(chunk.rows(chunk.paths(tmp_path), 1))
     assert [int(row["obs/vector"][0, 1]) for row in got] == [0] * 5 + [1] * 5 + [2] * 5
+
+
+@pytest.mark.faults("bomb in a file that is read")
+@pytest.mark.parametrize("bomb", ["unpacks", "header", "header of objects", "deep header", "encrypted"])
+def test_a_bomb_takes_no_memory(tmp_path, bomb):
+    """A file of kilobytes that claims gigabytes is refused by name."""
+    path = tmp_path / "episode-00000000.npz"
+    shape, kind = "(1000000000000,)", "|O" if "objects" in bomb else "<f4"
+    if bomb == "unpacks":
+        np.savez_compressed(path, reward=np.zeros(25_000_000, np.float32))
+    else:
+        if bomb == "deep header":
+            shape = "(" * 4000
+        head = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n"
+        content = np.lib.format.magic(1, 0) + len(head).to_bytes(2, "little") + head.encode() + bytes(64)
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("reward.npy", content)
+    if bomb == "encrypted":
+        changed = bytearray(path.read_bytes())
+        changed[6] |= 1
+        changed[changed.index(b"PK\x01\x02") + 8] |= 1
+        path.write_bytes(changed)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=str(path)):
+        chunk.read_rows(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()

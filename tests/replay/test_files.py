@@ -1,6 +1,7 @@
 """Files are the old ones or the new ones, nothing else is left behind, and errors name them."""
 
 import errno
+import re
 import resource
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from replay.files import atomic, fingerprint, naming, publish
+from replay.files import append, atomic, fingerprint, naming, publish, put_aside, writable
 
 Writer = Callable[[Path], object]
 WRITERS: dict[str, tuple[str, Writer]] = {
@@ -95,3 +96,56 @@ def test_a_fingerprint_tells_contents_apart(tmp_path: Path) -> None:
     content = bytes(3 << 20) + b"end"
     (tmp_path / "file").write_bytes(content)
     assert fingerprint(tmp_path / "file") == {"size": len(content), "crc32": zlib.crc32(content)}
+
+
+@pytest.mark.faults("output that cannot be written")
+def test_what_cannot_be_written_is_seen_before_the_work(tmp_path: Path) -> None:
+    """And what can be is not created by asking."""
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for path, options in (
+        (tmp_path / "folder", {}),
+        (tmp_path / "file", {"folder": True}),
+        (tmp_path / "file" / "curve.png", {}),
+        (tmp_path / "curve.xyz", {"suffixes": (".png", ".svg")}),
+        (tmp_path / "new" / ("x" * 256), {}),
+        (tmp_path / ("\N{SNOWMAN}" * 100), {}),
+        (Path("/proc/nothing/curve.png"), {}),
+        (Path("/proc/self/curve.png"), {}),
+        (Path("/proc/cpuinfo"), {}),
+        (Path("/dev/null"), {}),
+        (Path("/proc/nothing"), {"folder": True}),
+    ):
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            writable(path, **options)
+    assert writable(tmp_path / "file") == tmp_path / "file"
+    assert writable(tmp_path / "a" / "b" / "curve.PNG", [".png"]) == tmp_path / "a" / "b" / "curve.PNG"
+    assert writable(tmp_path / "folder", folder=True) == writable(tmp_path / "folder", folder=True)
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    path = writable(tmp_path / ("x" * 251 + ".txt"))
+    publish(path, "text", "a file")
+    assert path.read_text() == "text" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.faults("link in a folder of ours")
+def test_nothing_is_appended_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "log").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match="symbolic links"):
+        append(tmp_path / "log")
+    assert (tmp_path / "mine").read_text() == "mine"
+    for text in ("a", "b"):
+        with append(tmp_path / "own") as file:
+            file.write(text)
+    assert (tmp_path / "own").read_text() == "ab"
+
+
+def test_nothing_that_was_put_aside_is_overwritten(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / "log").write_text(str(number))
+        assert put_aside([tmp_path / "log"], tmp_path) == tmp_path / f"aside-{number}"
+    assert (tmp_path / "aside-1" / "log").read_text() == "1"

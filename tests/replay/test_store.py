@@ -121,19 +121,39 @@ def test_a_damaged_chunk_costs_its_own_rows(tmp_path: Path, harm: str, number: i
     for _ in range(40):
         again.add(source.rows())
         check_batch(again.sample(), source, 0)
+    # The next checkpoint does not name the chunk, and the next start knows all the same that it is gone.
+    state, chunks = through_a_file(again), again.chunks()
+    third = Replay(**SIZES, folder=tmp_path)
+    assert path.name not in chunks and third.load_state_dict(state, chunks) == []
+    for _ in range(100):
+        check_batch(batch := third.sample(), source, 0)
+        assert not {tuple(row) for row in batch["obs/id"].reshape(-1, 2).astype(int).tolist()} & lost
 
 
 @pytest.mark.faults("chunk of the replay damaged or missing")
-def test_a_replay_of_damaged_chunks_only_says_so(tmp_path: Path) -> None:
-    """There is nothing to sample, and no endless search."""
-    replay, _ = filled(tmp_path, 17)
+@pytest.mark.parametrize("left", [(), ("chunk-0001-00000003.npz",), ("chunk-0000-00000011.npz",)])
+def test_a_replay_that_lost_its_chunks_is_ready_again_in_time(tmp_path: Path, left: tuple[str, ...]) -> None:
+    """Of the tail and perhaps one chunk only whole windows are drawn; then those of new rows are, too."""
+    replay, source = filled(tmp_path, 97)
     state, chunks = through_a_file(replay), replay.chunks()
-    for name in chunks:
+    for name in chunks.keys() - set(left):
         (tmp_path / name).unlink()
     again = Replay(**SIZES, folder=tmp_path)
-    assert len(again.load_state_dict(state, chunks)) == 4
-    with pytest.raises(RuntimeError, match="no window of 5 undamaged steps .* 4 of its chunks"):
-        again.sample()
+    problems = again.load_state_dict(state, chunks)
+    assert len(problems) == 6 and problems[-1] == f"{len(chunks) - len(left) - 5} more chunks"
+    if not left:
+        assert not again.ready()
+        with pytest.raises(RuntimeError, match=r"cannot be sampled yet|no window of 5 undamaged steps"):
+            again.sample()
+    added = 0
+    while not again.ready():
+        again.add(source.rows())
+        added += 1
+    assert added <= 16
+    for _ in range(40):
+        check_batch(again.sample(), source, 0)
+        assert again.ready()
+        again.add(source.rows())
 
 
 def test_eviction_leaves_the_chunks_that_are_named(tmp_path: Path) -> None:

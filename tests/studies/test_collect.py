@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import configs
 import envs
 import run
 from replay import chunk
@@ -77,6 +78,12 @@ def test_the_papers_trajectories(tmp_path):
         assert rows["action"][-2] == 2
 
 
+def test_an_episode_that_does_not_end_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("studies.collect.LONGEST", 10)
+    with pytest.raises(configs.Mistake, match="episode 0 has not ended after 10 steps"):
+        collected(tmp_path, episodes=1)
+
+
 def test_what_the_task_tells_about_itself_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "envs.tasks.tmaze.TMaze.step",
@@ -129,7 +136,7 @@ def test_other_data_is_refused(tmp_path, refused):
         (["--task", TASK, "--policy", "scriptd"], "unknown policy 'scriptd'. Did you mean 'scripted'?"),
         (["--task", "tmase", "--policy", "random"], "'tmaze'"),
         (["--policy", "random"], "name the task to play: --task TASK"),
-        (["--policy", "."], "no run in ."),
+        (["--policy", "."], "no run in /"),
     ],
 )
 def test_mistakes(words, said, tmp_path, refused):

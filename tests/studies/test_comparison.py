@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import configs
+from agent.run.folder import RunFolder
 from studies import comparison as module
 from studies.compare import table
 from studies.comparison import Comparison, compare
@@ -129,6 +131,12 @@ def test_options_that_nothing_came_of_can_be_corrected(tmp_path: Path) -> None:
     corrected.refuse_another()
     compare(corrected)
     assert json.loads((tmp_path / "plan.json").read_text())["overrides"] == {"a": "3"}
+
+
+@pytest.mark.faults("comparison killed, or begun twice")
+def test_a_second_one_in_the_folder_is_refused(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).locked(), pytest.raises(configs.Mistake, match="is in use: process"):
+        compare(fake(tmp_path, ["s4wm"], 1, 100))
 
 
 def test_the_command_of_a_run() -> None:

@@ -33,7 +33,7 @@ def test_a_curve_is_what_was_logged(tmp_path: Path) -> None:
     assert as_json(curve)["seconds"] == [1, None]
     with (folder / "metrics.jsonl").open("a") as file:
         file.write("\n")
-    with pytest.raises(ValueError, match="line 8 is not JSON"):
+    with pytest.raises(ValueError, match="line 8 is no line of a log"):
         read_curve(folder)
     assert read_curve(tmp_path / "absent").steps.size == 0
 

@@ -64,7 +64,7 @@ def test_what_was_played_can_be_played_again(train: Train) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["nowhere"], "no run in nowhere"),
+        (["nowhere"], "nowhere: expected"),
         ([], "name one folder"),
         (["a", "--steps", "8", "--context", "8"], "between 1 and --steps - 1 = 7, got 8"),
         (["a", "--steps", "1"], "between 1 and --steps - 1 = 0, got 1"),

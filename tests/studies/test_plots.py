@@ -85,7 +85,28 @@ def test_what_cannot_be_drawn_is_named(tmp_path: Path, refused: Callable[..., st
     (run / "config.yaml").unlink()
     assert "config.yaml: the configuration saved with a run" in said(run)
     (run / "metrics.jsonl").write_text("{")
-    assert "metrics.jsonl is neither a folder of runs nor a compare.json" in said(run / "metrics.jsonl")
+    assert "metrics.jsonl, line 1, column 2: no JSON" in said(run / "metrics.jsonl")
     (run / "old.json").write_text('{"task": "t", "results": {}}')
     assert "old.json is not a compare.json with the curves of single runs" in said(run / "old.json")
     assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.faults("output that cannot be written")
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("folder", "is there and no file"),
+        ("curves.xyz", "must end in one of"),
+        ("/proc/curves.png", "cannot be written"),
+        ("file/curves.png", "cannot be written"),
+        (f"{'a' * 300}.png", "a name of more than 255 bytes"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_said_before_the_work(
+    out: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").touch()
+    assert said in refused("plot", "folder", "--out", out)
+    assert said in refused("bench", "--what", "imagination", "--configs", "debug", "--picture", out)

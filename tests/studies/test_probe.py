@@ -86,7 +86,7 @@ def test_what_cannot_be_compared_is_named(train: Train, refused: Callable[..., s
     mistakes = {
         "runs of one task, got runs of memory_chain:n=5, tmaze": [rssm, other],
         "2 environments of 8 steps are too few for a readout of": [s4wm, "--envs", "2", "--steps", "8"],
-        "no run in nowhere": ["nowhere"],
+        "nowhere: expected": ["nowhere"],
     }
     for message, words in mistakes.items():
         assert message in refused("probe", *words)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,22 @@ def test_finished_is_what_its_result_says(tmp_path: Path) -> None:
     assert run.finished()
 
 
-def test_termination_stops_the_runs(tmp_path: Path) -> None:
-    """SIGTERM reaches the runs, which save."""
+def test_a_failure_shows_what_it_was_and_what_went_before_stays(tmp_path: Path) -> None:
+    """The first line of a refusal stands above the command; logs of earlier tries are kept."""
+    (run,) = runs(tmp_path, "fail", 1)
+    words = [sys.executable, "-c", "import sys; print('run.py: no such task', file=sys.stderr); sys.exit(2)"]
+    refused = replace(run, command=words)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="exit code 2.*\nrun.py: no such task\ncommand: ") as caught:
+            run_all([refused], 1, tmp_path / "logs")
+        assert str(caught.value).count("no such task") == 3  # above, in the command, and in the log's end
+    assert (tmp_path / "logs" / "s4wm-seed0.stderr").read_text().count("no such task") == 2
+
+
+@pytest.mark.faults("comparison killed, or begun twice")
+@pytest.mark.parametrize(("number", "ended"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_the_end_of_a_comparison_ends_its_runs(number: int, ended: int, tmp_path: Path) -> None:
+    """They save, also where it could not tell them."""
     code = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
         "from pathlib import Path\n"
@@ -72,8 +87,11 @@ def test_termination_stops_the_runs(tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while not ready.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 143
+        process.send_signal(number)
+        assert process.wait(30) == ended
     finally:
         process.kill()
-    assert (tmp_path / "s4wm" / "seed0" / "saved").exists()
+    saved = tmp_path / "s4wm" / "seed0" / "saved"
+    while not saved.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert saved.exists()

@@ -1,18 +1,24 @@
 """A checkpoint is complete or skipped with a reason, whatever happened to its files."""
 
 import errno
+import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import configs
 from agent.run import checkpoint
+from replay.files import fingerprint
 
 FILES = ("agent.pt", "replay.npz", "loop.json", "manifest.json")
 
@@ -232,7 +238,7 @@ def test_another_format_stops(tmp_path: Path) -> None:
     manifest["crc32"] = checkpoint._manifest_checksum(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
-        ValueError, match=f"has format 99, this version of the code reads format {checkpoint.FORMAT}"
+        configs.Mistake, match=f"has format 99, this version of the code reads format {checkpoint.FORMAT}"
     ):
         checkpoint.load_newest(tmp_path)
 
@@ -305,3 +311,119 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path) -> None:
     assert "the ones before are intact" in result.stdout and "replay.npz" in result.stdout
     assert names(tmp_path) == ["000000000001"]
     assert checkpoint.load_newest(tmp_path).step == 1
+
+
+def forge(folder: Path, name: str, content: bytes) -> None:
+    """Give a file of a checkpoint other contents, and the manifest the right checksums."""
+    (folder / name).write_bytes(content)
+    rewrite(folder, lambda manifest: manifest["files"].update({name: fingerprint(folder / name)}))
+
+
+def rewrite(folder: Path, change: Callable[[dict], object]) -> None:
+    """Change a manifest, and give it the right checksum."""
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    change(manifest)
+    manifest["crc32"] = checkpoint._manifest_checksum(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def packed(state: object) -> bytes:
+    """What torch makes of a state."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def array(shape: str, **options: bool) -> bytes:
+    """An .npz whose one array claims to be larger than it is."""
+    head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    content = np.lib.format.magic(1, 0) + len(head).to_bytes(2, "little") + head + bytes(64)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("rows/x.npy", content)
+    return file.getvalue()
+
+
+FORGED: dict[str, Callable[[Path], object]] = {
+    "loop null": lambda folder: forge(folder, "loop.json", b"null"),
+    "loop of brackets": lambda folder: forge(folder, "loop.json", b"[" * 20_000),
+    "agent without end": lambda folder: forge(
+        folder, "agent.pt", packed({"x": torch.zeros(1).expand(10**12)})
+    ),
+    "agent not finite": lambda folder: forge(folder, "agent.pt", packed({"x": torch.tensor([torch.nan])})),
+    "agent of text": lambda folder: forge(folder, "agent.pt", b"PK and more"),
+    "replay of terabytes": lambda folder: forge(folder, "replay.npz", array("(1000000000000,)")),
+    "replay of text": lambda folder: forge(folder, "replay.npz", b"PK and more"),
+    "manifest without files": lambda folder: rewrite(folder, lambda found: found.pop("files")),
+    "manifest without identity": lambda folder: rewrite(folder, lambda found: found.pop("identity")),
+    "step of text": lambda folder: rewrite(folder, lambda found: found.update(step="2")),
+    "size of text": lambda folder: rewrite(folder, lambda found: found["files"]["agent.pt"].update(size="x")),
+    "files in a list": lambda folder: rewrite(folder, lambda found: found.update(files=["agent.pt"])),
+    "chunk elsewhere": lambda folder: rewrite(folder, lambda found: found["chunks"].update({"../x": {}})),
+}
+
+
+@pytest.mark.faults("wrong content under right checksums")
+@pytest.mark.parametrize("harm", FORGED)
+def test_contents_are_checked_though_checksums_are_right(tmp_path: Path, harm: str) -> None:
+    """The one before is taken; if there is none the caller must not start anew over it."""
+    folder, messages = damaged(tmp_path)
+    FORGED[harm](folder)
+    assert checkpoint.load_newest(tmp_path, report=messages.append).step == 1
+    assert len(messages) == 1 and str(folder) in messages[0]
+    shutil.rmtree(tmp_path / "checkpoints" / "000000000001")
+    with pytest.raises(configs.Mistake, match="none of the checkpoints in .* can go on from"):
+        checkpoint.load_newest(tmp_path, report=messages.append)
+
+
+@pytest.mark.faults("wrong content under right checksums")
+def test_what_cannot_be_taken_over_is_skipped(tmp_path: Path) -> None:
+    messages: list[str] = []
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=3)
+    tried = []
+
+    def accept(found: checkpoint.Checkpoint) -> None:
+        tried.append(found.step)
+        if found.step > 1:
+            raise KeyError("model")
+
+    assert checkpoint.load_newest(tmp_path, report=messages.append, accept=accept).step == 1
+    assert tried == [3, 2, 1] and "it cannot be taken over: 'model'" in messages[0]
+
+
+@pytest.mark.faults("checkpoints of another run")
+def test_a_checkpoint_of_another_run_is_skipped_and_not_removed(tmp_path: Path) -> None:
+    ours, messages = {"run": "a", "configuration": "b", "spaces": "c"}, []
+    checkpoint.save(tmp_path, 1, *states(1), identity=ours)
+    checkpoint.save(tmp_path, 2, *states(2), identity=ours | {"run": "z"})
+    assert checkpoint.newest_identity(tmp_path)["run"] == "z"
+    found = checkpoint.load_newest(tmp_path, report=messages.append, identity=ours)
+    assert found.step == 1 and "it is of another run: its run is z, here a" in messages[0]
+    assert checkpoint.load_newest(tmp_path).step == 2  # nothing was asked
+    assert checkpoint.load_newest(tmp_path, identity={"spaces": "c"}).step == 2
+    checkpoint.save(tmp_path, 1, *states(1), identity=ours)
+    assert names(tmp_path) == ["000000000001"]
+    assert (tmp_path / "aside-1" / "000000000002" / "agent.pt").is_file()
+    with pytest.raises(configs.Mistake, match="its spaces is c, here d"):
+        checkpoint.load_newest(tmp_path, report=messages.append, identity={"spaces": "d"})
+
+
+@pytest.mark.faults("link in a folder of ours")
+def test_a_checkpoint_that_is_a_link_is_pruned_alone(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    elsewhere = tmp_path / "elsewhere"
+    folder = tmp_path / "checkpoints" / "000000000001"
+    os.replace(folder, elsewhere)
+    folder.symlink_to(elsewhere)
+    assert checkpoint.load_newest(tmp_path).step == 1
+    for step in (2, 3):
+        save(tmp_path, step)
+    assert names(tmp_path) == ["000000000002", "000000000003"] and len(list(elsewhere.iterdir())) == 4
+
+
+@pytest.mark.faults("run folder moved, removed or replaced")
+def test_the_run_folder_is_not_made_again(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / "gone", 1)
+    assert list(tmp_path.iterdir()) == []

@@ -67,7 +67,7 @@ def test_resume_removes_what_was_lost(tmp_path: Path, capsys: pytest.CaptureFixt
     log.add(25, {"x": 25.0})
     log.close()
     assert [line["step"] for line in lines(tmp_path)] == [10, 20, 25]
-    assert "removed 3 lines of metrics.jsonl that are newer than step 20" in capsys.readouterr().err
+    assert "removed 3 lines of metrics.jsonl, newer than step 20 or damaged" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob(".*")] == []
     found = events(tmp_path)
     assert [event.step for event in found if event.HasField("session_log")] == [21]

@@ -95,7 +95,7 @@ def test_evaluating_the_checkpoint_gives_the_last_evaluation(
     again = evaluate(house.saved(logdir), episodes=4, seed=house.config.seed)
     assert again.pop("step") == result["steps"]
     assert again == {key: result[key] for key in again}
-    with pytest.raises(ValueError, match="no checkpoint in .*; train first"):
+    with pytest.raises(ValueError, match="no checkpoint in .* can be loaded: train"):
         evaluate(house.saved(tmp_path), episodes=4, seed=0)
 
 
@@ -379,6 +379,131 @@ def test_environments_that_start_anew_end_their_episodes(
     assert not rows["rows/action"][cut].any()
     logged = [line["env/restarts"] for line in metrics_of(tmp_path) if "env/restarts" in line]
     assert logged == [1, 2]
+
+
+@pytest.mark.faults("environment raises, in one process")
+@pytest.mark.parametrize("call", [3, 40])
+def test_an_environment_that_raises_costs_nothing(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is saved first; the next start begins new episodes where it was."""
+    step, calls = Cues.step, []
+
+    def failing(self: Cues, action: np.ndarray) -> Rows:
+        calls.append(self.index[0] < EVALUATION_ENVS)
+        if calls[-1] and sum(calls) == call:
+            raise KeyError("door")
+        return step(self, action)
+
+    monkeypatch.setattr(Cues, "step", failing)
+    first = House(configure(steps=150, eval__every=0), waits=lambda index: 3 + index)
+    with pytest.raises(KeyError, match="door") as caught:
+        first.train(tmp_path)
+    saved = checkpoint.load_newest(tmp_path)
+    assert saved is not None and saved.step == first.envs[0].taken
+    assert f"All is saved at step {saved.step:,}" in caught.value.__notes__[-1]
+    assert first.envs[0].closed
+    second = House(configure(steps=150, eval__every=0), waits=lambda index: 3 + index)
+    assert second.train(tmp_path)["steps"] >= 150
+    assert second.envs[0].taken == second.train(tmp_path)["steps"] - saved.step
+    rows = {key: np.asarray(value) for key, value in second.replay.state_dict().items()}
+    np.testing.assert_array_equal(rows["rows/is_first"][:, 1:], rows["rows/is_last"][:, :-1])
+
+
+@pytest.mark.faults("environment raises, in one process")
+def test_what_fails_in_an_update_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the parameters would be new; the checkpoint before stays."""
+    update = Agent.update
+
+    def failing(agent: Agent, batch: Rows) -> State:
+        if agent.updates == 5:
+            raise RuntimeError("out of memory")
+        return update(agent, batch)
+
+    monkeypatch.setattr(Agent, "update", failing)
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        House(configure(checkpoint__every=70, steps=200), waits=lambda index: 1).train(tmp_path)
+    assert "in an update" in caught.value.__notes__[-1]
+    saved = checkpoint.load_newest(tmp_path)
+    assert saved is not None and saved.agent_state["updates"] < 5
+
+
+@pytest.mark.faults("evaluation, picture or close fails")
+def test_what_is_extra_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation and pictures that fail are said; so is what cannot be closed, and the result is there."""
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("broken")
+
+    reset, resets = Cues.reset, []
+
+    def once(self: Cues, **options: Any) -> Rows:
+        if self.index[0] >= EVALUATION_ENVS and not resets:
+            resets.append(1)
+            fails()
+        return reset(self, **options)
+
+    monkeypatch.setattr(Cues, "reset", once)
+    monkeypatch.setattr(Cues, "close", fails)
+    monkeypatch.setattr("agent.run.reports.open_loop", fails)
+    house = House(configure(log__pictures=60), waits=lambda index: 1)
+    with pytest.warns(UserWarning, match="closing the environments failed"):
+        result = house.train(tmp_path)
+    said = capsys.readouterr().err
+    assert (
+        said.count("an evaluation failed at step 5") == 1
+        and "at step 102" not in said
+        and "drawing pictures failed at step" in said
+    )
+    assert "RuntimeError('broken')" in said
+    assert json.loads((tmp_path / "result.json").read_text()) == result and result["steps"] >= 150
+
+
+@pytest.mark.faults("evaluation, picture or close fails")
+def test_a_last_evaluation_that_fails_is_played_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no result without it: all is saved, the error is raised, the same command evaluates."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("agent.run.loop.run_episodes", broken)
+        with pytest.raises(RuntimeError, match="broken"):
+            House(configure(eval__every=0), waits=lambda index: 1).train(tmp_path)
+    again = House(configure(eval__every=0), waits=lambda index: 1)
+    assert again.train(tmp_path)["steps"] >= 150 and again.envs[0].taken == 0
+
+
+def test_a_signal_is_looked_at_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are left are made up for when the run goes on, bit for bit."""
+    house = House(configure(train_ratio=64.0, steps=90, eval__every=0), waits=lambda index: 1)
+    monkeypatch.setattr(
+        house,
+        "make_envs",
+        lambda count, seed, first: envs.make_vector("memory_chain:n=5", count, seed, first_index=first),
+    )
+    house.train(tmp_path / "whole")
+    update = Agent.update
+
+    def spy(agent: Agent, batch: Rows) -> State:
+        if agent.updates == 20:
+            os.kill(os.getpid(), signal.SIGHUP)
+        return update(agent, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Agent, "update", spy)
+        with pytest.raises(Stopped, match="stopped by SIGHUP"):
+            house.train(tmp_path / "cut")
+    saved = checkpoint.load_newest(tmp_path / "cut")
+    assert saved.agent_state["updates"] == 21 and saved.loop_state["credit"] >= 1
+    house.train(tmp_path / "cut")
+    ends = [checkpoint.load_newest(tmp_path / name) for name in ("whole", "cut")]
+    assert ends[0].step == ends[1].step and same(ends[0].agent_state, ends[1].agent_state)
+    np.testing.assert_array_equal(ends[0].replay_state["rows/action"], ends[1].replay_state["rows/action"])
 
 
 @pytest.mark.faults("parameters, loss or gradient not finite")
