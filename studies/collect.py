@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsFloat
 
@@ -27,6 +28,7 @@ import configs
 import envs
 from configs.command_line import Parser, Work, add_seed, count
 from configs.files import read_json
+from envs import guard
 from envs.episodes import episode_seed
 from replay import chunk
 from replay.files import publish, writable
@@ -260,13 +262,16 @@ class _Player:
     """An environment and a policy that play numbered episodes into a folder."""
 
     def __init__(self, folder: Path, planned: Mapping[str, Any]) -> None:
-        self.folder, self.env = folder, envs.make(planned["task"], planned["seed"])
+        self.folder, self.task = folder, planned["task"]
+        self.env = envs.make(self.task, planned["seed"])
         self.close = self.env.close
         ours: dict[str, Policy] = {"scripted": scripted, "random": partial(random, seed=planned["seed"])}
         self.policy = ours.get(planned["policy"]) or trained(planned["policy"])
 
     def __call__(self, episode: int) -> int:
-        chunk.write(chunk.path_of(self.folder, episode), play(self.env, self.policy, episode))
+        with guard.Contained(f"An environment of task {self.task!r}"):
+            rows = play(self.env, self.policy, episode)
+        chunk.write(chunk.path_of(self.folder, episode), rows)
         return episode
 
 
@@ -276,6 +281,7 @@ _player: _Player | None = None  # of this process, if it is a worker
 def _start_worker(folder: Path, planned: Mapping[str, Any]) -> None:
     global _player
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when to stop
+    Finalize(None, guard.end_within, (1.0, 0), exitpriority=0)  # also with threads of an environment's
     _player = _Player(folder, planned)
 
 
