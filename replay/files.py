@@ -99,13 +99,20 @@ def writable(path: str | Path, suffixes: Iterable[str] = (), folder: bool = Fals
     return path
 
 
-def append(path: Path) -> TextIO:
-    """Open a text file of ours to append to; a link, which a stranger may have put there, is an OSError."""
+def append(path: Path, lines: bool = True) -> TextIO:
+    """Open a text file of ours to append to; a link, which a stranger may have put there, is an OSError.
+
+    With `lines`, what is written begins a line of its own, though the last one was cut.
+    """
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
-    return open(path, "a+", encoding="utf-8", opener=opener)
+    file = open(path, "a+", encoding="utf-8", opener=opener)  # noqa: SIM115 (the caller closes it)
+    size = os.fstat(file.fileno()).st_size
+    if lines and size and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        file.write("\n")
+    return file
 
 
 def put_aside(paths: Iterable[Path], folder: Path) -> Path:

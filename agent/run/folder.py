@@ -155,7 +155,7 @@ class RunFolder:
         path = self.path / ".lock"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = append(path)
+            lock = append(path, lines=False)
         except OSError as error:
             raise configs.Mistake(
                 f"{self} cannot be written ({error.strerror}: {error.filename}); give another --logdir."
@@ -222,11 +222,8 @@ class RunFolder:
             "commit": commit(),
             "hardware": hardware(),
         } | ({"changed": list(changed)} if changed else {})
-        path = self.path / "sessions.jsonl"
-        with append(path) as file:
-            size = path.stat().st_size
-            cut = size and os.pread(file.fileno(), 1, size - 1) != b"\n"  # the line before
-            file.write("\n" * bool(cut) + json.dumps(session) + "\n")
+        with append(self.path / "sessions.jsonl") as file:
+            file.write(json.dumps(session) + "\n")
 
     def _run(self) -> str | None:
         """The word that names this run; None before its first session."""

@@ -141,7 +141,10 @@ def test_nothing_is_appended_through_a_link(tmp_path: Path) -> None:
     for text in ("a", "b"):
         with append(tmp_path / "own") as file:
             file.write(text)
-    assert (tmp_path / "own").read_text() == "ab"
+    assert (tmp_path / "own").read_text() == "a\nb"
+    with append(tmp_path / "own", lines=False) as file:
+        file.write("c")
+    assert (tmp_path / "own").read_text() == "a\nbc"
 
 
 def test_nothing_that_was_put_aside_is_overwritten(tmp_path: Path) -> None:
