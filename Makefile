@@ -1,6 +1,6 @@
 # make run    create .venv, install the pinned dependencies, train the default agent on the default task
 # make test   the same set-up with the tools and all optional environments, then all tests
-# make faults the same set-up, then every fault a run is meant to survive, and a table of what became of it (20 minutes)
+# make faults the same set-up, then every fault a run is meant to survive, and a table of what became of it (half an hour)
 # make check  formatting, lint, types, spelling, tests: what a change must pass
 # make lint   the same without the tests
 

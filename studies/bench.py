@@ -69,7 +69,8 @@ def prepare(args: argparse.Namespace) -> Work:
     measure = MEASURES[args.what]
     if args.picture and not measure.draw:
         raise ValueError(f"--picture draws time and memory against length; {args.what} has neither.")
-    out = args.picture and writable(args.picture, SUFFIXES)
+    if args.picture:
+        writable(args.picture, SUFFIXES)
     overrides = dict(args.overrides)
     task = overrides.pop("task", None)
     names = args.backbones or [
@@ -99,8 +100,8 @@ def prepare(args: argparse.Namespace) -> Work:
             tables.text(result["rows"], measure.columns),
             measure.note(result),
         ]
-        if out and measure.draw:
-            lines.append(str(measure.draw(result, out)))
+        if args.picture and measure.draw:
+            lines.append(str(measure.draw(result, args.picture)))
         return result, "\n".join(filter(None, lines))
 
     return work

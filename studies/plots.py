@@ -40,11 +40,11 @@ def arguments(parser: Parser) -> None:
 
 def prepare(args: argparse.Namespace) -> Work:
     """See `gather` and `draw`."""
-    out = writable(args.out, SUFFIXES)
+    writable(args.out, SUFFIXES)
     groups, optima = gather(args.logdirs)
 
     def work() -> tuple[dict[str, Any], str]:
-        path = str(draw(groups, out, optima))
+        path = str(draw(groups, args.out, optima))
         return {"out": path}, path
 
     return work

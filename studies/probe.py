@@ -40,7 +40,8 @@ def arguments(parser: Parser) -> None:
 
 def prepare(args: argparse.Namespace) -> Work:
     """See `probe`."""
-    out = args.out and writable(args.out, SUFFIXES)
+    if args.out:
+        writable(args.out, SUFFIXES)
     runs = [SavedRun.of(path, args.device) for path in args.runs]
     tasks = sorted({run.config.task for run in runs})
     if len(tasks) > 1:
@@ -51,8 +52,8 @@ def prepare(args: argparse.Namespace) -> Work:
     def work() -> tuple[dict[str, Any], str]:
         result = probe(runs, args.steps, envs, args.seed)
         text = table(result)
-        if out:
-            text += f"\n{draw(result, out)}"
+        if args.out:
+            text += f"\n{draw(result, args.out)}"
         return result, text
 
     return work
