@@ -5,6 +5,7 @@ import re
 import resource
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,15 @@ def writer(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Writer
     return tmp_path / name, write
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """Let no file grow beyond 4 kB."""
+    """Let no file of this process grow beyond 4 kB; only in here, since pytest may print to a longer one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_file_is_the_new_one_alone(writer: tuple[Path, Writer]) -> None:
@@ -50,14 +53,13 @@ def test_a_file_is_the_new_one_alone(writer: tuple[Path, Writer]) -> None:
 
 
 @pytest.mark.faults("disk full")
-@pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("old", [True, False])
 def test_a_full_disk_leaves_what_was_there(writer: tuple[Path, Writer], old: bool) -> None:
     path, write = writer
     if old:
         path.write_text("old")
     with pytest.raises(OSError, match=r"writing a file failed \(File too large\)") as caught:  # noqa: SIM117
-        with atomic(path, "a file") as temporary:
+        with full_disk(), atomic(path, "a file") as temporary:
             write(temporary)
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
     assert [found.read_text() for found in path.parent.iterdir()] == ["old"] * old
