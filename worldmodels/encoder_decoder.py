@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodels.heads import symexp, symlog
-from worldmodels.nets import MLP, RMSNorm, linear
+from worldmodels.nets import MLP, linear
 
 Batch = dict[str, Tensor]
 
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         parts = []
         for key, cnn in zip(self.images, self.cnns, strict=True):
             image = obs[key]
-            flat = image.flatten(0, -4).movedim(-1, 1).float() / 255 - 0.5
+            flat = image.flatten(0, -4).float() / 255 - 0.5
             parts.append(cnn(flat).unflatten(0, image.shape[:-3]))
         if self.mlp is not None:
             parts.append(self.mlp(symlog(torch.cat([obs[key] for key in self.vectors], -1))))
@@ -93,8 +93,7 @@ class Decoder(nn.Module):
         """Images `[..., H, W, C]` in [0, 1], vectors `[..., d]` in symlog space; logits of one-hot codes."""
         predicted: Batch = {}
         for key, cnn in zip(self.images, self.cnns, strict=True):
-            image = cnn(feature.flatten(0, -2)).movedim(1, -1)
-            predicted[key] = image.unflatten(0, feature.shape[:-1])
+            predicted[key] = cnn(feature.flatten(0, -2)).unflatten(0, feature.shape[:-1])
         if self.mlp is not None:
             parts = self.mlp(feature).float().split(list(self.vectors.values()), -1)
             predicted |= zip(self.vectors, parts, strict=True)
@@ -137,7 +136,7 @@ def _size(space: gymnasium.Space) -> int:
 
 
 class ConvEncoder(nn.Module):
-    """Image `[B, C, H, W]` -> `[B, output_size]`: stride-2 convolutions until both sides are at most 6.
+    """Images `[B, H, W, C]` -> `[B, output_size]`: stride-2 convolutions until both sides are at most 6.
 
     Each one maps a side n to ceil(n / 2) (64 -> 4, 84 -> 6, 40 -> 5); channels are depth * (1, 2, 4, 4, ...).
     """
@@ -149,8 +148,7 @@ class ConvEncoder(nn.Module):
         sizes = halvings(height, width)
         for number, (kernel, stride) in enumerate([(5, 2)] * (len(sizes) - 1) or [(3, 1)]):
             outputs = depth * min(2**number, 4)
-            conv = nn.Conv2d(channels, outputs, kernel, stride, kernel // 2)
-            layers += [conv, ChannelNorm(outputs), nn.SiLU()]
+            layers += [Conv(channels, outputs, kernel, stride), PixelNorm(outputs), nn.SiLU()]
             channels = outputs
         self.layers = nn.Sequential(*layers)
         self.output_size = channels * math.prod(sizes[-1])
@@ -160,45 +158,78 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Feature `[B, inputs]` -> image means `[B, C, H, W]`: the encoder's sizes in reverse.
+    """Feature `[B, inputs]` -> image means `[B, H, W, C]` in [0, 1]: the encoder's sizes in reverse.
 
-    Each stage doubles by nearest neighbour, crops to the encoder's size at that depth and convolves.
+    Each stage doubles, crops to the encoder's size at that depth and convolves: see `DoublingConv`.
     """
 
     def __init__(self, inputs: int, shape: Sequence[int], depth: int) -> None:
         super().__init__()
         height, width, channels = shape
-        self.sizes = halvings(height, width)[::-1]
-        stages = len(self.sizes) - 1
+        sizes = halvings(height, width)[::-1]
+        stages = len(sizes) - 1
         depths = [depth * min(2**number, 4) for number in range(max(stages, 1))][::-1]
-        self.start = (depths[0], *self.sizes[0])
+        self.start = (*sizes[0], depths[0])
         self.project = linear(inputs, math.prod(self.start))
-        self.first = nn.Sequential(ChannelNorm(depths[0]), nn.SiLU())
-        self.layers = nn.ModuleList()
+        layers: list[nn.Module] = []
         for number, outputs in enumerate([*depths[1:], channels][:stages]):
-            conv = nn.Conv2d(depths[number], outputs, 5, 1, 2)
-            last = number == stages - 1
-            self.layers.append(conv if last else nn.Sequential(conv, ChannelNorm(outputs), nn.SiLU()))
-        self.single = nn.Conv2d(depths[0], channels, 3, 1, 1) if not stages else None
+            layers += [PixelNorm(depths[number]), nn.SiLU()]
+            layers.append(DoublingConv(depths[number], outputs, sizes[number + 1]))
+        if not stages:
+            layers += [PixelNorm(depths[0]), nn.SiLU(), Conv(depths[0], channels, 3, 1)]
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, feature: Tensor) -> Tensor:
-        x = self.first(self.project(feature).unflatten(-1, self.start))
-        for (height, width), layer in zip(self.sizes[1:], self.layers, strict=True):
-            x = layer(F.interpolate(x, scale_factor=2)[..., :height, :width])
-        if self.single is not None:
-            x = self.single(x)
-        return torch.sigmoid(x.float())
+        return torch.sigmoid(self.layers(self.project(feature).unflatten(-1, self.start)).float())
 
 
-class ChannelNorm(nn.Module):
-    """RMS norm over the channels of `[B, C, H, W]`."""
+class Conv(nn.Conv2d):
+    """Convolution of `[B, H, W, C]`, zeros around it; with channels last, norms need not move them."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = RMSNorm(channels)
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__(inputs, outputs, kernel, stride, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return super().forward(x.movedim(-1, 1)).movedim(1, -1)
+
+
+class DoublingConv(Conv):
+    """`[B, H, W, C]` doubled by nearest neighbour, cropped to `size`, and convolved with 5 x 5 weights.
+
+    At the low resolution: of the five taps around an output row 2 i + p, tap k falls on the copy of input row
+    i + floor((p + k) / 2), one of three. So the output's pixels of each parity (p, q) are a 3 x 3 convolution
+    of the input, whose weights are sums of the 5 x 5 ones: 36 products for each input pixel instead of 100.
+    """
+
+    taps: Tensor
+
+    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
+        super().__init__(inputs, outputs, 5, 1)
+        self.size = size
+        taps = torch.zeros(2, 3, 5)
+        for parity in range(2):
+            for tap in range(-2, 3):
+                taps[parity, 1 + (parity + tap) // 2, 2 + tap] = 1
+        self.register_buffer("taps", taps, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, ceil(size / 2), C]` -> `[B, size, outputs]`, both sides of size."""
+        height, width = x.shape[1:3]
+        if self.size != (2 * height, 2 * width):  # other sums at the border, where a copy is cut off
+            doubled = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
+            return super().forward(doubled[:, : self.size[0], : self.size[1]])
+        weight = torch.einsum("oikl,prk,qsl->pqoirs", self.weight, self.taps, self.taps)
+        assert self.bias is not None
+        parities = F.conv2d(x.movedim(-1, 1), weight.flatten(0, 2), self.bias.repeat(4), padding=1)
+        pixels = parities.movedim(1, -1).unflatten(-1, (2, 2, -1))  # [B, H, W, p, q, outputs]
+        return pixels.transpose(2, 3).reshape(len(x), *self.size, -1)
+
+
+class PixelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel of `[B, H, W, C]`, in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(x.dtype)
 
 
 def halvings(height: int, width: int, smallest: int = 6) -> list[tuple[int, int]]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from worldmodels.encoder_decoder import Batch, Decoder
 
 WAVES = 8
+CANDIDATES = 4
+"""Steps whose weight is measured, for each pair that is drawn."""
 
 
 class Recall(nn.Module):
@@ -30,7 +32,7 @@ class Recall(nn.Module):
     Args:
         feature_size: F.
         space: observation space.
-        positions: how many pairs (s, t) of a batch are drawn.
+        positions: how many pairs (s, t) of a batch are drawn, from `CANDIDATES` times as many steps s.
         decoder: options of the decoder.
     """
 
@@ -63,13 +65,30 @@ class Recall(nn.Module):
 
 
 @torch.no_grad()
-def excess_loss(of_prior: Batch, of_posterior: Batch) -> Tensor:
+def excess_loss(decoder: Decoder, prior: Tensor, of_posterior: Batch, obs: Batch, most: int) -> Tensor:
     """How much worse observations are decoded from a sample of the prior than of the posterior, `[B, T]`.
 
-    Of losses `[B, T]` by key. For a model that codes sparingly the KL measures the same, but below the free
-    nats it counts noise as well.
+    For a model that codes sparingly the KL measures the same, but below the free nats it counts noise as
+    well. Of more than `most` steps, so many are drawn and measured, as decoding pictures is dear; the rest
+    are 0.
+
+    Args:
+        decoder: the model's own.
+        prior: `[B, T, F]`, features with a latent drawn from the prior.
+        of_posterior: the decoder's losses `[B, T]` by key.
+        obs: `[B, T, ...]`.
+        most: how many steps to measure.
     """
-    return functools.reduce(torch.add, [of_prior[key] - loss for key, loss in of_posterior.items()])
+    rows, steps = prior.shape[:2]
+    count, device = rows * steps, prior.device
+    drawn = torch.arange(count, device=device)
+    if count > most:
+        drawn = torch.randperm(count, device=device)[:most]
+    shown = {key: value.flatten(0, 1)[drawn] for key, value in obs.items()}
+    of_prior = decoder.losses(prior.flatten(0, 1)[drawn], shown)
+    excess = [of_prior[key] - loss.flatten()[drawn] for key, loss in of_posterior.items()]
+    measured = functools.reduce(torch.add, excess)
+    return measured.new_zeros(count).index_put((drawn,), measured).unflatten(0, (rows, steps))
 
 
 def steps_left(is_first: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from worldmodels.encoder_decoder import Batch, Decoder, Encoder, observations
 from worldmodels.heads import BernoulliHead, TwoHotHead
 from worldmodels.metrics import Counted
 from worldmodels.nets import linear
-from worldmodels.recall import Recall, excess_loss
+from worldmodels.recall import CANDIDATES, Recall, excess_loss
 
 
 class WorldModel(nn.Module):
@@ -89,8 +89,9 @@ class WorldModel(nn.Module):
         # Recall, above all of what the prior did not foresee
         if self.recall is not None:
             with torch.no_grad():
-                of_prior = self.decoder.losses(self.backbone.prior_features(rollout), obs)
-            weight = excess_loss(of_prior, reconstruction)
+                prior = self.backbone.prior_features(rollout)
+            most = CANDIDATES * self.recall.positions
+            weight = excess_loss(self.decoder, prior, reconstruction, obs, most)
             losses["recall"] = self.recall_scale * self.recall(rollout.features, weight, is_first, obs)
 
         # Their sum, and metrics

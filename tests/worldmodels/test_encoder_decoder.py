@@ -7,7 +7,15 @@ from gymnasium import spaces
 
 from envs.spaces import OneHot
 from tests.worldmodels.spaces import SPACES, observations
-from worldmodels.encoder_decoder import ConvDecoder, ConvEncoder, Decoder, Encoder, halvings, is_image
+from worldmodels.encoder_decoder import (
+    ConvDecoder,
+    ConvEncoder,
+    Decoder,
+    DoublingConv,
+    Encoder,
+    halvings,
+    is_image,
+)
 from worldmodels.heads import symlog
 
 SHAPES = [(64, 64, 3), (40, 40, 3), (84, 84, 1), (7, 7, 3), (64, 20, 3), (9, 33, 1), (5, 5, 3), (1, 8, 2)]
@@ -90,12 +98,11 @@ def test_steps_are_encoded_alike_one_by_one(space: spaces.Dict) -> None:
 def test_a_picture_goes_in_and_comes_out(shape: tuple[int, int, int]) -> None:
     """The encoder's output has the size it says; the decoder gives the picture's size, in [0, 1]."""
     torch.manual_seed(0)
-    height, width, channels = shape
     encoder, decoder = ConvEncoder(shape, depth=2), ConvDecoder(11, shape, depth=2)
-    code = encoder(torch.rand(3, channels, height, width))
+    code = encoder(torch.rand(3, *shape))
     assert code.shape == (3, encoder.output_size)
     picture = decoder(torch.randn(3, 11))
-    assert picture.shape == (3, channels, height, width)
+    assert picture.shape == (3, *shape)
     assert picture.min() >= 0 and picture.max() <= 1
     (code.square().sum() + picture.square().sum()).backward()
     for network in (encoder, decoder):
@@ -106,20 +113,39 @@ def test_a_picture_goes_in_and_comes_out(shape: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize("shape", [(64, 64, 3), (7, 7, 3), (5, 5, 3), (64, 20, 1)])
 def test_every_pixel_is_seen_and_can_be_drawn(shape: tuple[int, int, int]) -> None:
     torch.manual_seed(0)
-    height, width, channels = shape
-    picture = torch.rand(1, channels, height, width, requires_grad=True)
+    picture = torch.rand(1, *shape, requires_grad=True)
     ConvEncoder(shape, depth=2)(picture).square().sum().backward()
-    assert picture.grad is not None and bool(picture.grad.any(1).all())
+    assert picture.grad is not None and bool(picture.grad.any(-1).all())
     decoder = ConvDecoder(8, shape, depth=2)
     deviation = decoder(torch.randn(16, 8)).std(0)
     assert bool((deviation > 0).all())
 
 
+@pytest.mark.parametrize("size", [(10, 8), (1, 2), (9, 8), (10, 7), (5, 5)], ids=str)
+def test_doubling_is_that_of_nearest_neighbours(size: tuple[int, int]) -> None:
+    """And the convolution after it that of 5 x 5 weights with zeros around, gradients included."""
+    torch.manual_seed(0)
+    conv = DoublingConv(3, 7, size).double()
+    x = torch.randn(2, -(-size[0] // 2), -(-size[1] // 2), 3, dtype=torch.float64, requires_grad=True)
+    doubled = F.interpolate(x.movedim(-1, 1), scale_factor=2)[..., : size[0], : size[1]]
+    expected = F.conv2d(doubled, conv.weight, conv.bias, padding=2).movedim(1, -1)
+    found = conv(x)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(found)
+    inputs = [x, conv.weight, conv.bias]
+    for ours, plain in zip(
+        torch.autograd.grad((found * weight).sum(), inputs),
+        torch.autograd.grad((expected * weight).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, plain)
+
+
 def test_a_decoder_learns_a_picture() -> None:
     torch.manual_seed(0)
     decoder = ConvDecoder(2, (16, 12, 1), depth=4)
-    target = torch.zeros(2, 1, 16, 12)
-    target[0, :, :8], target[1, :, :, 6:] = 1, 1
+    target = torch.zeros(2, 16, 12, 1)
+    target[0, :8], target[1, :, 6:] = 1, 1
     optimiser = torch.optim.Adam(decoder.parameters(), 1e-2)
     for _ in range(60):
         error = (decoder(torch.eye(2)) - target).square().mean()

@@ -112,10 +112,25 @@ def test_what_the_prior_did_not_foresee_weighs() -> None:
     backbone.latent = Categorical(2, 2, unimix=0.0)
     of_prior = backbone.prior_features(Rollout(features, features, prior, prior, {}, {}))
     decoded = decoder.losses(features, obs)
-    excess = excess_loss(decoder.losses(of_prior, obs), decoded)
+    excess = excess_loss(decoder, of_prior, decoded, obs, most=4)
     other = features.detach().clone()
     other[0, 1, 2:4] = second
     expected = decoder.losses(other, obs)["vector"] - decoded["vector"]
     torch.testing.assert_close(excess, expected)
     assert not excess.requires_grad
     assert excess[0, 1].abs() > 1e-3 and not excess[0, [0, 2, 3]].any()
+
+
+def test_of_many_steps_some_are_measured() -> None:
+    """Others at each call, with the weight that they have among all; the rest have none."""
+    space = spaces.Dict(SPACES["image"])
+    torch.manual_seed(0)
+    decoder, obs = Decoder(6, space, 2, 8, 1), observations(space, 2, 8)
+    decoded = decoder.losses(torch.randn(2, 8, 6), obs)
+    prior = torch.randn(2, 8, 6)
+    whole = excess_loss(decoder, prior, decoded, obs, most=16)
+    parts = [excess_loss(decoder, prior, decoded, obs, most=5) for _ in range(40)]
+    assert all(int(part.count_nonzero()) == 5 for part in parts)
+    for part in parts:
+        torch.testing.assert_close(part, torch.where(part != 0, whole, 0))
+    assert bool((torch.stack(parts) != 0).any(0).all())
