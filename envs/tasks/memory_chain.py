@@ -54,7 +54,7 @@ class MemoryChain(VectorOrPixels):
         low = np.array([0, 0] + [-1] * bits, np.float32)
         high = np.array([1, max(1, bits - 1)] + [1] * bits, np.float32)
         super().__init__(spaces.Box(low, high), 2, observation, render_mode)
-        if self.pixels:
+        if self._pixels:
             check_whole("MemoryChain:observation=pixels", "n", n, 1, FINEST)
             check_whole("MemoryChain:observation=pixels", "bits", bits, 1, SIDE)
         edges = np.linspace(0, SIDE, bits + 1).astype(int).tolist()

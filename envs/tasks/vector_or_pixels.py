@@ -30,12 +30,13 @@ class VectorOrPixels(CheckedEnv):
     """
 
     def __init__(self, vector: spaces.Box, actions: int, observation: str, render_mode: str | None) -> None:
-        self.pixels = check_one_of(type(self).__name__, "observation", observation, OBSERVATIONS) == "pixels"
+        self.observation = check_one_of(type(self).__name__, "observation", observation, OBSERVATIONS)
+        self._pixels = self.observation == "pixels"
         picture = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
-        super().__init__(picture if self.pixels else vector, spaces.Discrete(actions), render_mode)
+        super().__init__(picture if self._pixels else vector, spaces.Discrete(actions), render_mode)
 
     def _observe(self) -> np.ndarray:
-        return self._picture() if self.pixels else self._vector()
+        return self._picture() if self._pixels else self._vector()
 
     def _vector(self) -> np.ndarray:
         raise NotImplementedError
