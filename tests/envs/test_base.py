@@ -11,7 +11,9 @@ import envs
 
 SHORT = [  # tasks whose episodes end at the first or second step
     "memory_chain:n=1",
+    "memory_chain:n=1,observation=pixels",
     "tmaze:corridor=1,limit=2",
+    "tmaze:corridor=1,limit=2,observation=pixels",
     "distracting_memory:limit=2",
     "multi_doors_keys:limit=2",
     "dmc:cartpole_balance:repeat=500",

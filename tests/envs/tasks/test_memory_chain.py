@@ -86,7 +86,7 @@ def test_render():
     env = MemoryChain(n=3, bits=2, render_mode="rgb_array")
     env.reset(seed=0)
     first = env.render()
-    assert first.shape == (64, 64, 3)
+    assert first.shape == (40, 40, 3)
     assert first.dtype == np.uint8
     env.step(0)
     env.step(0)
