@@ -73,6 +73,7 @@ def load(
     presets: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
     cuda_available: bool = False,
+    pictures: bool = False,
     directory: str | Path = DIRECTORY,
 ) -> Config:
     """Merge everything that configures one run.
@@ -82,9 +83,11 @@ def load(
             the whole of it, where there are such blocks. None: the default task.
         backbone: a block of `backbones.yaml`. None: the default backbone.
         presets: names of `sizes.yaml`. The first is the size and goes before the task's block, the others
-            after it. With none, the size is `12m` with a CUDA GPU and `small` without.
+            after it. With none, the size is `12m` with a CUDA GPU; without, `pixels` for a task with pictures
+            and `small` for others.
         overrides: dotted key -> value, or the text of one as typed on a command line.
         cuda_available: whether this machine has a CUDA GPU.
+        pictures: whether the task is observed in pictures.
         directory: where the YAML files are.
 
     Raises:
@@ -96,7 +99,7 @@ def load(
     of_backbone, of_size, of_task = (_blocks(folder, n, options) for n in ("backbones", "sizes", "tasks"))
     task = str(options["task"].default) if task is None else task
     backbone = str(options["backbone"].default) if backbone is None else backbone
-    names = list(presets) or ["12m" if cuda_available else "small"]
+    names = list(presets) or ["12m" if cuda_available else "pixels" if pictures else "small"]
     own = _choose("backbone", backbone, of_backbone)
     layers = [_choose("preset", names[0], of_size)]
     layers += [of_task[name] for name in dict.fromkeys((task.split(":")[0], task)) if name in of_task]

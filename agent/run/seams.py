@@ -18,6 +18,7 @@ import replay
 from agent.run.folder import REPOSITORY
 from agent.run.machine import choose_device
 from replay.files import Fingerprint
+from worldmodels.encoder_decoder import is_image
 
 Rows = dict[str, np.ndarray]
 Chunks = Mapping[str, Fingerprint]
@@ -161,21 +162,34 @@ def configure(
 ) -> configs.Config:
     """The configuration of one run, checked against what is installed and at hand here.
 
-    The size is 12m where a GPU is to be used, unless a preset is named. With the `saved` configuration of a
-    run that has begun, what is not named is as it was.
+    Where no preset is named, the device and the task's observations decide the size: see `configs.load`.
+    With the `saved` configuration of a run that has begun, what is not named is as it was.
 
     Raises:
         ValueError: see `configs.load`; no such task or device.
     """
     named = task, backbone, presets, overrides
     config = configs.load(*named) if saved is None else configs.resume(saved, *named)
-    check_task(config.task, config.seed, config.envs.mode)
+    space = check_task(config.task, config.seed, config.envs.mode)
     gpu = choose_device(config.device).type == "cuda"
-    return configs.load(*named, cuda_available=gpu) if saved is None else config
+    if saved is not None:
+        return config
+    pictures = not presets and not gpu and any(map(is_image, (space or _space(config)).values()))
+    return configs.load(*named, cuda_available=gpu, pictures=pictures)
 
 
-def check_task(task: str, seed: int = 0, mode: str = "sync") -> None:
+def _space(config: configs.Config) -> gymnasium.spaces.Dict:
+    """The observation space, of one environment built where the mode says."""
+    door = environments(config)(1, config.seed, 0)
+    close_quietly(f"environment of task '{config.task}'", door)
+    return door.observation_space
+
+
+def check_task(task: str, seed: int = 0, mode: str = "sync") -> gymnasium.spaces.Dict | None:
     """Build one environment; in mode 'async' only look it up, as this is not the process to build it in.
+
+    Returns:
+        the observation space, None if it was not built.
 
     Raises:
         ValueError: there is no such task, its extra is not installed, or it cannot be built; what other
@@ -184,13 +198,16 @@ def check_task(task: str, seed: int = 0, mode: str = "sync") -> None:
     try:
         if mode == "async":
             envs.check(task)
-        else:
-            close_quietly(f"environment of task '{task}'", envs.make(task, seed))
+            return None
+        env = envs.make(task, seed)
+        close_quietly(f"environment of task '{task}'", env)
     except (ImportError, ValueError) as error:
         if _of_others(error):
             traceback.print_exception(error)
             raise ValueError(f"the environment of task '{task}' cannot be made: {error}") from error
         raise ValueError(str(error)) from error
+    assert isinstance(env.observation_space, gymnasium.spaces.Dict)
+    return env.observation_space
 
 
 def _of_others(error: BaseException) -> bool:
