@@ -136,9 +136,10 @@ def _size(space: gymnasium.Space) -> int:
 
 
 class ConvEncoder(nn.Module):
-    """Images `[B, H, W, C]` -> `[B, output_size]`: stride-2 convolutions until both sides are at most 6.
+    """Images `[B, H, W, C]` -> `[B, output_size]`: each side is halved until both are at most 6.
 
-    Each one maps a side n to ceil(n / 2) (64 -> 4, 84 -> 6, 40 -> 5); channels are depth * (1, 2, 4, 4, ...).
+    A convolution maps a side n to ceil(n / 2) (64 -> 4, 84 -> 6, 40 -> 5); channels are depth * (1, 2, 4,
+    4, ...).
     """
 
     def __init__(self, shape: Sequence[int], depth: int) -> None:
@@ -146,9 +147,10 @@ class ConvEncoder(nn.Module):
         height, width, channels = shape
         layers: list[nn.Module] = []
         sizes = halvings(height, width)
-        for number, (kernel, stride) in enumerate([(5, 2)] * (len(sizes) - 1) or [(3, 1)]):
+        for number in range(max(len(sizes) - 1, 1)):
             outputs = depth * min(2**number, 4)
-            layers += [Conv(channels, outputs, kernel, stride), PixelNorm(outputs), nn.SiLU()]
+            conv = Halving(channels, outputs) if len(sizes) > 1 else Conv(channels, outputs, 3, padding=1)
+            layers += [conv, PixelNorm(outputs), nn.SiLU()]
             channels = outputs
         self.layers = nn.Sequential(*layers)
         self.output_size = channels * math.prod(sizes[-1])
@@ -158,10 +160,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Feature `[B, inputs]` -> image means `[B, H, W, C]` in [0, 1]: the encoder's sizes in reverse.
-
-    Each stage doubles, crops to the encoder's size at that depth and convolves: see `DoublingConv`.
-    """
+    """Feature `[B, inputs]` -> image means `[B, H, W, C]` in [0, 1]: the encoder's sizes in reverse."""
 
     def __init__(self, inputs: int, shape: Sequence[int], depth: int) -> None:
         super().__init__()
@@ -172,11 +171,14 @@ class ConvDecoder(nn.Module):
         self.start = (*sizes[0], depths[0])
         self.project = linear(inputs, math.prod(self.start))
         layers: list[nn.Module] = []
-        for number, outputs in enumerate([*depths[1:], channels][:stages]):
+        for number, outputs in enumerate([*depths[1:], channels]):
             layers += [PixelNorm(depths[number]), nn.SiLU()]
-            layers.append(DoublingConv(depths[number], outputs, sizes[number + 1]))
-        if not stages:
-            layers += [PixelNorm(depths[0]), nn.SiLU(), Conv(depths[0], channels, 3, 1)]
+            conv = (
+                Doubling(depths[number], outputs, sizes[number + 1])
+                if stages
+                else Conv(depths[0], channels, 3, padding=1)
+            )
+            layers.append(conv)
         self.layers = nn.Sequential(*layers)
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -184,45 +186,39 @@ class ConvDecoder(nn.Module):
 
 
 class Conv(nn.Conv2d):
-    """Convolution of `[B, H, W, C]`, zeros around it; with channels last, norms need not move them."""
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
-        super().__init__(inputs, outputs, kernel, stride, kernel // 2)
+    """Convolution of `[B, H, W, C]`: with channels last, norms over them need not move them."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(-1, 1)).movedim(1, -1)
 
 
-class DoublingConv(Conv):
-    """`[B, H, W, C]` doubled by nearest neighbour, cropped to `size`, and convolved with 5 x 5 weights.
+class Halving(Conv):
+    """`[B, H, W, C]` -> `[B, ceil(H / 2), ceil(W / 2), outputs]`, by 4 x 4 weights; zeros around it."""
 
-    At the low resolution: of the five taps around an output row 2 i + p, tap k falls on the copy of input row
-    i + floor((p + k) / 2), one of three. So the output's pixels of each parity (p, q) are a 3 x 3 convolution
-    of the input, whose weights are sums of the 5 x 5 ones: 36 products for each input pixel instead of 100.
-    """
-
-    taps: Tensor
-
-    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
-        super().__init__(inputs, outputs, 5, 1)
-        self.size = size
-        taps = torch.zeros(2, 3, 5)
-        for parity in range(2):
-            for tap in range(-2, 3):
-                taps[parity, 1 + (parity + tap) // 2, 2 + tap] = 1
-        self.register_buffer("taps", taps, persistent=False)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[B, ceil(size / 2), C]` -> `[B, size, outputs]`, both sides of size."""
         height, width = x.shape[1:3]
-        if self.size != (2 * height, 2 * width):  # other sums at the border, where a copy is cut off
-            doubled = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
-            return super().forward(doubled[:, : self.size[0], : self.size[1]])
-        weight = torch.einsum("oikl,prk,qsl->pqoirs", self.weight, self.taps, self.taps)
-        assert self.bias is not None
-        parities = F.conv2d(x.movedim(-1, 1), weight.flatten(0, 2), self.bias.repeat(4), padding=1)
-        pixels = parities.movedim(1, -1).unflatten(-1, (2, 2, -1))  # [B, H, W, p, q, outputs]
-        return pixels.transpose(2, 3).reshape(len(x), *self.size, -1)
+        if height % 2 or width % 2:
+            x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2))
+        return super().forward(x)
+
+
+class Doubling(nn.ConvTranspose2d):
+    """`[B, H, W, C]` -> `[B, *size, outputs]`, by 4 x 4 weights: both sides doubled, then cropped to `size`.
+
+    Each pixel is a sum over 2 x 2 of the input: 16 products for a pixel of the input, where doubling by
+    nearest neighbour and a convolution of 5 x 5, as in DreamerV3, takes 100.
+    """
+
+    def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
+        super().__init__(inputs, outputs, 4, stride=2, padding=1)
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        height, width = self.size
+        return super().forward(x.movedim(-1, 1)).movedim(1, -1)[:, :height, :width]
 
 
 class PixelNorm(nn.LayerNorm):

@@ -11,7 +11,6 @@ from worldmodels.encoder_decoder import (
     ConvDecoder,
     ConvEncoder,
     Decoder,
-    DoublingConv,
     Encoder,
     halvings,
     is_image,
@@ -119,26 +118,6 @@ def test_every_pixel_is_seen_and_can_be_drawn(shape: tuple[int, int, int]) -> No
     decoder = ConvDecoder(8, shape, depth=2)
     deviation = decoder(torch.randn(16, 8)).std(0)
     assert bool((deviation > 0).all())
-
-
-@pytest.mark.parametrize("size", [(10, 8), (1, 2), (9, 8), (10, 7), (5, 5)], ids=str)
-def test_doubling_is_that_of_nearest_neighbours(size: tuple[int, int]) -> None:
-    """And the convolution after it that of 5 x 5 weights with zeros around, gradients included."""
-    torch.manual_seed(0)
-    conv = DoublingConv(3, 7, size).double()
-    x = torch.randn(2, -(-size[0] // 2), -(-size[1] // 2), 3, dtype=torch.float64, requires_grad=True)
-    doubled = F.interpolate(x.movedim(-1, 1), scale_factor=2)[..., : size[0], : size[1]]
-    expected = F.conv2d(doubled, conv.weight, conv.bias, padding=2).movedim(1, -1)
-    found = conv(x)
-    torch.testing.assert_close(found, expected)
-    weight = torch.randn_like(found)
-    inputs = [x, conv.weight, conv.bias]
-    for ours, plain in zip(
-        torch.autograd.grad((found * weight).sum(), inputs),
-        torch.autograd.grad((expected * weight).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, plain)
 
 
 def test_a_decoder_learns_a_picture() -> None:
