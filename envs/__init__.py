@@ -38,6 +38,7 @@ __all__ = [
 
 # Our own tasks: short name -> (gymnasium id, class). Nothing is imported before a task is asked for.
 _OWN: dict[str, tuple[str, str]] = {
+    "repeat_previous": ("RepeatPrevious-v0", "envs.tasks.repeat_previous:RepeatPrevious"),
     "memory_chain": ("MemoryChain-v0", "envs.tasks.memory_chain:MemoryChain"),
     "discounting_chain": ("DiscountingChain-v0", "envs.tasks.discounting_chain:DiscountingChain"),
     "tmaze": ("TMaze-v0", "envs.tasks.tmaze:TMaze"),
