@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import configs
@@ -166,15 +167,24 @@ def _evaluation(config: configs.Config, result: Mapping[str, Any]) -> str:
 
 
 def _summary(config: configs.Config, result: Mapping[str, Any]) -> str:
-    """What a person wants to read when a run ends, with the recorded returns of the other backbones."""
-    from studies.records import recorded
+    """What a person wants to read when a run ends: its return, those recorded of others, what to do next."""
+    from studies.records import picture, recorded
 
+    folder = Path(result["logdir"])
+    shown = shlex.quote(os.path.relpath(folder))
+    try:
+        drawn = f"its returns beside these: {picture(folder, config.task, config.backbone)}"
+    except OSError as error:  # the run is done, and saved
+        drawn = f"its returns could not be drawn: {error}"
     lines = [
         _evaluation(config, result),
         f"after {result['steps']:,} environment steps, {result['updates']:,} updates, "
         f"{result['seconds']:,.0f} s",
         *recorded(config.task, config.backbone),
-        f"run folder: {result['logdir']}",
+        drawn,
+        "what its world model foresees, and what it still knows of the past:",
+        f"  python run.py imagine {shown}",
+        f"  python run.py probe {shown} --out {shown}/probe.png",
     ]
     return "\n".join(lines)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +35,11 @@ class Band(NamedTuple):
 def as_json(curve: Curve) -> dict[str, list[float | None]]:
     """A curve as `compare.json` has it, with null for seconds that were not logged."""
     return {name: list(map(finite, values.tolist())) for name, values in curve._asdict().items()}
+
+
+def from_json(curve: Mapping[str, Sequence[float | None]]) -> Curve:
+    """The curve that `as_json` gave."""
+    return Curve(*(np.array(curve[name], np.float64) for name in Curve._fields))
 
 
 def finite(value: float) -> float | None:

@@ -17,7 +17,7 @@ from configs import blocks
 from configs.command_line import Parser, Work
 from configs.files import read_json
 from replay.files import atomic, writable
-from studies.curves import METRIC, Curve, band, read_curve
+from studies.curves import METRIC, Curve, band, from_json, read_curve
 
 Groups = Mapping[str, Mapping[str, Sequence[Curve]]]
 """Task -> label -> curves of its runs, each with at least one evaluation."""
@@ -72,8 +72,7 @@ def gather(places: Iterable[Path]) -> tuple[Groups, dict[str, float | None]]:
         report = _read_comparison(path)
         optima[report["task"]] = report["optimum"]
         for backbone, runs in report["runs"].items():
-            curves = [Curve(*(np.array(run[name], np.float64) for name in Curve._fields)) for run in runs]
-            lines.setdefault((report["task"], backbone), {})[str(path)] = curves
+            lines.setdefault((report["task"], backbone), {})[str(path)] = list(map(from_json, runs))
     for folder in dict.fromkeys(folders):
         curve = read_curve(folder)
         if curve.steps.size:

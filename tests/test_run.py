@@ -321,6 +321,8 @@ class TestTrain:
             "command": "python run.py compare",
             "commit": "0123456789" * 4,
             "task": "memory_chain:n=3",
+            "optimum": 1.0,
+            "runs": {"rssm": [{"steps": [10, 20], "seconds": [1, None], "values": [0.1, 0.2]}]},
             "results": {
                 "s4wm": got,
                 "rssm": got | {"seeds": [0, 1, 2]},
@@ -344,8 +346,12 @@ class TestTrain:
             "recorded with lru: mean return 0.5 over 2 seeds, evaluated as today, of 100,000 steps "
             "(docs/results/a.json)",
             "  by: python run.py compare, at commit 0123456",
-            f"run folder: {copied.absolute()}",
+            f"its returns beside these: {copied.absolute()}/returns.png",
+            "what its world model foresees, and what it still knows of the past:",
+            f"  python run.py imagine {copied}",
+            f"  python run.py probe {copied} --out {copied}/probe.png",
         ]
+        assert (copied / "returns.png").stat().st_size > 10_000
 
     def test_how_it_may_end(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

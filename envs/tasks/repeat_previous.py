@@ -1,4 +1,4 @@
-"""RepeatPrevious: cards are dealt one by one, and each step asks for the suit of the one `k - 1` steps ago."""
+"""RepeatPrevious: cards are dealt one by one, and each step asks for the suit of an earlier one."""
 
 from __future__ import annotations
 
