@@ -28,6 +28,7 @@ from configs.command_line import (
     add_device,
     add_run,
     add_seed,
+    add_video,
     count,
     exit_2_on,
     run_of,
@@ -93,13 +94,18 @@ class Evaluate:
         parser.add_argument(
             "--sampled", action="store_true", help="sample latents and actions, as in training"
         )
+        add_video(parser, "the episodes")
         add_seed(parser, "of the environments [the run's]")
         add_device(parser)
 
     @staticmethod
     def prepare(args: argparse.Namespace) -> Work:
+        from agent.run import video
         from agent.run.evaluation import evaluate
         from agent.run.saved import SavedRun
+
+        if args.video:
+            video.check(args.video)
 
         run = SavedRun.of(run_of(args), args.device)
         if args.sampled:
@@ -107,8 +113,9 @@ class Evaluate:
         seed = run.config.seed if args.seed is None else args.seed
 
         def work() -> tuple[Mapping[str, Any], str]:
-            result = evaluate(run, args.episodes, seed)
-            return result, _evaluation(run.config, result)
+            result = evaluate(run, args.episodes, seed, args.video)
+            text = _evaluation(run.config, result)
+            return result, f"{text}\nvideo: {args.video}" if args.video else text
 
         return work
 

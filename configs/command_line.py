@@ -149,6 +149,12 @@ def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
     parser.add_argument("--seed", type=not_negative, default=default, metavar="N", help=f"seed {meaning}")
 
 
+def add_video(parser: Parser, of: str) -> None:
+    """The option of every command that can write a video."""
+    text = f"write a video of {of}, as .gif or .mp4"
+    parser.add_argument("--video", type=Path, metavar="FILE", help=text)
+
+
 def count(text: str) -> int:
     """A positive whole number as typed: 3, 1e5, 1_000_000."""
     number = float(text)

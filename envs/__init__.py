@@ -99,7 +99,7 @@ def check(task: str) -> None:
     _constructor(task)
 
 
-def make(task: str, seed: int = 0, index: int = 0) -> gymnasium.Env:
+def make(task: str, seed: int = 0, index: int = 0, render: bool = False) -> gymnasium.Env:
     """Build one environment, wrapped for the learner.
 
     Args:
@@ -107,6 +107,7 @@ def make(task: str, seed: int = 0, index: int = 0) -> gymnasium.Env:
         seed: the run's seed, at least 0.
         index: the environment's number in the run, at least 0. Episode seeds derive from (seed, index,
             episode).
+        render: whether it is built with `render_mode="rgb_array"`, where it knows that mode.
 
     Returns:
         an environment whose observations are a flat dict of uint8 images `[H, W, C]` and float32 vectors
@@ -117,7 +118,7 @@ def make(task: str, seed: int = 0, index: int = 0) -> gymnasium.Env:
             space.
         ImportError: the task's package is not installed; the message names the extra.
     """
-    return _wrap(_constructor(task), seed, index)
+    return _wrap(_constructor(task, render), seed, index)
 
 
 def make_vector(
@@ -128,6 +129,7 @@ def make_vector(
     first_index: int = 0,
     timeout: float = 300.0,
     restarts: int = 3,
+    render: bool = False,
 ) -> VectorDoor:
     """Build `num_envs` environments as one: see `VectorDoor` for rows and arguments, `make` for errors.
 
@@ -137,8 +139,9 @@ def make_vector(
         seed: the run's seed, at least 0.
         mode, timeout, restarts: see `VectorDoor`.
         first_index: number of the first environment in the run, at least 0; the others follow.
+        render: see `make`.
     """
-    build = _constructor(task)
+    build = _constructor(task, render)
     indices = range(first_index, first_index + num_envs)
     builders = [functools.partial(_wrap, build, seed, index) for index in indices]
     return VectorDoor(builders, task, mode, first_index, seed, timeout, restarts)
@@ -160,21 +163,23 @@ def optimum(task: str) -> float | None:
         guard.close(env.close, f"{task}: the environment")
 
 
-def _constructor(task: str) -> Callable[[], gymnasium.Env]:
+def _constructor(task: str, render: bool = False) -> Callable[[], gymnasium.Env]:
     """Return the picklable function that builds the bare environment of a task."""
     name, arguments = parse_task(task)
     if name in TASKS:
-        return gym.constructor(task, TASKS[name], arguments)
+        return gym.constructor(task, TASKS[name], arguments, render=render)
     prefix, _, member = name.partition(":")
     if prefix not in FAMILIES:
-        return gym.constructor(task, name, arguments, others=task_names())
+        return gym.constructor(task, name, arguments, others=task_names(), render=render)
     family = importlib.import_module(FAMILIES[prefix])
     members = family.names()
     if member not in members:
         near = did_you_mean(member, members, most=3) or f" It has: {', '.join(members)}."
         raise ValueError(f"Unknown task {task!r}: the family {prefix!r} has no {member!r}.{near}")
-    check_names(task, arguments, family.arguments(member))
-    return functools.partial(family.build, member, **arguments)
+    allowed = family.arguments(member)
+    check_names(task, arguments, allowed)
+    mode: dict[str, Any] = {"render_mode": "rgb_array"} if render and "render_mode" in allowed else {}
+    return functools.partial(family.build, member, **mode | arguments)
 
 
 def _wrap(build: Callable[[], gymnasium.Env], seed: int, index: int) -> gymnasium.Env:

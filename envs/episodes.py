@@ -133,6 +133,16 @@ class SeedEpisodes(gymnasium.Wrapper):
         self._remember(reply[0], float(reply[1]))
         return reply
 
+    def render(self) -> Any:
+        """Draw; in mode 'rgb_array' what is drawn is uint8 `[H, W, 3]`, or it is a failure."""
+        try:
+            picture = self.env.render()
+            if self.render_mode == "rgb_array":
+                _check_picture(picture)
+        except Exception as error:
+            raise self._failure(error, "render()") from error
+        return picture
+
     def _remember(self, observation: dict[str, np.ndarray], reward: float) -> None:
         for leaf in observation.values():
             self._checksum = zlib.crc32(leaf.tobytes(), self._checksum)
@@ -155,3 +165,10 @@ class SeedEpisodes(gymnasium.Wrapper):
             step,
             self._seed,
         )
+
+
+def _check_picture(picture: Any) -> None:
+    array = isinstance(picture, np.ndarray)
+    if not (array and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3):
+        got = f"{picture.dtype} {picture.shape}" if array else repr(picture)
+        raise ValueError(f"mode 'rgb_array' must return uint8 of shape (H, W, 3), got {got}")

@@ -40,7 +40,7 @@ def optimum(spec: EnvSpec) -> float | None:
 
 
 def constructor(
-    task: str, name: str, arguments: dict[str, Value], others: Iterable[str] = ()
+    task: str, name: str, arguments: dict[str, Value], others: Iterable[str] = (), render: bool = False
 ) -> Callable[[], gymnasium.Env]:
     """Look `name` up and return a picklable function that builds it.
 
@@ -53,6 +53,8 @@ def constructor(
             file, `folder/module.py`.
         arguments: for the environment's constructor and gymnasium's.
         others: names to compare an unknown one with, besides the registered ids.
+        render: whether `render_mode="rgb_array"` is one of the arguments where it can be and no mode is
+            given.
 
     Raises:
         ValueError: unknown module, id or argument, with the nearest matches.
@@ -80,7 +82,8 @@ def constructor(
     allowed = _naming_the_extra(spec, functools.partial(_takes, spec.entry_point))
     if allowed is not None:
         check_names(task, arguments, allowed)
-    return functools.partial(_build, module if colon else None, spec, dict(arguments))
+    mode: dict[str, Any] = {"render_mode": "rgb_array"} if render and _draws(spec, allowed) else {}
+    return functools.partial(_build, module if colon else None, spec, mode | arguments)
 
 
 def _near(env_id: str, others: Iterable[str]) -> str:
@@ -155,6 +158,15 @@ def _takes(creator: str | Callable[..., Any]) -> list[str] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     return ["max_episode_steps", "disable_env_checker", *parameters]
+
+
+def _draws(spec: EnvSpec, allowed: list[str] | None) -> bool:
+    """Whether an environment can be asked for pictures when it is built."""
+    if allowed is not None and "render_mode" not in allowed:
+        return False
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    metadata = getattr(creator, "metadata", None)  # a function, which has none, may name the argument
+    return allowed is not None if metadata is None else "rgb_array" in metadata.get("render_modes", [])
 
 
 def _build(module: str | None, spec: EnvSpec, arguments: dict[str, Any]) -> gymnasium.Env:

@@ -44,6 +44,7 @@ class VectorDoor:
         num_envs: N.
         observation_space: of one environment, a flat `spaces.Dict` of Box.
         action_space: of one environment: Discrete, MultiDiscrete or Box in [-1, 1].
+        fps: steps a second to watch them at: the environments' own `render_fps`, or 10.
         restarted: how often all worker processes had to be restarted.
 
     Args:
@@ -109,6 +110,7 @@ class VectorDoor:
             )
         self.observation_space: spaces.Dict = space
         self.action_space: spaces.Space = self._envs.single_action_space
+        self.fps: float = self._envs.metadata.get("render_fps") or 10.0
         self._check = _action_check(self.action_space, self.num_envs)
 
     @property
@@ -235,6 +237,17 @@ class VectorDoor:
             self._episodes += is_first
             return self._rows(observation, reward, is_first, terminated)
 
+    def render(self) -> list[np.ndarray] | None:
+        """What each environment draws, uint8 `[H, W, 3]`; None if they were not built to (`envs.make`)."""
+        if self._envs.render_mode != "rgb_array":
+            return None
+        try:
+            with self._contained:
+                pictures: Any = self._envs.render()
+        except WorkerFault as fault:
+            raise self._failure(self._describe(fault, None), fault) from fault
+        return list(pictures)
+
     def close(self) -> None:
         """Close the environments and end their processes, whatever they do; a second call has no effect."""
         if self._closed:
@@ -316,7 +329,7 @@ class VectorDoor:
         """Say which environment failed, how, and while doing what."""
         lines = []
         for number, what in fault.failed.items():
-            did = "building, resetting" if actions is None else f"action {actions[number].tolist()}"
+            did = "building, resetting, drawing" if actions is None else f"action {actions[number].tolist()}"
             lines.append(
                 f"{self.task}: environment {self._first_index + number} {what} at step {self._steps} since "
                 f"the last reset() (episode {self._episodes[number]}, run seed {self._seed}, {did})."

@@ -189,7 +189,7 @@ def picture(task: str, policy: str) -> Image.Image:
 
     The policy is 'script', 'solution' or 'random'.
     """
-    env = envs.make(task)
+    env = envs.make(task, render=True)
     try:
         observation, _ = env.reset()
         actions = None if policy == "random" else env.get_wrapper_attr(policy)()
@@ -213,7 +213,6 @@ def picture(task: str, policy: str) -> Image.Image:
 def _frame(env: gymnasium.Env, observation: Mapping[str, np.ndarray]) -> np.ndarray:
     if "image" in observation:
         return observation["image"]
-    env.unwrapped.render_mode = "rgb_array"
-    drawn = env.unwrapped.render()
+    drawn = env.render()
     assert isinstance(drawn, np.ndarray)
     return drawn

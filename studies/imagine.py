@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+import configs
 from agent.agent import Agent
+from agent.run import video
 from agent.run.evaluation import EVALUATION_ENVS
-from agent.run.reports import memory_times, open_loop
+from agent.run.reports import FPS, memory_times, open_loop
 from agent.run.saved import SavedRun
 from agent.run.seams import MakeEnvironments
-from configs.command_line import Parser, Work, add_device, add_run, add_seed, count, run_of
+from configs.command_line import Parser, Work, add_device, add_run, add_seed, add_video, count, run_of
 from replay.files import writable
 from replay.store import Store
 from studies.plots import save
@@ -30,6 +32,7 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go [RUN/imagine]")
     parser.add_argument("--steps", type=count, default=64, metavar="N", help="steps to play [64]")
     parser.add_argument("--context", type=count, metavar="N", help="of them observed first [half]")
+    add_video(parser, "the predictions of pictures")
     add_seed(parser, "of the environments [the run's]")
 
 
@@ -38,18 +41,22 @@ def prepare(args: argparse.Namespace) -> Work:
     context = args.context or max(1, args.steps // 2)
     if context >= args.steps:
         raise ValueError(f"--context must lie between 1 and --steps - 1 = {args.steps - 1}, got {context}.")
+    if args.video:
+        video.check(args.video)
     run = SavedRun.of(run_of(args), args.device)
     out = writable(args.out or run.folder.path / "imagine", folder=True)
     seed = run.config.seed if args.seed is None else args.seed
 
     def work() -> tuple[dict[str, Any], str]:
-        result = imagine(run, out, args.steps, context, seed)
+        result = imagine(run, out, args.steps, context, seed, args.video)
         return result, "\n".join(result["files"])
 
     return work
 
 
-def imagine(run: SavedRun, out: Path, steps: int, context: int, seed: int) -> dict[str, Any]:
+def imagine(
+    run: SavedRun, out: Path, steps: int, context: int, seed: int, film: Path | None = None
+) -> dict[str, Any]:
     """Let the newest agent of a run act, then predict what it saw from its actions alone; draw it.
 
     Writes into `out`:
@@ -57,19 +64,35 @@ def imagine(run: SavedRun, out: Path, steps: int, context: int, seed: int) -> di
         kl_by_step.png: the mean KL of posterior and prior by step since the episode began.
         memory.png: after how many steps each layer's states have decayed to 1/e, if the backbone reports it.
 
+    If asked for, a video of the predicted pictures is written to `film`.
+
     Played are `steps` rows, from the beginning of an episode; it may end and another begin.
 
     Returns:
         `step` of the checkpoint, `files` written, `error` by observation (mean squared error of what was
         predicted, images in [0, 1]), `kl` by step since the episode began.
+
+    Raises:
+        configs.Mistake: there is no checkpoint, or a video is asked for and no picture is observed.
     """
     agent, step = run.agent(seed)
     report = open_loop(agent, play(agent, run.make_envs, steps, seed), context)
+    frames = report.frames(SHOWN)
+    if film and not frames:
+        seen = ", ".join(report.true)
+        raise configs.Mistake(
+            f"--video: {run.config.task} shows no picture that could be predicted, only: {seen}."
+        )
     figures = report.figures(SHOWN)
     times = memory_times(agent)
     if times:
         figures["memory"] = _draw_times(times, steps)
     files = [save(figure, out / f"{name.replace('/', '_')}.png") for name, figure in figures.items()]
+    if film and frames:
+        with video.record(film, FPS) as write:
+            for frame in frames:
+                write(frame)
+        files.append(film)
     return {
         "step": step,
         "files": [str(path) for path in files],

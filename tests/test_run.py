@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import configs
 import run
@@ -166,6 +167,9 @@ REFUSED = [
     (["reproduce", "--logdir", "none"], "no crash in none: expected none/crash"),
     (["eval", "--logdir", "none", "--episodes", "0"], "expected a positive whole number, got '0'"),
     (["eval", "--logdir", "none", "--episodes", "x"], "--episodes"),
+    (["eval", "none", "--video", "a.avi"], "/a.avi must end in one of .gif, .mp4"),
+    (["eval", "none", "--video", "a_file/a.gif"], "a_file is a file; choose another"),
+    (["imagine", "none", "--video", "a.png"], "/a.png must end in one of .gif, .mp4"),
     (["eval", "--episode", "3", "--logdir", "none"], "Did you mean '--episodes'?"),
     (
         ["compare", "--backbones", "s4wm", "rsm", "--logdir", "none"],
@@ -397,6 +401,30 @@ class TestEval:
         assert results[0] == results[1] and results[0]["episodes"] == 40
         assert results[0]["step"] == json.loads((trained / "result.json").read_text())["steps"]
         assert all(result["returns"] != results[0]["returns"] for result in results[2:])
+
+    @pytest.mark.parametrize("task", ["memory_chain:n=3", "memory_chain:n=3,observation=pixels"])
+    def test_a_video_changes_no_return(
+        self, task: str, trained: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = trained
+        if "pixels" in task:
+            folder = Path("pixels")
+            assert run.main([*SMALL, "--task", task, "--logdir", str(folder)]) == 0
+        words = ["eval", str(folder), "--json", "--episodes", "5"]
+        without, filmed = (
+            json.loads(said([*words, *more], capsys)[-1]) for more in ([], ["--video", "five.gif"])
+        )
+        assert filmed == without | {"video": "five.gif"}
+        assert said([*words[:2], "--video", "again.gif"], capsys)[-1] == "video: again.gif"
+        assert Image.open("five.gif").n_frames >= 1 + 4 + 10  # the last one stays for a second
+
+    @pytest.mark.faults("configuration mistake")
+    def test_nothing_to_be_seen(
+        self, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("envs.VectorDoor.render", lambda self: None)
+        says = "no video of memory_chain:n=3: its environment has no render mode", "(vector [3])"
+        refuses(["eval", str(trained), "--video", "a.gif"], capsys, *says)
 
     def test_on_another_device(self, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = copied / "config.yaml"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from agent.agent import Agent, derive_seed
+from agent.run import seams
+from agent.run.film import Film, film
 from agent.run.saved import SavedRun
 from agent.run.seams import MakeEnvironments, Rows, close_quietly
 
@@ -49,13 +52,14 @@ def run_episodes(
     seed: int,
     max_steps: int,
     check: Callable[[], None] = lambda: None,
+    film: Film | None = None,
 ) -> dict[str, Any]:
     """Evaluate on `count` fresh environments, keeping the recurrent state over each whole episode.
 
     How many episodes each environment plays is fixed beforehand, as evenly as possible, so that short ones
     are not counted more often than long ones. An episode that has not ended after `max_steps` (it may be one
     that never ends) counts with its return so far, and is its environment's last. `check` is called at every
-    step, and may raise.
+    step, and may raise. Every step is added to the `film`, if there is one.
 
     Returns:
         `return_mean`, `return_std`, `returns`, `episodes`, `length_mean`, and `cut`: how many were cut.
@@ -69,6 +73,7 @@ def run_episodes(
     try:
         rows, carry, steps, cut = envs.reset(), agent.initial(count), 0, 0
         while True:
+            playing = [len(done) < wanted for done, wanted in zip(finished, each, strict=True)]
             for episode in statistics.add(rows):
                 finished[int(episode["env"])].append(episode)
             for episode in statistics.of((statistics.lengths >= max_steps) & ~rows["is_last"]):
@@ -76,6 +81,8 @@ def run_episodes(
                 if len(finished[env]) < each[env]:
                     finished[env].append(episode)
                     each[env], cut = len(finished[env]), cut + 1
+            if film:
+                film.add(envs, rows, playing, statistics.lengths, statistics.returns)
             if all(len(done) >= wanted for done, wanted in zip(finished, each, strict=True)):
                 break
             check()
@@ -97,13 +104,23 @@ def run_episodes(
     }
 
 
-def evaluate(run: SavedRun, episodes: int, seed: int) -> dict[str, Any]:
+def evaluate(run: SavedRun, episodes: int, seed: int, video: Path | None = None) -> dict[str, Any]:
     """Evaluate the newest valid checkpoint of a run: the result of `run_episodes`, with the saved `step`.
 
+    Args:
+        run: see `SavedRun`.
+        episodes: whole ones to play.
+        seed: of the environments and of what is sampled.
+        video: file to write a video of the episodes to, named in the result.
+
     Raises:
-        ValueError: if there is no checkpoint.
+        configs.Mistake: there is no checkpoint, or nothing to be seen in the video.
     """
     agent, step = run.agent(seed)
     options, seed = run.config.eval, derive_seed(seed, "evaluate")
-    result = run_episodes(agent, run.make_envs, episodes, options.envs, seed, options.max_steps)
-    return result | {"step": step}
+    sizes = episodes, options.envs, seed, options.max_steps
+    if video is None:
+        return run_episodes(agent, run.make_envs, *sizes) | {"step": step}
+    with film(video, run.config.task) as made:
+        result = run_episodes(agent, seams.environments(run.config, render=True), *sizes, film=made)
+    return result | {"step": step, "video": str(video)}

@@ -43,7 +43,8 @@ except ImportError as error:
     ) from error
 
 REPOSITORY = Path(__file__).parents[2]
-LINE, EPISODE, PICTURES = 3000, 250, 70_000  # bytes in metrics.jsonl and TensorBoard, measured on small runs
+LINE, EPISODE = 3000, 250  # bytes in metrics.jsonl and TensorBoard, measured on small runs
+PICTURES, MOVING = 70_000, 800_000  # and of what is drawn of vectors, and of pictures with their video
 SEVERAL = 15  # options that differ between two sizes, of which one is chosen where there is a GPU
 
 
@@ -291,8 +292,17 @@ def _digest(config: configs.Config) -> str:
     return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def on_disk(config: configs.Config, parameters: int, disk: Callable[[int], tuple[int, int]]) -> str:
-    """One line on what a run's folder will take on disk at the end; `disk` is that of `Replay`."""
+def on_disk(
+    config: configs.Config, parameters: int, disk: Callable[[int], tuple[int, int]], images: bool = False
+) -> str:
+    """One line on what a run's folder will take on disk at the end.
+
+    Args:
+        config: of the run.
+        parameters: of the agent.
+        disk: that of `Replay`.
+        images: whether any are observed.
+    """
     log, keep = config.log, config.checkpoint.keep
     late = keep * (config.checkpoint.every or config.steps)  # steps whose chunks wait for a checkpoint to go
     capacity = min(config.steps, config.replay.capacity)
@@ -300,9 +310,8 @@ def on_disk(config: configs.Config, parameters: int, disk: Callable[[int], tuple
     _, rows = disk(capacity)
     moments = 3  # a parameter and what the optimiser keeps of it
     saved = keep * (moments * 4 * parameters + rows)
-    written = sum(
-        size * config.steps // every for size, every in ((LINE, log.every), (PICTURES, log.pictures)) if every
-    )
+    logged = (LINE, log.every), (MOVING if images else PICTURES, log.pictures)
+    written = sum(size * config.steps // every for size, every in logged if every)
     parts = (("replay", chunks), (f"{keep} checkpoints", saved), ("log", written))
     listed = ", ".join(f"{name} {readable(size)}" for name, size in parts)
     total = readable(chunks + saved + written)

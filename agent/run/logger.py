@@ -1,8 +1,8 @@
 """What a person sees of a run: `metrics.jsonl`, TensorBoard, and a progress line.
 
 Everything is written by the calling thread: tensorboardX's own writer thread dies silently on a full disk and
-then blocks the caller for ever, so its record format is used without the thread. Videos are not offered:
-tensorboardX writes none without moviepy and does not say so.
+then blocks the caller for ever, so its record format is used without the thread. A video is a GIF in an image
+summary, which TensorBoard shows moving; tensorboardX needs moviepy to make one.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 from agent.run.pictures import to_array
+from agent.run.video import as_gif
 from replay.files import append, naming, publish
 
 WHAT = "the log"
@@ -83,6 +84,14 @@ class Logger:
         """Show a figure as a picture in TensorBoard."""
         if self._events:
             self._events.write(step, tb.image(name, to_array(figure), dataformats="HWC"))
+
+    def video(self, step: int, name: str, frames: Iterable[np.ndarray], fps: float) -> None:
+        """Show frames, uint8 `[H, W, 3]`, as a moving picture in TensorBoard."""
+        if self._events:
+            gif = as_gif(frames, fps)
+            width, height = (int.from_bytes(gif[place : place + 2], "little") for place in (6, 8))
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
+            self._events.write(step, Summary(value=[Summary.Value(tag=name, image=image)]))
 
     def histogram(self, step: int, name: str, values: np.ndarray, bins: int = 64) -> None:
         """Show the distribution of an array's finite values in TensorBoard."""

@@ -317,7 +317,8 @@ class Training:
     def _describe_replay(self) -> None:
         self.logger.say(self.replay.describe())
         parameters = sum(self.agent.parameter_counts().values())
-        self.logger.say(on_disk(self.config, parameters, self.replay.disk))
+        images = any(len(leaf.shape or ()) == 3 for leaf in self.envs.observation_space.values())
+        self.logger.say(on_disk(self.config, parameters, self.replay.disk, images))
         orphaned = self.replay.orphaned
         if orphaned:
             put = self.folder.path / "replay" / "orphaned"
@@ -350,6 +351,8 @@ class Training:
         report = reports.open_loop(self.agent, batch, batch["is_first"].shape[1] // 2)
         for name, figure in report.figures(rows=2).items():
             self.logger.figure(step, name, figure)
+        if frames := report.frames(rows=1, side=96):  # small: there is one after the other in the log
+            self.logger.video(step, "open_loop/video", frames, reports.FPS)
         self.logger.add(step, report.metrics())
 
     def _save(self, restorable: bool = True) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from agent.run.video import SIDE, Colour, Tiles, rgb
+
 COLUMNS = 16  # images shown of a sequence
 LINES = 256  # entries shown of a vector
+OBSERVED: Colour = (60, 60, 60)
+PREDICTED: Colour = (200, 100, 0)  # as the line before the first predicted step
 
 
 def open_loop(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
@@ -24,7 +28,7 @@ def open_loop(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
     low, red where it is too high.
     """
     if true.ndim == 4:
-        return _images(_rgb(true), _rgb(predicted), context)
+        return _images(rgb(true.astype(np.float64)), rgb(predicted.astype(np.float64)), context)
     every = -(-true.shape[1] // LINES)
     true, predicted = true[:, ::every].astype(np.float64), predicted[:, ::every].astype(np.float64)
     low, high = float(true.min()), float(true.max())
@@ -49,6 +53,30 @@ def open_loop(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
         figure.colorbar(drawn, ax=axis)
     axis.set_xlabel(f"step; predicted from {context} on")
     return figure
+
+
+def open_loop_frames(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], context: int, side: int = SIDE
+) -> Iterator[np.ndarray]:
+    """The frames of a video of open-loop predictions, uint8 `[H, W, 3]`, a row of each with three columns.
+
+    Args:
+        pairs: true and predicted images `[T, H, W, C]` in [0, 1], one or more, all of as many steps.
+        context: number of steps the model had observed.
+        side: pixels up to which images are enlarged.
+
+    The columns are true, predicted (up to the context reconstructed) and the error, signed around grey. What
+    stands below them is grey up to the context, orange from there on.
+    """
+    height, width = pairs[0][0].shape[1:3]
+    tiles = Tiles(3 * len(pairs), height, width, columns=3, side=side)
+    for step in range(len(pairs[0][0])):
+        colour, kind = (OBSERVED, "reconstructed") if step < context else (PREDICTED, "predicted")
+        row = []
+        for true, predicted in ((rgb(part[step].astype(np.float64)) for part in pair) for pair in pairs):
+            panels = {f"true  step {step}": true, kind: predicted, "error": (predicted - true + 1) / 2}
+            row += [(_bytes(panel), text, colour) for text, panel in panels.items()]
+        yield tiles.draw(row)
 
 
 def kl_by_step(kl: Mapping[int, float]) -> Figure:
@@ -85,13 +113,12 @@ def _images(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
     return figure
 
 
+def _bytes(image: np.ndarray) -> np.ndarray:
+    """An image of values in [0, 1] as uint8."""
+    return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+
+
 def _mark(axis: object, place: float, there: bool) -> None:
     """The line before the first predicted step."""
     if there:
         axis.axvline(place, color="darkorange", linewidth=2)  # type: ignore[attr-defined]
-
-
-def _rgb(images: np.ndarray) -> np.ndarray:
-    """Images `[T, H, W, C]` with three channels; any other number of them is shown as grey."""
-    images = images.astype(np.float64)
-    return images if images.shape[3] == 3 else images.mean(3, keepdims=True).repeat(3, 3)

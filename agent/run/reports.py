@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,12 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.run import pictures
+from agent.run.video import SIDE
 from worldmodels import State
 from worldmodels.encoder_decoder import Batch, observations
+
+FPS = 5.0
+"""Steps a second in the video of a prediction."""
 
 
 @dataclass
@@ -59,6 +63,17 @@ class OpenLoop:
         }
         by_step = self.kl_by_step()
         return drawn | ({"kl_by_step": pictures.kl_by_step(by_step)} if by_step else {})
+
+    def frames(self, rows: int, side: int = SIDE) -> Iterator[np.ndarray] | None:
+        """The frames of a video of the images predicted in the first `rows` rows; None without images.
+
+        Args:
+            rows: how many.
+            side: pixels up to which images are enlarged.
+        """
+        images = [(true, self.predicted[key]) for key, true in self.true.items() if true.ndim == 5]
+        pairs = [(true[row], seen[row]) for true, seen in images for row in range(min(rows, len(true)))]
+        return pictures.open_loop_frames(pairs, self.context, side) if pairs else None
 
 
 @torch.no_grad()

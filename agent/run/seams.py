@@ -32,6 +32,7 @@ class Environments(Protocol):
     observation_space: gymnasium.spaces.Dict
     action_space: gymnasium.Space
     restarted: int
+    fps: float
 
     @property
     def episodes(self) -> np.ndarray:
@@ -42,6 +43,9 @@ class Environments(Protocol):
 
     def step(self, actions: np.ndarray) -> Rows:
         """Step each, or reset it where its last row was `is_last`."""
+
+    def render(self) -> list[np.ndarray] | None:
+        """What each draws of where it is, uint8 `[H, W, 3]`; None if they draw nothing."""
 
     def state(self) -> list[dict[str, Any]]:
         """What brings each back to where it is, as JSON has it; empty if nothing does."""
@@ -128,13 +132,13 @@ def close_quietly(what: str, part: Closes) -> None:
         warnings.warn(f"closing the {what} failed, which loses nothing: {error!r}", stacklevel=3)
 
 
-def environments(config: configs.Config) -> MakeEnvironments:
-    """The environments of a configuration's task."""
+def environments(config: configs.Config, render: bool = False) -> MakeEnvironments:
+    """The environments of a configuration's task; with `render` they draw, where they can."""
 
     def make(count: int, seed: int, first_index: int) -> envs.VectorDoor:
         options = config.envs
         return envs.make_vector(
-            config.task, count, seed, options.mode, first_index, options.timeout, options.restarts
+            config.task, count, seed, options.mode, first_index, options.timeout, options.restarts, render
         )
 
     return make

@@ -62,7 +62,7 @@ def names() -> list[str]:
 
 def arguments(_name: str) -> list[str]:
     """Return the names of the arguments that every task of the suite takes."""
-    return ["fast", "observation", "repeat", "size"]
+    return ["fast", "observation", "render_mode", "repeat", "size"]
 
 
 class DMControl(CheckedEnv):

@@ -42,7 +42,7 @@ def names() -> list[str]:
 
 def arguments(_name: str) -> list[str]:
     """Return the names of the arguments that every size takes."""
-    return ["fast"]
+    return ["fast", "render_mode"]
 
 
 class MemoryMaze(CheckedEnv):

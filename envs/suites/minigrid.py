@@ -39,10 +39,12 @@ def names() -> list[str]:
 
 def arguments(_name: str) -> list[str]:
     """Return the names of the arguments that every MiniGrid task takes here."""
-    return ["observation", "tile"]
+    return ["observation", "render_mode", "tile"]
 
 
-def build(name: str, tile: Value | None = None, observation: Value = "pixels") -> gymnasium.Env:
+def build(
+    name: str, tile: Value | None = None, observation: Value = "pixels", render_mode: str | None = None
+) -> gymnasium.Env:
     """Build a MiniGrid task whose observation is the agent's 7 x 7 view.
 
     Observation 'pixels': uint8 `[7 tile, 7 tile, 3]`, the drawn view. Observation 'symbols': see `Symbols`.
@@ -53,6 +55,7 @@ def build(name: str, tile: Value | None = None, observation: Value = "pixels") -
         name: one of `names()`.
         tile: side of a tile in pixels, at least 1, for 'pixels' only; 8, the default, gives 56 x 56.
         observation: one of `OBSERVATIONS`.
+        render_mode: the package's: None or 'rgb_array' (the whole world).
 
     Raises:
         ValueError: an argument is out of range, `tile` is given without pixels, or the mission changes from
@@ -65,7 +68,7 @@ def build(name: str, tile: Value | None = None, observation: Value = "pixels") -
     tile = check_whole(owner, "tile", 8 if tile is None else tile, 1)
     wrappers = _package()
     env_id, kwargs = _ADDED.get(name) or (_registered()[name], {})
-    env = gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+    env = gymnasium.make(env_id, disable_env_checker=True, render_mode=render_mode, **kwargs)
     if env.observation_space["mission"].ordered_placeholders:  # type: ignore[index]
         env.close()
         raise ValueError(

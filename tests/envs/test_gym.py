@@ -41,7 +41,7 @@ def test_arguments_reach_the_environment_and_gymnasium(outside):
         ("./nowhere.py:Id-v0", "there is no file .*nowhere.py"),
         (
             "memory_chain:m=3",
-            "Unknown argument 'm'.*takes bits, disable_env_checker, max_episode_steps, n, render",
+            "Unknown argument 'm'.*takes bits, disable_env_checker, max_episode_steps, n, observation",
         ),
         ("CartPole-v1:foo=1", "takes .*max_episode_steps, render_mode, sutton_barto_reward"),
     ],
@@ -127,3 +127,34 @@ def test_optimum_of_a_foreign_task_is_known_where_it_is_the_time_limit():
     assert envs.optimum("CartPole-v1") == 500
     assert envs.optimum("CartPole-v1:max_episode_steps=70") == 70
     assert envs.optimum("Pendulum-v1") is None
+
+
+@pytest.mark.parametrize(
+    ("task", "mode"),
+    [
+        ("CartPole-v1", "rgb_array"),
+        ("cartpole_masked", "rgb_array"),
+        ("memory_chain", "rgb_array"),
+        ("CartPole-v1:render_mode=human", "human"),  # as asked for
+        ("{outside}:Scripted-v0", None),  # it has no such argument
+    ],
+)
+def test_what_can_draw_is_built_to(outside, task, mode, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = envs.make(task.format(outside=outside), render=True)
+    assert env.render_mode == mode
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("task", "package"),
+    [
+        ("minigrid:MemoryS7", "minigrid"),
+        ("dmc:cartpole_balance", "dm_control"),
+        ("memory_maze:9x9", "labmaze"),
+    ],
+)
+def test_families_that_can_draw_are_built_to(task, package):
+    pytest.importorskip(package)
+    assert envs._constructor(task, render=True).keywords["render_mode"] == "rgb_array"
+    assert "render_mode" not in envs._constructor(task).keywords

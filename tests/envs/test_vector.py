@@ -412,3 +412,60 @@ def test_our_tasks_fill_their_vectors():
             for _ in range(30):
                 rows = door.step(np.stack([door.action_space.sample() for _ in range(3)]))
             assert rows["obs/vector"].shape == (3, *door.observation_space["vector"].shape)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_environments_draw_what_they_show_now(mode):
+    with envs.make_vector("tmaze:corridor=3", 2, seed=1, mode=mode, render=True) as door:
+        door.reset()
+        assert door.fps == 10
+        pictures = [door.render(), (door.step(np.array([0, 1])), door.render())[1]]
+        assert {picture.shape for moment in pictures for picture in moment} == {(64, 64, 3)}
+        lone = envs.make("tmaze:corridor=3", 1, 1, render=True)
+        lone.reset()
+        np.testing.assert_array_equal(pictures[0][1], lone.render())
+        np.testing.assert_array_equal(pictures[1][1][28:36], pictures[0][1][28:36])  # it stayed
+        assert (pictures[1][0][28:36] != pictures[0][0][28:36]).any()
+    with envs.make_vector("tmaze:corridor=3", 2, seed=1, mode=mode) as door:
+        door.reset()
+        assert door.render() is None
+
+
+BAD_PICTURES = """
+import gymnasium, numpy as np
+class Bad(gymnasium.Env):
+    metadata = {"render_modes": ["rgb_array"]}
+    observation_space = gymnasium.spaces.Box(0, 1, (2,))
+    action_space = gymnasium.spaces.Discrete(2)
+    def __init__(self, how="", render_mode=None):
+        self.how, self.render_mode = how, render_mode
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+    def render(self):
+        if self.how == "raise":
+            raise ModuleNotFoundError("no module named 'paint'")
+        return np.zeros((3, 4, 5)) if self.how == "float" else None
+gymnasium.register("BadPictures-v0", Bad, disable_env_checker=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("raise", "no module named 'paint'"),
+        ("float", r"uint8 of shape \(H, W, 3\), got float64 \(3, 4, 5\)"),
+        ("none", "uint8 of shape .* got None"),
+    ],
+)
+def test_an_environment_that_cannot_be_drawn_is_named(mode, how, says, tmp_path):
+    path = tmp_path / f"pictures_{how}_{mode}.py"  # a module is imported once
+    path.write_text(BAD_PICTURES)
+    gymnasium.registry.pop("BadPictures-v0", None)
+    task = f"{path}:BadPictures-v0:how={how}"
+    with envs.make_vector(task, 1, seed=1, mode=mode, first_index=7, render=True) as door:
+        door.reset()
+        with pytest.raises(envs.EnvironmentFailure, match=f"environment 7 raised[^$]*{says}"):
+            door.render()

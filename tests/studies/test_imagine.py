@@ -34,6 +34,27 @@ def test_pictures(
     assert list(result["kl"]) == [str(age) for age in range(7 if seen == "vector" else 12)]
 
 
+def test_a_video(train: Train, tmp_path: Path, call: Callable[..., dict]) -> None:
+    """As many frames as steps, two rows of three; what was predicted is marked."""
+    folder, film = train("rssm", "rooms"), tmp_path / "film.gif"
+    words = ["--steps", "6", "--context", "4", "--out", tmp_path / "new", "--video", film]
+    assert call("imagine", folder, *words)["files"][-1] == str(film)
+    image = Image.open(film)
+    assert image.n_frames == 6 and image.size == (3 * 128 + 2 * 4, 2 * (128 + 14) + 4)
+    below = []
+    for number in range(6):
+        image.seek(number)
+        below.append(image.convert("RGB").getpixel((127, 128)))
+    assert len(set(below[:4])) == len(set(below[4:])) == 1 and below[0] != below[5]
+
+
+def test_no_video_of_vectors(train: Train, tmp_path: Path, refused: Callable[..., str]) -> None:
+    out, film = tmp_path / "new", tmp_path / "film.gif"
+    said = refused("imagine", train("s4wm", TASK), "--out", out, "--video", film)
+    assert f"--video: {TASK} shows no picture that could be predicted, only: vector." in said
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_beside_the_run(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     folder = train("s4wm", TASK)
     assert run.main(["imagine", "--logdir", str(folder)]) == 0

@@ -274,3 +274,6 @@ def test_the_disk_that_a_run_takes_is_all_of_it() -> None:
         "on disk at the end: about 121.1 MiB (replay 95.4 MiB, 2 checkpoints 22.9 MiB, log 2.9 MiB), "
         "and 250 B an episode"
     )
+    drawn = configs.override(config, {"log.every": 0, "log.pictures": 10_000})
+    logs = [on_disk(drawn, 1, lambda rows: (0, 0), images).split("log ")[1] for images in (False, True)]
+    assert logs == ["6.7 MiB), and 250 B an episode", "76.3 MiB), and 250 B an episode"]

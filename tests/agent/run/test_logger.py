@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from agent.run import logger
@@ -80,13 +81,23 @@ def test_tensorboard_gets_scalars_pictures_and_histograms(tmp_path: Path) -> Non
     log.add(3, {"a/b": 0.5, "bad": float("nan")})
     log.figure(4, "picture", Figure(figsize=(0.8, 0.6), dpi=100))
     log.histogram(5, "spread", np.array([1.0, 2.0, np.inf]))
+    log.video(6, "film", (np.full((20, 30, 3), level, np.uint8) for level in (0, 100)), 5)
     log.close()
     values = {v.tag: (event.step, v) for event in events(tmp_path) for v in event.summary.value}
-    assert {tag: step for tag, (step, _) in values.items()} == {"a/b": 3, "picture": 4, "spread": 5}
+    assert {tag: step for tag, (step, _) in values.items()} == {
+        "a/b": 3,
+        "picture": 4,
+        "spread": 5,
+        "film": 6,
+    }
     assert values["a/b"][1].simple_value == 0.5
     image = values["picture"][1].image
     assert (image.height, image.width) == (60, 80) and image.encoded_image_string.startswith(b"\x89PNG")
     assert values["spread"][1].histo.num == 2
+    film = values["film"][1].image
+    assert (film.height, film.width, film.colorspace) == (20, 30, 3)
+    moving = Image.open(io.BytesIO(film.encoded_image_string))
+    assert (moving.format, moving.n_frames, moving.info["duration"]) == ("GIF", 2, 200)
 
 
 def test_without_tensorboard_only_metrics_are_written(tmp_path: Path) -> None:
@@ -94,6 +105,7 @@ def test_without_tensorboard_only_metrics_are_written(tmp_path: Path) -> None:
     log = Logger(tmp_path, 100, tensorboard=False)
     log.add(1, {"x": 1.0})
     log.figure(1, "picture", Figure())
+    log.video(1, "film", [], 5)
     log.close()
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 

@@ -48,6 +48,27 @@ def test_figures_by_name() -> None:
     assert list(report(KL[2:], FIRST[2:]).figures(rows=5)) == ["open_loop/vector/0", "open_loop/image/0"]
 
 
+def test_frames_of_the_images() -> None:
+    """A frame a step; without images there are none."""
+    found = report(KL, FIRST)
+    frames = list(found.frames(rows=2, side=6) or ())
+    assert len(frames) == 4 and frames[0].shape[0] == 2 * (6 + 14) + 4
+    assert len(list(found.frames(rows=9) or ())) == 4
+    assert OpenLoop({"vector": KL}, {"vector": KL}, KL, KL, 2).frames(2) is None
+
+
+def test_a_frame_by_hand() -> None:
+    """True, predicted and their difference around grey; the line below changes where the context ends."""
+    true, predicted = np.zeros((3, 40, 40, 3)), np.zeros((3, 40, 40, 3))
+    true[:, :, :, 0], predicted[2] = 1.0, 1.0
+    frames = list(pictures.open_loop_frames([(true, predicted)], 2))
+    (first, last) = (frame[80, [80, 80 + 164, 80 + 328]].tolist() for frame in (frames[0], frames[2]))
+    assert first == [[255, 0, 0], [0, 0, 0], [0, 128, 128]]
+    assert last == [[255, 0, 0], [255, 255, 255], [128, 255, 255]]
+    below = [tuple(frame[173, 159]) for frame in frames]
+    assert below == [pictures.OBSERVED, pictures.OBSERVED, pictures.PREDICTED]
+
+
 def panels(figure: Figure) -> dict[str, np.ndarray]:
     """Name of a row -> the values drawn in it."""
     return {

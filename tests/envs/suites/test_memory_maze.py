@@ -15,7 +15,7 @@ missing = [name for name in ("memory_maze", "dm_control") if importlib.util.find
     ("task", "said"),
     [
         ("memory_maze:9x8", "the family 'memory_maze' has no '9x8'.* Did you mean '9x9'"),
-        ("memory_maze:9x9:size=3", "this task takes fast"),
+        ("memory_maze:9x9:size=3", "this task takes fast, render_mode"),
         ("memory_maze:9x9:fast=1", "'fast' must be true or false, got 1"),
     ],
 )

@@ -58,7 +58,7 @@ def test_what_the_view_cannot_tell_and_wrong_arguments_are_refused():
         envs.make("minigrid:GoToDoor-5x5")
     with pytest.raises(ValueError, match=r"Did you mean 'MemoryS7'"):
         envs.check("minigrid:MemryS7")
-    with pytest.raises(ValueError, match="takes observation, tile"):
+    with pytest.raises(ValueError, match="takes observation, render_mode, tile"):
         envs.check("minigrid:MemoryS7:size=9")
     with pytest.raises(
         ValueError, match="'observation' must be pixels or symbols, got 'symbol'. Did you mean"
