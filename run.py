@@ -13,7 +13,6 @@ import contextlib
 import importlib
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -55,7 +54,7 @@ class Train:
         from agent.run.folder import RunFolder
         from agent.run.loop import Training
         from agent.run.seams import configure
-        from agent.run.stopping import Stopped
+        from agent.run.session import carry_out
 
         folder = RunFolder.of(asked)
         config = configure(task, backbone, args.configs, options, folder.saved())
@@ -67,14 +66,7 @@ class Train:
         command = ["python", "run.py", *args.argv]
 
         def work() -> tuple[Mapping[str, Any], str]:
-            with folder.locked():
-                folder.begin_session(config, command, changed)
-                try:
-                    result = training.run(changed)
-                except Stopped as stopped:
-                    again = shlex.join(command)
-                    print(f"run.py: {stopped} and saved in {folder}; to go on: {again}", file=sys.stderr)
-                    raise SystemExit(128 + stopped.signal) from None  # as a shell reports such a death
+            result = carry_out(training, command, changed)
             return result, _summary(config, result)
 
         return work

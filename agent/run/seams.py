@@ -52,7 +52,23 @@ class Environments(Protocol):
         """End them."""
 
 
-class Batches(Protocol):
+class Source(Protocol):
+    """Where batches come from."""
+
+    def ready(self) -> bool:
+        """Whether a batch can be had."""
+
+    def next(self) -> dict[str, Any]:
+        """The next batch, `[B, T, ...]`; with `window` if it wants the states that an update reaches."""
+
+    def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int) -> None:
+        """Keep the states that training reached in a batch's windows."""
+
+    def close(self) -> None:
+        """End the threads."""
+
+
+class Batches(Source, Protocol):
     """The replay, with its batches read ahead: `replay.Replay`."""
 
     @property
@@ -77,17 +93,8 @@ class Batches(Protocol):
     def close_episodes(self, streams: np.ndarray) -> None:
         """End the open episodes of these environments, `[N]` bool, without an end of the task."""
 
-    def ready(self) -> bool:
-        """Whether a batch can be had."""
-
-    def next(self) -> dict[str, Any]:
-        """The next batch, `[B, T, ...]`."""
-
     def peek(self, number: int) -> Rows:
         """A batch for reports, on which nothing later depends."""
-
-    def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int) -> None:
-        """Keep the states that training reached in a batch's windows."""
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into a checkpoint, beside the `chunks`."""
@@ -100,9 +107,6 @@ class Batches(Protocol):
 
     def prune(self, keep: set[str]) -> None:
         """Remove the files that neither the replay nor `keep` needs."""
-
-    def close(self) -> None:
-        """End the threads."""
 
 
 MakeEnvironments = Callable[[int, int, int], Environments]
