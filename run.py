@@ -93,6 +93,10 @@ class Evaluate:
         from agent.run.saved import SavedRun
 
         run = SavedRun.of(run_of(args), args.device)
+        if run.folder.data() is not None:
+            raise ValueError(
+                f"{run.folder} holds a world model fitted to episodes on disk, which cannot act; see foresee."
+            )
         if args.sampled:
             run.config = configs.override(run.config, {"eval.deterministic": False})
         seed = run.config.seed if args.seed is None else args.seed
@@ -108,6 +112,8 @@ COMMANDS: dict[str, str | type[Command]] = {
     "train": Train,
     "eval": Evaluate,
     "reproduce": "agent.run.crash",
+    "fit": "studies.fit",
+    "foresee": "studies.foresee",
     "imagine": "studies.imagine",
     "probe": "studies.probe",
     "compare": "studies.compare",

@@ -1,0 +1,92 @@
+"""Judge a world model by what it foresees of held-out episodes: a context observed, the query imagined."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.run.data import Data, Fits, held_out, length_of
+from agent.run.foresight import foresee, strips
+from agent.run.saved import SavedRun
+from configs.command_line import Parser, Work, add_device, add_run, count, run_of
+from replay.episodes import load
+from replay.files import writable
+from studies.fit import summary
+from studies.plots import save
+
+EPISODES = 100
+SHOWN = 2  # episodes that are drawn
+
+
+def arguments(parser: Parser) -> None:
+    """The run, the episodes, and where the pictures go."""
+    add_run(parser)
+    add_device(parser)
+    data = "episodes to foresee: a folder that collect wrote [those the run was fitted to, its test part]"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
+    parser.add_argument(
+        "--context", type=count, metavar="N", help="frames observed [the task's, or half an episode]"
+    )
+    parser.add_argument(
+        "--episodes", type=count, default=EPISODES, metavar="N", help=f"how many at most [{EPISODES}]"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go [RUN/foresee]")
+
+
+def prepare(args: argparse.Namespace) -> Work:
+    """See `judge`."""
+    run = SavedRun.of(run_of(args), args.device)
+    out = writable(args.out or run.folder.path / "foresee", folder=True)
+    known = run.folder.data()
+    if known is None:
+        raise ValueError(f"{run.folder} holds no world model fitted to episodes on disk; see imagine.")
+    data = Data.of_json(known)
+    paths = data.paths("test") if args.data is None else held_out(args.data, data)
+    if len(paths) < args.episodes:
+        print(f"run.py: there are {len(paths)} held-out episodes, all of them are used", file=sys.stderr)
+    paths = paths[: args.episodes]
+    lengths = [length_of(path) for path in paths]
+    context = args.context or data.context or max(1, min(lengths) // 2)
+    if context >= min(lengths):
+        shortest = paths[lengths.index(min(lengths))]
+        raise ValueError(
+            f"--context must be less than the {min(lengths)} frames of {shortest}, got {context}."
+        )
+    envs = run.make_envs(1, run.config.seed, 0)
+    fits = Fits(envs.observation_space, envs.action_space)
+    envs.close()
+    load(paths[0], fits)
+
+    def work() -> tuple[Mapping[str, Any], str]:
+        result = judge(run, paths, fits, context, out)
+        return result, "\n".join([summary(run.config.task, result), *result["files"]])
+
+    return work
+
+
+def judge(run: SavedRun, paths: Sequence[Path], fits: Fits, context: int, out: Path) -> dict[str, Any]:
+    """Foresee episodes with the newest world model of a run.
+
+    Writes into `out` a strip `<observation>_<episode>.png` for each observation of the first episodes: true,
+    reconstructed, imagined from the context on, error.
+
+    Returns:
+        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`.
+    """
+    agent, _ = run.agent()
+    episodes = [load(path, fits) for path in paths]
+    found = foresee(agent, episodes, context).summary()
+    files = [
+        save(figure, out / f"{key}_{path.stem}.png")
+        for path, episode in zip(paths[:SHOWN], episodes, strict=False)
+        for key, figure in strips(agent, episode, context).items()
+    ]
+    return found | {
+        "backbone": run.config.backbone,
+        "updates": agent.updates,
+        "logdir": str(run.folder),
+        "files": [str(path) for path in files],
+    }
