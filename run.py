@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import configs
@@ -40,6 +41,8 @@ class Train:
         parser.epilog = "Other commands: " + ", ".join(f"python run.py {name} --help" for name in COMMANDS)
         add_configuration(parser)
         add_run(parser, "folder of the run [runs/TASK/BACKBONE/seedN]")
+        init = "run, such as one of fit, whose world model a new run begins with [none]"
+        parser.add_argument("--init", type=Path, metavar="RUN", help=init)
 
     @staticmethod
     def prepare(args: argparse.Namespace) -> Work:
@@ -53,6 +56,7 @@ class Train:
         from agent.run import machine
         from agent.run.folder import RunFolder
         from agent.run.loop import Training
+        from agent.run.saved import SavedRun
         from agent.run.seams import configure
         from agent.run.session import carry_out
 
@@ -62,7 +66,12 @@ class Train:
         for line in (*args.twice, *configs.inert(config, options)):
             print(f"run.py: {line}", file=sys.stderr)
         machine.prepare(config.threads)
+        anew = args.init is not None and not folder.has_checkpoint()
+        trained = SavedRun.of(args.init, config.device).agent_for(config) if anew else None
         training = Training(config, folder)
+        if trained is not None:
+            training.agent.model.load_state_dict(trained.model.state_dict())
+            print(f"run.py: world model of {args.init}, {trained.updates:,} updates", file=sys.stderr)
         command = ["python", "run.py", *args.argv]
 
         def work() -> tuple[Mapping[str, Any], str]:

@@ -105,9 +105,9 @@ def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> 
             "Collect with --policy random or with the folder of a run."
         )
     if run is not None:
-        own = run.make_envs(1, seed, 0)
-        known = (own.observation_space, own.action_space)
-        own.close()
+        from agent.run import seams
+
+        known = seams.spaces(run.make_envs, seed)
         if given != known:
             raise ValueError(
                 f"the run in {policy} was trained on {run.config.task!r}, which has other spaces than "

@@ -61,9 +61,7 @@ def prepare(args: argparse.Namespace) -> Work:
     context = data.context or max(1, min(lengths) // 2)
     if context >= min(lengths):
         raise ValueError(f"the context has {context} frames, but an episode has {min(lengths)} only.")
-    envs = seams.environments(config)(1, config.seed, 0)
-    spaces = envs.observation_space, envs.action_space
-    seams.close_quietly("environments", envs)
+    spaces = seams.spaces(seams.environments(config), config.seed)
     machine.prepare(config.threads)
     fitting = Fitting(config, folder, data, spaces, set(lengths) == {config.batch_length}, context)
     for part in data.folders:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.run import seams
 from agent.run.data import Data, Fits, held_out, length_of
 from agent.run.foresight import foresee, strips
 from agent.run.saved import SavedRun
@@ -55,9 +56,7 @@ def prepare(args: argparse.Namespace) -> Work:
         raise ValueError(
             f"--context must be less than the {min(lengths)} frames of {shortest}, got {context}."
         )
-    envs = run.make_envs(1, run.config.seed, 0)
-    fits = Fits(envs.observation_space, envs.action_space)
-    envs.close()
+    fits = Fits(*seams.spaces(run.make_envs, run.config.seed))
     load(paths[0], fits)
 
     def work() -> tuple[Mapping[str, Any], str]:

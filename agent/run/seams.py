@@ -143,14 +143,22 @@ def environments(config: configs.Config) -> MakeEnvironments:
     return make
 
 
-def batches(config: configs.Config, spaces: Iterable[gymnasium.Space] = ()) -> MakeBatches:
+def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
+    """The spaces of observations and actions, of an environment that is built for it."""
+    envs = make(1, seed, 0)
+    found = envs.observation_space, envs.action_space
+    close_quietly("environments", envs)
+    return found
+
+
+def batches(config: configs.Config, held: Iterable[gymnasium.Space] = ()) -> MakeBatches:
     """The replay of a configuration, whose memory holds rows of these spaces (observations and action)."""
 
     def make(streams: int, folder: Path | None, prepare: Prepare) -> replay.Replay:
         sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": config.seed}
         rows = replay.Replay(streams=streams, folder=folder, prepare=prepare, **sizes, **config.replay)
-        if spaces:
-            rows.check_memory(spaces)
+        if held:
+            rows.check_memory(held)
         return rows
 
     return make

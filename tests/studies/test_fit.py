@@ -197,3 +197,31 @@ def test_what_a_fitted_run_refuses(
     out, err = capsys.readouterr()
     assert "there are 30 held-out episodes, all of them are used" in err and "30 held-out episodes" in out
     assert configs.read(folder / "config.yaml").task == TASK
+
+
+def test_online_training_begins_with_a_fitted_world_model(
+    data: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted, folder = tmp_path / "fitted", tmp_path / "run"
+    words = ["fit", "--data", str(data), "--logdir", str(fitted), *FAST, "--log.pictures", "0"]
+    assert run.main([*words, "--updates", "3"]) == 0
+    train = ["--task", TASK, *SMALL, "--init", str(fitted), "--logdir", str(folder), "--log.pictures", "0"]
+    for given, said in (
+        ([*train, "--s4wm.width", "24"], "s4wm.width: saved 16, now 24"),
+        ([*train, "--recall.scale", "1"], "recall.scale: saved 0.0, now 1.0"),
+        ([*train, "--backbone", "rssm"], "backbone: saved 's4wm', now 'rssm'"),
+        ([*train, "--task", "tmaze"], "which has other spaces than 'tmaze'"),
+        ([*train, "--init", "none"], "none: expected"),
+    ):
+        assert said in refused(*given)
+    assert not folder.exists()
+    train += ["--steps", "60", "--eval.every", "0", "--eval.max_steps", "20", "--prefill", "60"]
+    assert run.main(train) == 0
+    assert "3 updates" in capsys.readouterr().err
+    ends = [checkpoint.load_newest(place) for place in (fitted, folder)]
+    assert ends[0] is not None and ends[1] is not None and ends[1].agent_state["updates"] == 0
+    assert same(ends[0].agent_state["model"], ends[1].agent_state["model"])
+    assert run.main([*train, "--steps", "120"]) == 0  # it goes on with its own
+    assert "3 updates" not in capsys.readouterr().err
+    end = checkpoint.load_newest(folder)
+    assert end is not None and not same(end.agent_state["model"], ends[0].agent_state["model"])
