@@ -123,6 +123,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "reproduce": "agent.run.crash",
     "fit": "studies.fit",
     "foresee": "studies.foresee",
+    "study": "studies.study",
     "imagine": "studies.imagine",
     "probe": "studies.probe",
     "compare": "studies.compare",

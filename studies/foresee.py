@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.run import seams
 from agent.run.data import Data, Fits, held_out, length_of
@@ -38,19 +38,48 @@ def arguments(parser: Parser) -> None:
 
 
 def prepare(args: argparse.Namespace) -> Work:
-    """See `judge`."""
+    """See `choose` and `judge`."""
     run = SavedRun.of(run_of(args), args.device)
     out = writable(args.out or run.folder.path / "foresee", folder=True)
+    held = choose(run, args.episodes, args.context, args.data)
+    if len(held.paths) < args.episodes:
+        print(f"run.py: there are {len(held.paths)} held-out episodes, all of them are used", file=sys.stderr)
+
+    def work() -> tuple[Mapping[str, Any], str]:
+        result = judge(run, held, out)
+        return result, "\n".join([summary(run.config.task, result), *result["files"]])
+
+    return work
+
+
+class Held(NamedTuple):
+    """Held-out episodes, whether one is of the task's spaces, and how many frames of each are observed."""
+
+    paths: list[Path]
+    fits: Fits
+    context: int
+
+
+def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Path | None = None) -> Held:
+    """The episodes to judge a run by: of its own test part, or of a folder.
+
+    Args:
+        run: a world model fitted to episodes on disk.
+        episodes: how many at most.
+        context: frames observed; None for the task's context or, where it has none, half an episode.
+        folder: of episodes; None for the run's own.
+
+    Raises:
+        ValueError: the run was not fitted to episodes; an episode is missing, damaged, of other spaces, or no
+            longer than the context.
+    """
     known = run.folder.data()
     if known is None:
         raise ValueError(f"{run.folder} holds no world model fitted to episodes on disk; see imagine.")
     data = Data.of_json(known)
-    paths = data.paths("test") if args.data is None else held_out(args.data, data)
-    if len(paths) < args.episodes:
-        print(f"run.py: there are {len(paths)} held-out episodes, all of them are used", file=sys.stderr)
-    paths = paths[: args.episodes]
+    paths = (data.paths("test") if folder is None else held_out(folder, data))[:episodes]
     lengths = [length_of(path) for path in paths]
-    context = args.context or data.context or max(1, min(lengths) // 2)
+    context = context or data.context or max(1, min(lengths) // 2)
     if context >= min(lengths):
         shortest = paths[lengths.index(min(lengths))]
         raise ValueError(
@@ -58,30 +87,25 @@ def prepare(args: argparse.Namespace) -> Work:
         )
     fits = Fits(*seams.spaces(run.make_envs, run.config.seed))
     load(paths[0], fits)
-
-    def work() -> tuple[Mapping[str, Any], str]:
-        result = judge(run, paths, fits, context, out)
-        return result, "\n".join([summary(run.config.task, result), *result["files"]])
-
-    return work
+    return Held(paths, fits, context)
 
 
-def judge(run: SavedRun, paths: Sequence[Path], fits: Fits, context: int, out: Path) -> dict[str, Any]:
+def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
     """Foresee episodes with the newest world model of a run.
 
-    Writes into `out` a strip `<observation>_<episode>.png` for each observation of the first episodes: true,
-    reconstructed, imagined from the context on, error.
+    Writes into `out`, if given, a strip `<observation>_<episode>.png` for each observation of the first
+    episodes: true, reconstructed, imagined from the context on, error.
 
     Returns:
         `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`.
     """
     agent, _ = run.agent()
-    episodes = [load(path, fits) for path in paths]
-    found = foresee(agent, episodes, context).summary()
+    found = foresee(agent, (load(path, held.fits) for path in held.paths), held.context).summary()
     files = [
         save(figure, out / f"{key}_{path.stem}.png")
-        for path, episode in zip(paths[:SHOWN], episodes, strict=False)
-        for key, figure in strips(agent, episode, context).items()
+        for path in held.paths[:SHOWN]
+        if out is not None
+        for key, figure in strips(agent, load(path, held.fits), held.context).items()
     ]
     return found | {
         "backbone": run.config.backbone,
