@@ -43,6 +43,8 @@ class Train:
         parser.epilog = "Other commands: " + ", ".join(f"python run.py {name} --help" for name in COMMANDS)
         add_configuration(parser)
         add_run(parser, "folder of the run [runs/TASK/BACKBONE/seedN]")
+        init = "run, such as one of fit, whose world model a new run begins with [none]"
+        parser.add_argument("--init", type=Path, metavar="RUN", help=init)
 
     @staticmethod
     def prepare(args: argparse.Namespace) -> Work:
@@ -56,8 +58,9 @@ class Train:
         from agent.run import machine
         from agent.run.folder import RunFolder
         from agent.run.loop import Training
+        from agent.run.saved import SavedRun
         from agent.run.seams import configure
-        from agent.run.stopping import Stopped
+        from agent.run.session import carry_out
 
         folder = RunFolder.of(asked)
         config = configure(task, backbone, args.configs, options, folder.saved())
@@ -65,18 +68,16 @@ class Train:
         for line in (*args.twice, *configs.inert(config, options)):
             print(f"run.py: {line}", file=sys.stderr)
         machine.prepare(config.threads)
+        anew = args.init is not None and not folder.has_checkpoint()
+        trained = SavedRun.of(args.init, config.device).agent_for(config) if anew else None
         training = Training(config, folder)
+        if trained is not None:
+            training.agent.model.load_state_dict(trained.model.state_dict())
+            print(f"run.py: world model of {args.init}, {trained.updates:,} updates", file=sys.stderr)
         command = ["python", "run.py", *args.argv]
 
         def work() -> tuple[Mapping[str, Any], str]:
-            with folder.locked():
-                folder.begin_session(config, command, changed)
-                try:
-                    result = training.run(changed)
-                except Stopped as stopped:
-                    again = shlex.join(command)
-                    print(f"run.py: {stopped} and saved in {folder}; to go on: {again}", file=sys.stderr)
-                    raise SystemExit(128 + stopped.signal) from None  # as a shell reports such a death
+            result = carry_out(training, command, changed)
             return result, _summary(config, result)
 
         return work
@@ -108,6 +109,10 @@ class Evaluate:
             video.check(args.video)
 
         run = SavedRun.of(run_of(args), args.device)
+        if run.folder.data() is not None:
+            raise ValueError(
+                f"{run.folder} holds a world model fitted to episodes on disk, which cannot act; see foresee."
+            )
         if args.sampled:
             run.config = configs.override(run.config, {"eval.deterministic": False})
         seed = run.config.seed if args.seed is None else args.seed
@@ -124,6 +129,9 @@ COMMANDS: dict[str, str | type[Command]] = {
     "train": Train,
     "eval": Evaluate,
     "reproduce": "agent.run.crash",
+    "fit": "studies.fit",
+    "foresee": "studies.foresee",
+    "study": "studies.study",
     "imagine": "studies.imagine",
     "probe": "studies.probe",
     "compare": "studies.compare",

@@ -148,30 +148,36 @@ class Agent:
         # Carry the action that the environment gets and replay will hold: a sample may be outside [-1, 1].
         return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
 
-    def update(self, batch: Mapping[str, np.ndarray]) -> State:
-        """One update of world model, actor and critic from a replay batch `[B, T, ...]`.
+    def update(self, batch: Mapping[str, np.ndarray], behaviour: bool = True) -> State:
+        """One update of world model, actor and critic, or of the world model alone, from `[B, T, ...]`.
 
         The window starts in the states of `start`. Metrics are summed on the device; `metrics` returns their
         means, `check_finite` checks that they are finite.
+
+        Args:
+            batch: of replay, or of episodes from disk.
+            behaviour: whether actor and critic learn too, in the model's dreams.
 
         Returns:
             the states after step `end` `[B]` of the windows, if given, else at their ends, leaves `[B, ...]`.
         """
         self.seed_torch("update", self.updates)
         data = self.encoded(batch)
-        window, of_model = self._learn_model(data)
-        dream, reward, alive = self._dream(window)
-        of_behaviour = self._learn_behaviour(data, window, dream, reward, alive)
+        window, metrics = self._learn_model(data, behaviour)
+        if behaviour:
+            metrics |= self._learn_behaviour(data, window, *self._dream(window))
         self.updates += 1
-        self.means.add(of_model | of_behaviour)
+        self.means.add(metrics)
         return window.after
 
-    def _learn_model(self, data: Batch) -> tuple[Window, Metrics]:
-        """One step of the world model on a batch on the device; metrics by name."""
+    def _learn_model(self, data: Batch, dreams: bool) -> tuple[Window, Metrics]:
+        """One step of the world model on a batch on the device; metrics by name. Starts where it `dreams`."""
         rows, steps = data["is_first"].shape
         state, end = self.start(data), data.get("end")
         options = self.dream_options
-        starts = choose_starts(options["starts"], options["count"], rows, steps, self.device)
+        starts = torch.zeros(rows, 0, dtype=torch.int64, device=self.device)
+        if dreams:
+            starts = choose_starts(options["starts"], options["count"], rows, steps, self.device)
         keep = starts if end is None else torch.cat([starts, end[:, None]], 1)
         with self.autocast():
             loss, rollout, metrics = self.model.loss(data, state, keep)

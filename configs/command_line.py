@@ -83,26 +83,30 @@ class Parser(argparse.ArgumentParser):
         return formatter.format_help().strip().replace("%", "%%") + options
 
 
-def add_configuration(parser: Parser, without: Sequence[str] = ()) -> None:
-    """The presets, and one argument for each option of `defaults.yaml`, in its groups."""
+def add_configuration(
+    parser: Parser, without: Sequence[str] = (), size: str = "small, or 12m where there is a GPU"
+) -> None:
+    """The presets, and one argument for each option of `defaults.yaml`, in its groups.
+
+    `without` some options, or groups of them; `size` is what is taken where no preset is named.
+    """
     parser.add_argument(
         "--configs",
         nargs="+",
         default=[],
         metavar="NAME",
-        help=f"presets merged from left to right, of {', '.join(configs.presets())} [small, or 12m where "
-        "there is a GPU]",
+        help=f"presets merged from left to right, of {', '.join(configs.presets())} [{size}]",
     )
     headings = configs.headings()
     groups: dict[str, Any] = {
         "": parser.add_argument_group(
             "run",
-            "Values in brackets, here and below, are those of configs/defaults.yaml. The size preset (small "
-            "or 12m), the backbone and the task change some: a run's config.yaml has the values in force.",
+            "Values in brackets, here and below, are those of configs/defaults.yaml. The size preset, the "
+            "backbone and the task change some: a run's config.yaml has the values in force.",
         )
     }
     for option in configs.describe():
-        if option.key in without:
+        if configs.is_free(option.key, without):
             continue
         top = option.key.split(".")[0] if "." in option.key else ""
         if top not in groups:

@@ -1,6 +1,7 @@
 """Chunks: consecutive rows of one environment, one immutable file each.
 
-    <folder>/episode-00000012.npz       one whole episode, compressed: what `run.py collect` writes
+    <folder>/episode-00000012.npz       one whole episode, compressed: what `run.py collect` writes, with
+                                        dataset.json, which says of what
     <folder>/chunk-0003-00000012.npz    rows of stream 3, uncompressed: what replay keeps on disk
 
 A chunk is an .npz of T rows of one stream: the keys and types of `replay.rows`, leading axis T. An episode
@@ -25,6 +26,8 @@ import numpy as np
 from replay.files import Fingerprint, atomic, check_unpacked, fingerprint
 from replay.rows import Rows, check
 
+FORMAT, RECORD = 1, "dataset.json"  # of folders of episodes
+
 _NAME = re.compile(r"episode-(\d{8,})\.npz")
 
 
@@ -40,6 +43,21 @@ def paths(folder: str | Path) -> list[Path]:
         return []
     found = {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
     return [found[episode] for episode in sorted(found)]
+
+
+def number_of(path: Path) -> int:
+    """Return the number of the episode in a chunk that `paths` found."""
+    return int(path.stem.removeprefix("episode-"))
+
+
+def length(path: str | Path) -> int:
+    """Return how many rows a chunk has, reading no more than that.
+
+    Raises ValueError if the file is damaged or not a chunk.
+    """
+    with _opened(path) as archive, archive.open("reward.npy") as file:
+        np.lib.format.read_magic(file)
+        return int(np.lib.format.read_array_header_1_0(file)[0][0])
 
 
 def write(path: str | Path, episode: Mapping[str, np.ndarray]) -> None:

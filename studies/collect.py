@@ -36,8 +36,6 @@ from replay.files import publish, writable
 if TYPE_CHECKING:
     from agent.run.saved import SavedRun
 
-FORMAT = 1
-PLAN = "dataset.json"
 LONGEST = 100_000  # steps of an episode that may never end
 POLICIES = ("scripted", "random")  # the task's own `script()`, and uniform actions
 
@@ -107,16 +105,16 @@ def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> 
             "Collect with --policy random or with the folder of a run."
         )
     if run is not None:
-        own = run.make_envs(1, seed, 0)
-        known = (own.observation_space, own.action_space)
-        own.close()
+        from agent.run import seams
+
+        known = seams.spaces(run.make_envs, seed)
         if given != known:
             raise ValueError(
                 f"the run in {policy} was trained on {run.config.task!r}, which has other spaces than "
                 f"{task!r}: {known[0]}, {known[1]} there, {given[0]}, {given[1]} here."
             )
     return {
-        "format": FORMAT,
+        "format": chunk.FORMAT,
         "task": task,
         "policy": policy,
         "checkpoint": run and run.agent()[1],
@@ -130,11 +128,11 @@ def check(folder: Path, planned: Mapping[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a folder, or a path where there is nothing yet.")
     writable(folder, folder=True)
-    path = folder / PLAN
+    path = folder / chunk.RECORD
     if not path.exists():
         if chunk.paths(folder):
             raise ValueError(
-                f"{folder} holds episodes, but no {PLAN} that says of what; name another folder."
+                f"{folder} holds episodes, but no {chunk.RECORD} that says of what; name another folder."
             )
         return
     held = read_json(path)
@@ -155,7 +153,7 @@ def fill(folder: Path, planned: Mapping[str, Any], episodes: int, jobs: int) -> 
         call), and `out`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    publish(folder / PLAN, json.dumps(planned, indent=1) + "\n", "the record of the episodes")
+    publish(folder / chunk.RECORD, json.dumps(planned, indent=1) + "\n", "the record of the episodes")
     wanted = [chunk.path_of(folder, episode) for episode in range(episodes)]
     missing = [episode for episode, path in enumerate(wanted) if not path.exists()]
     with tqdm(total=episodes, initial=episodes - len(missing), unit="episode", desc=planned["task"]) as bar:

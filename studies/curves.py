@@ -47,8 +47,10 @@ def finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def read_curve(folder: Path) -> Curve:
+def read_curve(folder: Path, metric: str = METRIC) -> Curve:
     """What a run logged of its evaluations, by step; one that was logged twice counts as the last time.
+
+    `metric` is the number of an evaluation that is wanted.
 
     A last line that is being written, or was cut by a crash, is left out.
 
@@ -63,9 +65,9 @@ def read_curve(folder: Path) -> Curve:
             break
         try:
             entry = json.loads(line)
-            if entry.get(METRIC) is not None:
+            if entry.get(metric) is not None:
                 seconds = entry.get("time/seconds")
-                points[int(entry["step"])] = (np.nan if seconds is None else seconds, float(entry[METRIC]))
+                points[int(entry["step"])] = (np.nan if seconds is None else seconds, float(entry[metric]))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}, line {number} is no line of a log ({error!r}): {line[:80]!r}"

@@ -28,7 +28,10 @@ TAIL = 30  # lines of a failed run's stderr that are shown
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: up to which step, in which folder, with how many threads, by which command."""
+    """One training run: up to which step, in which folder, with how many threads, by which command.
+
+    `metric` is what its evaluations log.
+    """
 
     backbone: str
     seed: int
@@ -36,13 +39,14 @@ class Run:
     folder: Path
     threads: int
     command: Sequence[str]
+    metric: str = METRIC
 
     def __str__(self) -> str:
         return f"{self.backbone} seed {self.seed}"
 
     def finished(self) -> bool:
         """Whether it has been evaluated at or after its last step."""
-        evaluated = read_curve(self.folder).steps[-1:].tolist()
+        evaluated = read_curve(self.folder, self.metric).steps[-1:].tolist()
         result = RunFolder(self.folder).result() or {}
         return max([0, int(result.get("steps", 0)), *evaluated]) >= self.steps
 
@@ -52,12 +56,12 @@ class Run:
         Raises:
             RuntimeError: there is none.
         """
-        curve = read_curve(self.folder)
+        curve = read_curve(self.folder, self.metric)
         end = int(np.searchsorted(curve.steps, self.steps)) + 1
         if end > curve.steps.size:
             last = curve.steps[-1] if curve.steps.size else "nothing"
             raise RuntimeError(
-                f"{self} ended without an evaluation at step {self.steps:,}: the last {METRIC} in "
+                f"{self} ended without an evaluation at step {self.steps:,}: the last {self.metric} in "
                 f"{self.folder / 'metrics.jsonl'} is of step {last}."
             )
         return Curve(*(values[:end] for values in curve))
@@ -97,7 +101,7 @@ def run_all(runs: Sequence[Run], jobs: int, logs: Path) -> None:
                         _fail(run, process.returncode, _log(logs, run, "stderr"), before)
                     value, took = run.curve().values[-1], time.monotonic() - began
                     done += 1
-                    say(f"finished {run} in {took:,.0f} s: return {value:.4g}")
+                    say(f"finished {run} in {took:,.0f} s: {run.metric} {value:.4g}")
                 time.sleep(0.1)
         finally:
             _stop(list(running))
@@ -150,7 +154,7 @@ def _fail(run: Run, code: int, stderr: Path, before: int) -> NoReturn:
     lines = stderr.read_bytes()[before:].decode(errors="replace").splitlines()
     said = next((line for line in lines if line.startswith("run.py: ")), "")
     raise RuntimeError(
-        f"{run} failed with {cause}. Run the same comparison again to go on once the cause is removed.\n"
+        f"{run} failed with {cause}. Run the same command again to go on once the cause is removed.\n"
         + f"{said}\n" * bool(said)
         + f"command: {shlex.join(run.command)}\n"
         + f"end of {stderr}:\n"

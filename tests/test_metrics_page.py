@@ -29,9 +29,11 @@ OPTIONS = [
     *("--eval.every", "100", "--eval.episodes", "2", "--eval.max_steps", "20"),
 ]
 MODELS = {name.partition("_")[0] for name in configs.backbones()}
+FITTED = "fitted to episodes on disk"
 RUNS = {
     **{model: ["--task", "memory_chain:n=3", "--backbone", model] for model in MODELS},
     "continuous actions": ["--task", "Pendulum-v1", "--backbone", "rssm"],
+    FITTED: ["--updates", "20", "--log.every", "10", "--log.pictures", "20", "--eval.episodes", "9"],
     # A picture, a code and a vector; a worker process fails once.
     "async": ["--task", "tests.faults.faulty:Faulty-v0:fault=step,once={once}", "--envs.mode", "async"],
 }
@@ -46,7 +48,13 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         given = [word.format(once=folder / "once") for word in words]
         with contextlib.redirect_stdout(None), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the process that fails
-            assert run.main([*OPTIONS, *given, "--logdir", str(folder / "run")]) == 0
+            if title == FITTED:
+                data = ["--task", "memory_chain:n=3", "--policy", "random", "--episodes", "90", "--jobs", "1"]
+                assert run.main(["collect", *data, "--out", str(folder / "data")]) == 0
+                given = ["fit", "--data", str(folder / "data"), *OPTIONS[:4], *given]
+            else:
+                given = [*OPTIONS, *given]
+            assert run.main([*given, "--logdir", str(folder / "run")]) == 0
         found["Scalars"] |= {name for line in lines(folder / "run") for name in line if name != "step"}
         values = [value for event in events(folder / "run") for value in event.summary.value]
         scalars = {value.tag for value in values if value.HasField("simple_value")}

@@ -34,10 +34,15 @@ class FlightRecorder:
     """Updates an agent, and leaves `crash/` in the run's folder if an update is not finite.
 
     It holds a second copy of the agent's state on the device and up to `EVERY` batches in memory.
+
+    Args:
+        agent: what is updated.
+        logdir: the run's folder.
+        behaviour: see `Agent.update`.
     """
 
-    def __init__(self, agent: Agent, logdir: Path) -> None:
-        self._agent, self._logdir = agent, logdir
+    def __init__(self, agent: Agent, logdir: Path, behaviour: bool = True) -> None:
+        self._agent, self._logdir, self._behaviour = agent, logdir, behaviour
         self._state: dict[str, Any] = {}
         self._batches: list[Mapping[str, np.ndarray]] = []
 
@@ -48,7 +53,7 @@ class FlightRecorder:
         if not self._batches:
             self._state = copy.deepcopy(self._agent.state_dict())
         self._batches.append(batch)
-        return self._agent.update(batch)
+        return self._agent.update(batch, self._behaviour)
 
     def check(self) -> None:
         """Wait for the device and make sure that all updates so far were finite.
@@ -74,7 +79,7 @@ class FlightRecorder:
             for number, batch in enumerate(self._batches)
             for key, value in batch.items()
         }
-        loop = {"message": message, "batches": len(self._batches)}
+        loop = {"message": message, "batches": len(self._batches), "behaviour": self._behaviour}
         (self._logdir / FOLDER).mkdir(exist_ok=True)
         return checkpoint.save(
             self._logdir / FOLDER, self._state["updates"], self._state, arrays, loop, keep=1
@@ -109,7 +114,7 @@ def reproduce(agent: Agent, logdir: Path) -> dict[str, Any]:
             for key, value in saved.replay_state.items()
             if key.startswith(prefix)
         }
-        agent.update(batch)
+        agent.update(batch, saved.loop_state["behaviour"])
         try:
             agent.check_finite()
         except FloatingPointError as error:

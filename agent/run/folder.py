@@ -5,6 +5,7 @@ sessions.jsonl  command, commit and hardware of each session that trained it
 metrics.jsonl   one object a line; and TensorBoard's events.*
 checkpoints/    see `agent.run.checkpoint`
 replay/         chunks of steps
+data.json       of a world model fitted to episodes on disk: which ones, see `agent.run.data`
 result.json     the last evaluation, once the run is done
 crash/          after a number that was not finite, see `agent.run.crash`
 aside-<n>/      what was put aside because it was damaged
@@ -114,14 +115,18 @@ class RunFolder:
         return configs.read(path) if path.exists() and self.has_begun() else None
 
     def refuse_another(
-        self, config: configs.Config, free: Sequence[str] = configs.FREE_TO_CHANGE
+        self, config: configs.Config, free: Sequence[str] = configs.FREE_TO_CHANGE, fitted: bool = False
     ) -> list[str]:
         """What of the folder's run this configuration changes, a line for each option that may change.
 
-        Raises ValueError if others differ, or the folder cannot hold a run.
+        Raises ValueError if others differ, the folder cannot hold a run, or its run is fitted to episodes on
+        disk and this one is not, or the other way round.
         """
         saved = self.saved()
         writable(self.path, folder=True)
+        if self.has_begun() and (self.data() is not None) != fitted:
+            held = "a run in an environment" if fitted else "a world model fitted to episodes on disk"
+            raise ValueError(f"{self} holds {held}: give another --logdir{'' if fitted else ', and --init'}.")
         known = checkpoint.newest_identity(self.path).get("configuration")
         if (
             saved is None
@@ -260,6 +265,19 @@ class RunFolder:
         old = [path for name in names if (path := self.path / name).exists()] + [*self.path.glob("events.*")]
         place = put_aside(old, self.path)
         print(f"the run starts anew at step 0; what it had is in {place}", file=sys.stderr, flush=True)
+
+    def publish_data(self, data: Mapping[str, Any]) -> None:
+        """Write to which episodes the run is fitted."""
+        publish(self.path / "data.json", json.dumps(data), "the record of the data")
+
+    def data(self) -> dict[str, Any] | None:
+        """To which episodes the run is fitted; None of a run in an environment.
+
+        Raises:
+            ValueError: the file is cut or damaged.
+        """
+        path = self.path / "data.json"
+        return read_json(path) if path.is_file() else None
 
     def publish_result(self, result: Mapping[str, Any]) -> None:
         """Write what the run ended with."""

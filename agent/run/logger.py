@@ -41,6 +41,8 @@ class Logger:
         resume_step: environment steps of the checkpoint the run resumes from. Metrics of later steps belong
             to what was lost and are removed; with 0 the log starts anew.
         interval: seconds between two progress lines where stderr is not a terminal.
+        unit: what steps are, in the progress line: frames of environments, or updates.
+        score: what the number shown beside them is.
 
     Raises OSError with the path if a file cannot be written.
     """
@@ -52,6 +54,8 @@ class Logger:
         tensorboard: bool = True,
         resume_step: int = 0,
         interval: float = 10.0,
+        unit: str = "frame",
+        score: str = "return",
     ) -> None:
         folder = Path(logdir)
         folder.mkdir(exist_ok=True)
@@ -59,7 +63,7 @@ class Logger:
         removed = _truncate(self._path, resume_step)
         self._metrics = append(self._path)
         self._events = _Events(folder, resume_step) if tensorboard else None
-        self._progress = _Progress(total_steps, resume_step, interval)
+        self._progress = _Progress(total_steps, resume_step, interval, unit, score)
         if removed:
             self.say(f"removed {removed} lines of {METRICS}, newer than step {resume_step:,} or damaged")
 
@@ -100,9 +104,9 @@ class Logger:
         if self._events and finite.size:
             self._events.write(step, tb.histogram(name, finite, bins))
 
-    def progress(self, step: int, updates: int, last_return: float | None = None) -> None:
+    def progress(self, step: int, updates: int, score: float | None = None) -> None:
         """Show how far the run is. Cheap enough to be called at every step of the loop."""
-        self._progress.show(step, updates, last_return)
+        self._progress.show(step, updates, score)
 
     def say(self, text: str) -> None:
         """Print a line on stderr without tearing the progress line; see `unheard`."""
@@ -164,8 +168,8 @@ def unheard() -> Iterator[None]:
 class _Progress:
     """A tqdm line on a terminal, a plain line now and then elsewhere; both on stderr."""
 
-    def __init__(self, total: int, start: int, interval: float) -> None:
-        self._total, self._interval = total, interval
+    def __init__(self, total: int, start: int, interval: float, unit: str, score: str) -> None:
+        self._total, self._interval, self._unit, self._score = total, interval, unit, score
         self._shown_step, self._shown_time = start, time.monotonic()
         self._newest: tuple[int, int, float | None] | None = None
         self._bar: tqdm | None = None
@@ -173,15 +177,15 @@ class _Progress:
             self._bar = tqdm(
                 total=total,
                 initial=start,
-                unit="frame",
+                unit=unit,
                 unit_scale=True,
                 dynamic_ncols=True,
                 bar_format="{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} "
                 "[{remaining} left, {rate_fmt}{postfix}]",
             )
 
-    def show(self, step: int, updates: int, last_return: float | None) -> None:
-        self._newest = (step, updates, last_return)
+    def show(self, step: int, updates: int, score: float | None) -> None:
+        self._newest = (step, updates, score)
         elapsed = time.monotonic() - self._shown_time
         if elapsed >= (0.2 if self._bar is not None else self._interval):
             self._draw(elapsed)
@@ -202,9 +206,11 @@ class _Progress:
     def _print(self, elapsed: float) -> None:
         if self._newest is None or (step := self._newest[0]) == self._shown_step:
             return
-        _, updates, last_return = self._newest
-        known = last_return is not None and math.isfinite(last_return)
-        parts = [f"{updates:,} updates", f"return {last_return:.4g}" if known else "return -"]
+        _, updates, score = self._newest
+        known = score is not None and math.isfinite(score)
+        parts = [f"{self._score} {score:.4g}" if known else f"{self._score} -"]
+        if self._unit != "update":
+            parts.insert(0, f"{updates:,} updates")
         if self._bar is not None:
             self._bar.set_postfix_str(", ".join(parts), refresh=False)
             self._bar.update(step - self._bar.n)
@@ -212,7 +218,7 @@ class _Progress:
             speed = (step - self._shown_step) / max(elapsed, 1e-9)
             left = tqdm.format_interval(max(0, self._total - step) / max(speed, 1e-9))
             head = f"step {step:,}/{self._total:,} ({step / self._total:.0%})"
-            line = ", ".join([head, *parts, f"{speed:,.0f} frames/s", f"{left} left"])
+            line = ", ".join([head, *parts, f"{speed:,.0f} {self._unit}s/s", f"{left} left"])
             print(line, file=sys.stderr, flush=True)
         self._shown_step, self._shown_time = step, time.monotonic()
 

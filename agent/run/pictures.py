@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,28 +16,33 @@ OBSERVED: Colour = (60, 60, 60)
 PREDICTED: Colour = (200, 100, 0)  # as the line before the first predicted step
 
 
-def open_loop(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
+def open_loop(
+    true: np.ndarray, predicted: np.ndarray, context: int, reconstructed: np.ndarray | None = None
+) -> Figure:
     """Draw an open-loop prediction: rows true, predicted, error; time from left to right.
 
     Args:
         true, predicted: images `[T, H, W, C]` in [0, 1], or vectors `[T, d]`.
         context: number of steps the model had observed; a line stands before the first predicted one.
+        reconstructed: for a further row, what is decoded where all is observed.
 
     At most 16 images, evenly spaced, whose error is signed around grey. Of vectors a heat map, scaled by the
     range of `true`, with every n-th entry if they are very long; the error is blue where predicted is too
     low, red where it is too high.
     """
     if true.ndim == 4:
-        return _images(rgb(true.astype(np.float64)), rgb(predicted.astype(np.float64)), context)
+        shown = _rows(lambda images: rgb(images.astype(np.float64)), true, predicted, reconstructed)
+        return _images(shown, context)
     every = -(-true.shape[1] // LINES)
-    true, predicted = true[:, ::every].astype(np.float64), predicted[:, ::every].astype(np.float64)
+    shown = _rows(lambda values: values[:, ::every].astype(np.float64), true, predicted, reconstructed)
+    true = shown["true"]
     low, high = float(true.min()), float(true.max())
     span = max(high - low, 1e-6)
     figure = Figure(
-        figsize=(9, 1.2 + 3 * float(np.clip(0.16 * true.shape[1], 0.6, 2.4))), layout="constrained"
+        figsize=(9, 1.2 + len(shown) * float(np.clip(0.16 * true.shape[1], 0.6, 2.4))), layout="constrained"
     )
-    panels = zip(("true", "predicted", "error"), (true, predicted, predicted - true), strict=True)
-    for axis, (name, values) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
+    axes = figure.subplots(len(shown), 1, sharex=True)
+    for axis, (name, values) in zip(axes, shown.items(), strict=True):
         error = name == "error"
         scale = (-span, span) if error else (low, low + span)
         drawn = axis.imshow(
@@ -96,13 +101,29 @@ def to_array(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _images(true: np.ndarray, predicted: np.ndarray, context: int) -> Figure:
-    """Rows of images `[T, H, W, 3]` in [0, 1]."""
+def _rows(
+    convert: Callable[[np.ndarray], np.ndarray],
+    true: np.ndarray,
+    predicted: np.ndarray,
+    reconstructed: np.ndarray | None,
+) -> dict[str, np.ndarray]:
+    """What is drawn, from top to bottom, by name."""
+    shown = {"true": convert(true)}
+    if reconstructed is not None:
+        shown["reconstructed"] = convert(reconstructed)
+    shown["predicted"] = convert(predicted)
+    return shown | {"error": shown["predicted"] - shown["true"]}
+
+
+def _images(shown: Mapping[str, np.ndarray], context: int) -> Figure:
+    """Rows of images `[T, H, W, 3]` in [0, 1], and of their error."""
+    true, rows = shown["true"], len(shown)
     steps = np.unique(np.linspace(0, len(true) - 1, min(len(true), COLUMNS)).round().astype(int))
     height, width = true.shape[1:3]
-    figure = Figure(figsize=(0.75 * len(steps) + 0.7, 0.75 * 3 * height / width + 0.9), layout="constrained")
-    panels = zip(("true", "predicted", "error"), (true, predicted, (predicted - true + 1) / 2), strict=True)
-    for axis, (name, frames) in zip(figure.subplots(3, 1, sharex=True), panels, strict=True):
+    size = 0.75 * len(steps) + 0.7, 0.75 * rows * height / width + 0.9
+    figure = Figure(figsize=size, layout="constrained")
+    for axis, (name, values) in zip(figure.subplots(rows, 1, sharex=True), shown.items(), strict=True):
+        frames = (values + 1) / 2 if name == "error" else values
         axis.imshow(np.concatenate(list(np.clip(frames[steps], 0, 1)), 1), interpolation="nearest")
         axis.set_yticks([])
         axis.set_ylabel(name)

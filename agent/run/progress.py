@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,31 +17,25 @@ from worldmodels import State
 
 
 @dataclass
-class Progress:
-    """The loop's counters, as JSON has them.
+class Counters:
+    """How far any run is, as JSON has it.
 
     Attributes:
-        step: environment steps so far.
+        step: environment steps so far; of a world model fitted to episodes on disk, updates.
         seconds: of training, evaluation left out, over all sessions.
-        credit: updates that are due, with a fraction.
         due: what is done now and then -> the step at which it is due next.
         evaluation: the last one's result, with the `step` of it.
-        restarts: how often the environments' processes were restarted.
-        episodes: number of each environment's episode.
-        envs: what brings each environment back to where it is; empty if nothing does.
     """
+
+    EVALUATED: ClassVar[set[str]] = {"step"}  # entries that an evaluation has
 
     step: int = 0
     seconds: float = 0.0
-    credit: float = 0.0
     due: dict[str, int] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
-    restarts: int = 0
-    episodes: list[int] = field(default_factory=list)
-    envs: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Progress:
+    def of(cls, saved: Mapping[str, Any]) -> Self:
         """What `to_json` returned.
 
         Raises:
@@ -58,19 +52,12 @@ class Progress:
 
     def _right(self) -> dict[str, bool]:
         """Name of an entry -> whether it is of the type and in the range that it has in a run."""
-        played, envs, due = self.evaluation, self.envs, self.due
-        results = {"step", "return_mean", "return_std", "returns", "episodes", "length_mean", "cut"}
+        played, due = self.evaluation, self.due
         return {
             "step": _counts(self.step),
             "seconds": isinstance(self.seconds, int | float) and 0 <= self.seconds < math.inf,
-            "credit": isinstance(self.credit, int | float) and 0 <= self.credit < math.inf,
             "due": isinstance(due, dict) and all(_counts(step) for step in due.values()),
-            "evaluation": played is None or (isinstance(played, dict) and results <= played.keys()),
-            "restarts": _counts(self.restarts),
-            "episodes": isinstance(self.episodes, list) and all(_counts(n + 1) for n in self.episodes),
-            "envs": isinstance(envs, list)
-            and len(envs) in (0, len(self.episodes))
-            and all(_counts(env["episode"]) and isinstance(env["actions"], list) for env in envs),
+            "evaluation": played is None or (isinstance(played, dict) and played.keys() >= self.EVALUATED),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -83,6 +70,38 @@ class Progress:
             return False
         self.due[what] = (self.step // every + 1) * every
         return True
+
+
+@dataclass
+class Progress(Counters):
+    """The online loop's counters.
+
+    Attributes:
+        credit: updates that are due, with a fraction.
+        restarts: how often the environments' processes were restarted.
+        episodes: number of each environment's episode.
+        envs: what brings each environment back to where it is; empty if nothing does.
+    """
+
+    EVALUATED = Counters.EVALUATED | {
+        *("return_mean", "return_std", "returns", "episodes", "length_mean", "cut")
+    }
+
+    credit: float = 0.0
+    restarts: int = 0
+    episodes: list[int] = field(default_factory=list)
+    envs: list[dict[str, Any]] = field(default_factory=list)
+
+    def _right(self) -> dict[str, bool]:
+        envs = self.envs
+        return super()._right() | {
+            "credit": isinstance(self.credit, int | float) and 0 <= self.credit < math.inf,
+            "restarts": _counts(self.restarts),
+            "episodes": isinstance(self.episodes, list) and all(_counts(n + 1) for n in self.episodes),
+            "envs": isinstance(envs, list)
+            and len(envs) in (0, len(self.episodes))
+            and all(_counts(env["episode"]) and isinstance(env["actions"], list) for env in envs),
+        }
 
 
 @dataclass

@@ -11,7 +11,8 @@ import configs
 from agent.agent import Agent
 from agent.run import checkpoint, machine, seams
 from agent.run.folder import RunFolder
-from agent.run.seams import MakeEnvironments, close_quietly
+from agent.run.seams import MakeEnvironments
+from worldmodels import model_of
 
 
 @dataclass
@@ -57,9 +58,7 @@ class SavedRun:
 
     def _untrained(self, seed: int | None) -> tuple[Agent, dict[str, str]]:
         """See `new_agent`; and what a checkpoint has to have in common with the run."""
-        envs = self.make_envs(1, self.config.seed if seed is None else seed, 0)
-        spaces = envs.observation_space, envs.action_space
-        close_quietly("environments", envs)
+        spaces = seams.spaces(self.make_envs, self.config.seed if seed is None else seed)
         agent = Agent(*spaces, self.config, machine.choose_device(self.config.device))
         return agent, self.folder.identity(*spaces)
 
@@ -81,6 +80,32 @@ class SavedRun:
                 f"no checkpoint in {self.folder}/checkpoints can be loaded: train the run first, or again"
             )
         return agent, saved.step
+
+    def agent_for(self, config: configs.Config) -> Agent:
+        """The agent of the newest valid checkpoint, whose world model another run is to begin with.
+
+        Args:
+            config: of that run.
+
+        Raises:
+            ValueError: the spaces, or the options of the world model, are not those of this run.
+        """
+        groups = ("backbone", "encoder", "decoder", "heads", "recall", model_of(config.backbone))
+        changed = configs.differences(self.config, config)
+        listed = "\n  ".join(line for key, line in changed.items() if configs.is_free(key, groups))
+        if listed:
+            raise ValueError(
+                f"the world model in {self.folder} was configured otherwise:\n  {listed}\n"
+                f"Give the options that it was trained with, its size (--configs) included."
+            )
+        given = seams.spaces(seams.environments(config), config.seed)
+        known = seams.spaces(self.make_envs, self.config.seed)
+        if given != known:
+            raise ValueError(
+                f"the world model in {self.folder} is of {self.config.task!r}, which has other spaces than "
+                f"{config.task!r}: {known[0]}, {known[1]} there, {given[0]}, {given[1]} here."
+            )
+        return self.agent()[0]
 
 
 def load_agent(agent: Agent, state: Mapping[str, Any]) -> None:

@@ -57,7 +57,23 @@ class Environments(Protocol):
         """End them."""
 
 
-class Batches(Protocol):
+class Source(Protocol):
+    """Where batches come from."""
+
+    def ready(self) -> bool:
+        """Whether a batch can be had."""
+
+    def next(self) -> dict[str, Any]:
+        """The next batch, `[B, T, ...]`; with `window` if it wants the states that an update reaches."""
+
+    def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int) -> None:
+        """Keep the states that training reached in a batch's windows."""
+
+    def close(self) -> None:
+        """End the threads."""
+
+
+class Batches(Source, Protocol):
     """The replay, with its batches read ahead: `replay.Replay`."""
 
     @property
@@ -82,17 +98,8 @@ class Batches(Protocol):
     def close_episodes(self, streams: np.ndarray) -> None:
         """End the open episodes of these environments, `[N]` bool, without an end of the task."""
 
-    def ready(self) -> bool:
-        """Whether a batch can be had."""
-
-    def next(self) -> dict[str, Any]:
-        """The next batch, `[B, T, ...]`."""
-
     def peek(self, number: int) -> Rows:
         """A batch for reports, on which nothing later depends."""
-
-    def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int) -> None:
-        """Keep the states that training reached in a batch's windows."""
 
     def state_dict(self) -> dict[str, Any]:
         """What goes into a checkpoint, beside the `chunks`."""
@@ -105,9 +112,6 @@ class Batches(Protocol):
 
     def prune(self, keep: set[str]) -> None:
         """Remove the files that neither the replay nor `keep` needs."""
-
-    def close(self) -> None:
-        """End the threads."""
 
 
 MakeEnvironments = Callable[[int, int, int], Environments]
@@ -144,14 +148,22 @@ def environments(config: configs.Config, render: bool = False) -> MakeEnvironmen
     return make
 
 
-def batches(config: configs.Config, spaces: Iterable[gymnasium.Space] = ()) -> MakeBatches:
+def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
+    """The spaces of observations and actions, of an environment that is built for it."""
+    envs = make(1, seed, 0)
+    found = envs.observation_space, envs.action_space
+    close_quietly("environments", envs)
+    return found
+
+
+def batches(config: configs.Config, held: Iterable[gymnasium.Space] = ()) -> MakeBatches:
     """The replay of a configuration, whose memory holds rows of these spaces (observations and action)."""
 
     def make(streams: int, folder: Path | None, prepare: Prepare) -> replay.Replay:
         sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": config.seed}
         rows = replay.Replay(streams=streams, folder=folder, prepare=prepare, **sizes, **config.replay)
-        if spaces:
-            rows.check_memory(spaces)
+        if held:
+            rows.check_memory(held)
         return rows
 
     return make
@@ -178,15 +190,10 @@ def configure(
     gpu = choose_device(config.device).type == "cuda"
     if saved is not None:
         return config
-    pictures = not presets and not gpu and any(map(is_image, (space or _space(config)).values()))
-    return configs.load(*named, cuda_available=gpu, pictures=pictures)
-
-
-def _space(config: configs.Config) -> gymnasium.spaces.Dict:
-    """The observation space, of one environment built where the mode says."""
-    door = environments(config)(1, config.seed, 0)
-    close_quietly(f"environment of task '{config.task}'", door)
-    return door.observation_space
+    if presets or gpu:
+        return configs.load(*named, cuda_available=gpu)
+    seen = space or spaces(environments(config), config.seed)[0]
+    return configs.load(*named, pictures=any(map(is_image, seen.values())))
 
 
 def check_task(task: str, seed: int = 0, mode: str = "sync") -> gymnasium.spaces.Dict | None:

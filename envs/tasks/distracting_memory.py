@@ -39,6 +39,7 @@ class DistractingMemory(GridWorld):
     Args:
         width: an even number of cells, at least 10.
         limit: the time limit in steps, at least 1; by default 4 x width.
+        observation: 'pixels' or 'symbols', see `GridWorld`.
         render_mode: None or 'rgb_array'.
 
     Raises:
@@ -48,14 +49,22 @@ class DistractingMemory(GridWorld):
 
     optimum: float = 1.0
 
-    def __init__(self, width: int = 100, limit: int | None = None, render_mode: str | None = None) -> None:
+    KINDS = (EMPTY, WALL, *range(TILE, TILE + 4))
+
+    def __init__(
+        self,
+        width: int = 100,
+        limit: int | None = None,
+        observation: str = "pixels",
+        render_mode: str | None = None,
+    ) -> None:
         self.width = check_whole("DistractingMemory", "width", width, 10)
         if width % 2:
             raise ValueError(
                 f"DistractingMemory: argument 'width' must be even (the paper has 100, 200 and 400), got "
                 f"{width}."
             )
-        super().__init__(actions=3, limit=4 * width if limit is None else limit, render_mode=render_mode)
+        super().__init__(3, 4 * width if limit is None else limit, observation, render_mode)
         self.context_length = 2 * width - 1
 
     def _world(self) -> tuple[np.ndarray, int, int, int]:

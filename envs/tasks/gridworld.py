@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
-from envs.arguments import check_whole
+from envs.arguments import check_one_of, check_whole
 from envs.base import CheckedEnv
 from envs.suites import extras
 
@@ -28,6 +29,7 @@ STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # (x, y) of a step, by heading
 PIXELS = 8  # a tile
 VIEW = 5  # tiles seen, the agent in the middle
 MARGIN = VIEW // 2
+OBSERVATIONS = ("pixels", "symbols")
 
 
 @cache
@@ -56,8 +58,10 @@ def tiles() -> tuple[np.ndarray, np.ndarray]:
 class GridWorld(CheckedEnv):
     """A walled grid seen from above around the agent: base of the 2D tasks.
 
-    - Observation, uint8 `[40, 40, 3]`: 5 x 5 tiles centred on the agent, north up whatever its heading, with
-      nothing hidden by walls; the agent is a red triangle that points ahead. Beyond the outer wall are walls.
+    - Observation: 5 x 5 tiles centred on the agent, north up whatever its heading, with nothing hidden by
+      walls; beyond the outer wall are walls. As `pixels`, uint8 `[40, 40, 3]`, where the agent is a red
+      triangle that points ahead; or as `symbols`, a Dict of `tiles`, MultiDiscrete `[5, 5]`, each one of the
+      task's `KINDS` by its place among them, and `heading`, Discrete(4): east, south, west, north.
     - Actions: 0 turn left, 1 turn right, 2 forward; a task may add more. Walking into what cannot be walked
       on changes nothing, but takes a step.
 
@@ -67,17 +71,26 @@ class GridWorld(CheckedEnv):
     Args:
         actions: number of actions.
         limit: steps after which an episode is truncated, at least 1.
+        observation: one of `OBSERVATIONS`.
         render_mode: None or 'rgb_array' (the whole world, `[8 height, 8 width, 3]`).
 
     Raises:
-        ValueError: `limit` is out of range.
+        ValueError: an argument is out of range.
         ImportError: minigrid is not installed; the message names the extra.
     """
 
-    def __init__(self, actions: int, limit: int, render_mode: str | None) -> None:
-        self.limit = check_whole(type(self).__name__, "limit", limit, 1)
-        picture = spaces.Box(0, 255, (VIEW * PIXELS, VIEW * PIXELS, 3), np.uint8)
-        super().__init__(picture, spaces.Discrete(actions), render_mode)
+    KINDS: tuple[int, ...]
+    """The cell contents that the task has, in ascending order."""
+
+    def __init__(self, actions: int, limit: int, observation: str, render_mode: str | None) -> None:
+        name = type(self).__name__
+        self.limit = check_whole(name, "limit", limit, 1)
+        self.observation = check_one_of(name, "observation", observation, OBSERVATIONS)
+        shown: spaces.Space = spaces.Box(0, 255, (VIEW * PIXELS, VIEW * PIXELS, 3), np.uint8)
+        if observation == "symbols":
+            kinds = spaces.MultiDiscrete(np.full((VIEW, VIEW), len(self.KINDS)))
+            shown = spaces.Dict({"tiles": kinds, "heading": spaces.Discrete(4)})
+        super().__init__(shown, spaces.Discrete(actions), render_mode)
         self._plain, self._agent = tiles()
 
     def _world(self) -> tuple[np.ndarray, int, int, int]:
@@ -109,8 +122,11 @@ class GridWorld(CheckedEnv):
         dx, dy = STEPS[self.heading]
         return self.x + dx, self.y + dy
 
-    def _observe(self) -> np.ndarray:
-        return self._picture(self._padded[self.y : self.y + VIEW, self.x : self.x + VIEW], MARGIN, MARGIN)
+    def _observe(self) -> np.ndarray | dict[str, Any]:
+        seen = self._padded[self.y : self.y + VIEW, self.x : self.x + VIEW]
+        if self.observation == "symbols":
+            return {"tiles": np.searchsorted(self.KINDS, seen), "heading": self.heading}
+        return self._picture(seen, MARGIN, MARGIN)
 
     def _picture(self, cells: np.ndarray, x: int, y: int) -> np.ndarray:
         """Draw cells `[h, w]` with the agent at (x, y): uint8 `[8 h, 8 w, 3]`."""

@@ -48,6 +48,7 @@ class MultiDoorsKeys(GridWorld):
     Args:
         keys: 3, 5 or 7.
         limit: the time limit in steps, at least 1; by default the length of the paper's trajectory.
+        observation: 'pixels' or 'symbols', see `GridWorld`.
         render_mode: None or 'rgb_array'.
 
     Raises:
@@ -55,13 +56,19 @@ class MultiDoorsKeys(GridWorld):
         ImportError: minigrid is not installed; the message names the extra.
     """
 
-    def __init__(self, keys: int = 3, limit: int | None = None, render_mode: str | None = None) -> None:
+    KINDS = (EMPTY, WALL, *range(LOCKED, KEY + 4))
+
+    def __init__(
+        self,
+        keys: int = 3,
+        limit: int | None = None,
+        observation: str = "pixels",
+        render_mode: str | None = None,
+    ) -> None:
         self.keys = check_one_of("MultiDoorsKeys", "keys", keys, FRAMES)
         self.context_length, query = FRAMES[keys]
         self._script_steps = self.context_length + query - 1
-        super().__init__(
-            actions=5, limit=self._script_steps if limit is None else limit, render_mode=render_mode
-        )
+        super().__init__(5, self._script_steps if limit is None else limit, observation, render_mode)
         self.optimum = float(keys)
         self._columns = 4 * np.arange(keys) + 2
 

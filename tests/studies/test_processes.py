@@ -30,7 +30,7 @@ def test_at_most_so_many_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert max(sum(begin <= at < end for begin, end in spans) for at, _ in spans) == 2
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "started s4wm seed 0 (0 of 4 runs done)"
-    assert said[-1].endswith("return 0.2 (4 of 4 runs done)")
+    assert said[-1].endswith("eval/return_mean 0.2 (4 of 4 runs done)")
     run_all(runs(tmp_path, "early", 4), 2, tmp_path / "logs")
     assert capsys.readouterr().out.splitlines()[-1] == "already finished: s4wm seed 3 (4 of 4 runs done)"
 

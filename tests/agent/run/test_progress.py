@@ -23,7 +23,7 @@ WRONG: dict[str, list[Any]] = {
 
 
 def test_what_was_saved_comes_back() -> None:
-    progress = Progress(7, 1.5, 0.25, {"log": 8}, None, 1, [0, -1], [])
+    progress = Progress(7, 1.5, {"log": 8}, None, 0.25, 1, [0, -1], [])
     assert Progress.of(progress.to_json()) == progress
 
 

@@ -1,0 +1,226 @@
+"""Folders of episodes to fit world models to: what they hold, whether it suits, and how it is split.
+
+The split is by episode, 80/10/10, and the same for every run on the same folders, whatever its seed. A run's
+data.json records it: for each folder its path, its record (`dataset.json`) and the numbers of the episodes
+for training, validation and test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from agent.agent import derive_seed
+from configs.files import read_json
+from replay import chunk
+from replay.rows import Rows
+
+PARTS = ("train", "validation", "test")
+FEWEST = 10  # episodes that can be split
+
+
+@dataclass
+class Folder:
+    """Episodes that one `run.py collect` wrote.
+
+    Attributes:
+        path: where they are.
+        record: what `dataset.json` says of them. Of equal records an episode's number says all of it.
+        parts: the numbers of the episodes of each of `PARTS`.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    parts: dict[str, list[int]]
+
+    def paths(self, part: str) -> list[Path]:
+        """The chunks of a part's episodes."""
+        return [chunk.path_of(self.path, number) for number in self.parts[part]]
+
+
+class Data:
+    """Folders of one task, split.
+
+    Attributes:
+        task: the task.
+        context: its number of context frames, where it has a context.
+    """
+
+    def __init__(self, folders: Sequence[Folder]) -> None:
+        self.folders = list(folders)
+        record = self.folders[0].record
+        self.task = str(record["task"])
+        self.context: int | None = record["context_length"]
+
+    @classmethod
+    def of(cls, paths: Sequence[Path]) -> Data:
+        """Split the episodes in folders.
+
+        Raises:
+            ValueError: a folder is none of episodes; they are of several tasks, the same twice, or too few.
+        """
+        records = [_record(path) for path in paths]
+        tasks = sorted({record["task"] for record in records})
+        if len(tasks) > 1:
+            raise ValueError(f"the data are of several tasks, {', '.join(tasks)}: give folders of one.")
+        for number, record in enumerate(records):
+            if record in records[:number]:
+                first = paths[records.index(record)]
+                raise ValueError(f"{first} and {paths[number]} hold the same episodes: give one of them.")
+        found = [[chunk.number_of(each) for each in chunk.paths(path)] for path in paths]
+        total = sum(map(len, found))
+        if total < FEWEST:
+            listed = ", ".join(map(str, paths))
+            raise ValueError(f"{listed}: {total} episodes, of which {FEWEST} at least are needed to split.")
+        order = np.random.default_rng(derive_seed("split", total)).permutation(total)
+        part = np.empty(total, int)
+        held = total // 10
+        part[order] = np.repeat([0, 1, 2], [total - 2 * held, held, held])
+        folders, begin = [], 0
+        for path, record, numbers in zip(paths, records, found, strict=True):
+            of = part[begin : begin + len(numbers)]
+            begin += len(numbers)
+            parts = {name: np.array(numbers, int)[of == index].tolist() for index, name in enumerate(PARTS)}
+            folders.append(Folder(path.absolute(), record, parts))
+        return cls(folders)
+
+    @classmethod
+    def of_json(cls, saved: Mapping[str, Any]) -> Data:
+        """What `to_json` returned.
+
+        Raises:
+            ValueError: it did not return that.
+        """
+        try:
+            folders = []
+            for each in saved["folders"]:
+                parts = {name: [int(number) for number in each[name]] for name in PARTS}
+                folders.append(Folder(Path(each["path"]), _checked(each["record"]), parts))
+            return cls(folders)
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"data.json is not as a fit writes it ({error!r}).") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "folders": [
+                {"path": str(folder.path), "record": folder.record, **folder.parts} for folder in self.folders
+            ]
+        }
+
+    def at(self, paths: Sequence[Path]) -> Data:
+        """The same episodes in folders that may lie elsewhere now.
+
+        Raises:
+            ValueError: they hold others.
+        """
+        records = [_record(path) for path in paths]
+        if records != [folder.record for folder in self.folders]:
+            listed = ", ".join(str(folder.path) for folder in self.folders)
+            raise ValueError(
+                f"the run was fitted to the episodes of {listed}, and not to those of "
+                f"{', '.join(map(str, paths))}: name the same folders in the same order, or another --logdir."
+            )
+        pairs = zip(self.folders, paths, strict=True)
+        return Data([Folder(path.absolute(), folder.record, folder.parts) for folder, path in pairs])
+
+    def paths(self, part: str) -> list[Path]:
+        """The chunks of a part's episodes, folder by folder."""
+        return [path for folder in self.folders for path in folder.paths(part)]
+
+    def lengths(self) -> list[int]:
+        """How many rows each episode has.
+
+        Raises:
+            ValueError: one is missing or damaged.
+        """
+        return [length_of(path) for part in PARTS for path in self.paths(part)]
+
+
+def length_of(path: Path) -> int:
+    """The rows of an episode; a ValueError if it is missing or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: the run was fitted to it. Say where it is now: --data DIR.")
+    return chunk.length(path)
+
+
+def held_out(path: Path, fitted: Data) -> list[Path]:
+    """The episodes of a folder on which a run was not fitted: its test part, or all where it knew none.
+
+    Raises:
+        ValueError: it is no folder of episodes, or none is left.
+    """
+    record = _record(path)
+    for folder in fitted.folders:
+        if folder.record == record:  # wherever it lies
+            known = {number for part in ("train", "validation") for number in folder.parts[part]}
+            found = [each for each in chunk.paths(path) if chunk.number_of(each) not in known]
+            break
+    else:
+        found = chunk.paths(path)
+    if not found:
+        raise ValueError(f"{path} holds no episode that the run was not fitted to.")
+    return found
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What `dataset.json` says of a folder of episodes; raises ValueError if it is none."""
+    if not (path / chunk.RECORD).is_file() or not chunk.paths(path):
+        raise ValueError(
+            f"no episodes in {path}: expected {path / chunk.RECORD} and episode-*.npz, as python run.py "
+            f"collect writes them."
+        )
+    try:
+        return _checked(read_json(path / chunk.RECORD))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path / chunk.RECORD} is not as run.py collect writes it ({error!r}).") from error
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    if record["format"] != chunk.FORMAT:
+        raise ValueError(
+            f"episodes of format {record['format']}, this version of the code reads {chunk.FORMAT}: collect "
+            f"them again."
+        )
+    context = record["context_length"]
+    if not isinstance(record["task"], str) or not (context is None or isinstance(context, int)):
+        raise TypeError(f"task {record['task']!r}, context_length {context!r}")
+    return record
+
+
+class Fits:
+    """Whether episodes are of these spaces.
+
+    Args:
+        observations, actions: of the environment that the world model is for.
+    """
+
+    def __init__(self, observations: gymnasium.spaces.Dict, actions: gymnasium.Space) -> None:
+        self.actions = actions
+        self.spaces = {f"obs/{key}": leaf for key, leaf in observations.items()} | {"action": actions}
+
+    def __call__(self, path: Path, rows: Rows) -> None:
+        """Raise ValueError, which names the file and what does not fit, if this episode does not."""
+        given = {key: value for key, value in rows.items() if key.startswith("obs/") or key == "action"}
+        if given.keys() != self.spaces.keys():
+            raise ValueError(
+                f"{path} holds {', '.join(sorted(given))}; the task has {', '.join(sorted(self.spaces))}."
+            )
+        for key, space in self.spaces.items():
+            value = given[key]
+            if value.dtype != space.dtype or value.shape[1:] != space.shape:
+                raise ValueError(
+                    f"{path}: '{key}' is {value.dtype} {list(value.shape[1:])}; the task's is {space}."
+                )
+        numbers = given["action"]
+        if isinstance(self.actions, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
+            most = (
+                self.actions.n if isinstance(self.actions, gymnasium.spaces.Discrete) else self.actions.nvec
+            )
+            if (numbers < 0).any() or (numbers >= most).any():
+                raise ValueError(f"{path} holds actions that the task does not have; it has {self.actions}.")

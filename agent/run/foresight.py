@@ -1,0 +1,240 @@
+"""What a world model foresees of whole episodes: a context is observed, the query imagined from actions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from agent.agent import Agent
+from agent.run import pictures
+from replay.rows import Rows
+from worldmodels import State
+from worldmodels.encoder_decoder import Batch, Decoder, observations
+from worldmodels.latent import MODE, Noise
+
+ROWS = 32  # episodes that are foreseen side by side
+RIGHT = 0.5  # a predicted reward above it says that there is one, as in the paper's tasks
+
+
+@dataclass
+class Foresight:
+    """What became of N episodes of up to T frames. Errors are those of `errors`, by observation.
+
+    Attributes:
+        context: frames observed; the others are the query.
+        there: `[N, T]` bool, the frames that episodes have.
+        reconstructed: `[N, T]` errors, of decoding a frame after observing it.
+        imagined: `[N, T]` errors, of decoding a frame of the query that was imagined.
+        reward: `[N]`, of the episodes' last frames.
+        inferred, foretold: `[N]`, that reward as predicted after observing, and after imagining.
+        kl: `[N, T]` nats, of posterior and prior, observing everything.
+    """
+
+    context: int
+    there: np.ndarray
+    reconstructed: dict[str, np.ndarray]
+    imagined: dict[str, np.ndarray]
+    reward: np.ndarray
+    inferred: np.ndarray
+    foretold: np.ndarray
+    kl: np.ndarray
+
+    def summary(self) -> dict[str, Any]:
+        """The means over episodes and the frames of the query, errors added over the observations.
+
+        `recon_error`, `gen_error`, `gen_error_by_step` (a number for each frame of the query), `errors` (by
+        observation); `reward_accuracy_inferred` and `reward_accuracy_imagined`, whether the reward of an
+        episode's last frame is above one half, None where all or none are; `kl_by_step`, of all frames;
+        `context`, `episodes`.
+        """
+        query = self.there.copy()
+        query[:, : self.context] = False
+        kinds = {"recon": self.reconstructed, "gen": self.imagined}
+        errors = {
+            key: {f"{kind}_error": _mean(found[key], query) for kind, found in kinds.items()}
+            for key in self.reconstructed
+        }
+        total = np.sum(list(self.imagined.values()), 0)
+        by_step = [_mean(total[:, t], query[:, t]) for t in range(self.context, query.shape[1])]
+        true = self.reward > RIGHT
+        accuracy: dict[str, float | None] = {
+            name: float(np.mean((value > RIGHT) == true)) if 0 < true.mean() < 1 else None
+            for name, value in (("inferred", self.inferred), ("imagined", self.foretold))
+        }
+        return {
+            "recon_error": sum(each["recon_error"] for each in errors.values()),
+            "gen_error": sum(each["gen_error"] for each in errors.values()),
+            "gen_error_by_step": by_step,
+            "errors": errors,
+            **{f"reward_accuracy_{name}": value for name, value in accuracy.items()},
+            "kl_by_step": [_mean(self.kl[:, t], self.there[:, t]) for t in range(self.kl.shape[1])],
+            "context": self.context,
+            "episodes": len(self.reward),
+        }
+
+
+def foresee(agent: Agent, episodes: Sequence[Rows], context: int) -> Foresight:
+    """Foresee episodes of `replay.episodes.load`, each longer than the context.
+
+    Latents are the most probable ones, or sampled where the agent's configuration has it so.
+    """
+    parts = [
+        _foresee(agent, _stacked(episodes[begin : begin + ROWS]), context)
+        for begin in range(0, len(episodes), ROWS)
+    ]
+    longest = max(part.there.shape[1] for part in parts)
+
+    def joined(name: str, key: str = "") -> np.ndarray:
+        found = [getattr(part, name)[key] if key else getattr(part, name) for part in parts]
+        if found[0].ndim == 2:
+            found = [np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for each in found]
+        return np.concatenate(found)
+
+    keys = list(parts[0].reconstructed)
+    return Foresight(
+        context=context,
+        there=joined("there"),
+        reconstructed={key: joined("reconstructed", key) for key in keys},
+        imagined={key: joined("imagined", key) for key in keys},
+        **{name: joined(name) for name in ("reward", "inferred", "foretold", "kl")},
+    )
+
+
+def errors(decoder: Decoder, feature: Tensor, obs: Batch) -> Batch:
+    """By observation, how far what is decoded from features `[..., F]` is from the truth, `[...]`.
+
+    The squared error summed over a picture in [0, 1], or over a vector; of one-hot codes, how many are wrong.
+    """
+    found: Batch = {}
+    for key, shown in decoder.observations(feature).items():
+        true, sizes = obs[key], decoder.classes.get(key)
+        if sizes is None:
+            found[key] = (shown - true.float() / 255).square().sum((-3, -2, -1))
+        elif sizes:
+            codes = zip(shown.split(sizes, -1), true.split(sizes, -1), strict=True)
+            wrong = [told.argmax(-1) != code.argmax(-1) for told, code in codes]
+            found[key] = torch.stack(wrong).float().sum(0)
+        else:
+            found[key] = (shown - true).square().sum(-1)
+    return found
+
+
+@torch.no_grad()
+def strips(agent: Agent, episode: Rows, context: int) -> dict[str, Figure]:
+    """Draw an episode, by observation: true, reconstructed, imagined after the context, and its error."""
+    data = agent.encoded({key: value[None] for key, value in episode.items()})
+    steps = list(_steps(agent, data, context))
+    decode = agent.model.decoder.observations
+    reconstructed = decode(torch.stack([step.feature for step in steps], 1))
+    imagined = decode(torch.stack([step.dreamed for step in steps], 1))
+    figures = {}
+    for key, true in observations(data).items():
+        true = true.float() / 255 if true.dtype == torch.uint8 else true
+        drawn = [value[0].float().cpu().numpy() for value in (true, imagined[key], reconstructed[key])]
+        figures[key] = pictures.open_loop(drawn[0], drawn[1], context, drawn[2])
+    return figures
+
+
+class Step(NamedTuple):
+    """A frame observed, and the same imagined; in the context, where nothing is imagined, they are the same.
+
+    Attributes:
+        state, feature: observed, `[N, ...]` and `[N, F]`.
+        dream, dreamed: imagined.
+    """
+
+    state: State
+    feature: Tensor
+    dream: State
+    dreamed: Tensor
+
+
+def _steps(agent: Agent, data: Batch, context: int) -> Iterator[Step]:
+    """The frames of a batch `[N, T, ...]` on the device, one after the other."""
+    agent.seed_torch("foresee")
+    obs, action, first = observations(data), data["action"], data["is_first"]
+    noise: Noise = MODE if agent.deterministic_eval else None
+    backbone = agent.backbone
+    state = backbone.initial(len(first))
+    dream: State = {}
+    for t in range(first.shape[1]):
+        with agent.autocast():
+            if t == context:  # imagining may overwrite the states that it starts from
+                begun = {key: leaf.clone() for key, leaf in state.items()}
+                dream = backbone.prepare_imagination(begun, first.shape[1] - context)
+            embed = agent.model.encoder({key: value[:, t] for key, value in obs.items()})
+            state, feature = backbone.observe_step(state, embed, action[:, t], first[:, t], noise)
+            dreamed = feature
+            if t >= context:
+                dream, dreamed = backbone.imagine_step(dream, action[:, t], noise)
+        yield Step(state, feature, dream if t >= context else state, dreamed)
+
+
+@torch.no_grad()
+def _foresee(agent: Agent, batch: Rows, context: int) -> Foresight:
+    """The same of episodes `[N, T, ...]`, `there` `[N, T]` among them."""
+    there = batch.pop("there")
+    data = agent.encoded(batch)
+    obs, action, first = observations(data), data["action"], data["is_first"]
+    decoder, backbone = agent.model.decoder, agent.backbone
+    reconstructed: list[Batch] = []
+    imagined: list[Batch] = []
+    inferred, foretold = [], []
+    for t, step in enumerate(_steps(agent, data, context)):
+        with agent.autocast():
+            seen = {key: value[:, t] for key, value in obs.items()}
+            reconstructed.append(errors(decoder, step.feature, seen))
+            imagined.append(errors(decoder, step.dreamed, seen))
+            inferred.append(_reward(agent, step.state, action[:, t]))
+            foretold.append(_reward(agent, step.dream, action[:, t]))
+    with agent.autocast():
+        rollout = backbone.observe(backbone.initial(len(first)), agent.model.encoder(obs), action, first)
+        kl = backbone.kl_losses(rollout)[0]
+    at, last = np.arange(len(there)), there.sum(1) - 1
+    return Foresight(
+        context=context,
+        there=there,
+        reconstructed={key: _array([each[key] for each in reconstructed]) for key in obs},
+        imagined={key: _array([each[key] for each in imagined]) for key in obs},
+        reward=batch["reward"][at, last],
+        inferred=_array(inferred)[at, last],
+        foretold=_array(foretold)[at, last],
+        kl=kl.float().cpu().numpy(),
+    )
+
+
+def _reward(agent: Agent, state: State, action: Tensor) -> Tensor:
+    """The reward predicted at a state, `[N]`."""
+    inputs = agent.model.head_input(agent.backbone.policy_input(state), action)
+    return agent.model.reward.mean(agent.model.reward(inputs))
+
+
+def _array(steps: Sequence[Tensor]) -> np.ndarray:
+    """Values `[N]` of each step, `[N, steps]`."""
+    return torch.stack(list(steps), 1).float().cpu().numpy()
+
+
+def _mean(values: np.ndarray, where: np.ndarray) -> float:
+    return float(values[where].mean()) if where.any() else float("nan")
+
+
+def _stacked(episodes: Sequence[Rows]) -> Rows:
+    """Episodes side by side, `[N, T, ...]`; one that is shorter is followed by its last row, not `there`."""
+    lengths = [len(episode["reward"]) for episode in episodes]
+    longest = max(lengths)
+    batch = {
+        key: np.stack(
+            [
+                np.concatenate([episode[key], np.repeat(episode[key][-1:], longest - length, 0)])
+                for episode, length in zip(episodes, lengths, strict=True)
+            ]
+        )
+        for key in episodes[0]
+    }
+    return batch | {"there": np.arange(longest) < np.array(lengths)[:, None]}

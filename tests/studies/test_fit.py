@@ -1,0 +1,227 @@
+"""Fitting a world model to episodes on disk: it learns, goes on exactly, and refuses what does not fit."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import configs
+import run
+from agent.agent import Agent
+from agent.run import checkpoint
+from replay.episodes import Episodes
+from studies import collect
+from tests.agent.run.test_loop import same
+from tests.studies.conftest import Call, Train
+
+Refused = Callable[..., str]
+TASK = "memory_chain:n=5"
+SMALL = ["--configs", "debug", "--device", "cpu", "--recall.scale", "0", "--log.tensorboard", "false"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Episodes of 7 frames: the first two show a bit, and the last action is rewarded if it names it."""
+    folder = tmp_path_factory.mktemp("data")
+    collect.fill(folder, collect.plan(TASK, "random"), 300, 1)
+    return folder
+
+
+def metrics(folder: Path, name: str) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def test_a_world_model_learns_what_it_has_to_remember(data: Path, tmp_path: Path, call: Call) -> None:
+    """The bit is foreseen to be asked for, and the reward follows from it; a guess gets a half."""
+    folder, rate = tmp_path / "run", "0.006"
+    words = ["fit", "--data", data, "--logdir", folder, *SMALL, "--batch_size", "16", "--updates", "500"]
+    words += ["--optimiser.model_lr", rate, "--optimiser.ssm_lr", rate, "--kl.free_nats", "0.1"]
+    words += [
+        "--log.pictures",
+        "0",
+        "--log.every",
+        "50",
+        "--eval.every",
+        "0",
+        "--eval.episodes",
+        "30",
+        "--checkpoint.every",
+        "0",
+    ]
+    fitted = call(*words)
+    assert fitted["updates"] == fitted["steps"] == 500 and fitted["backbone"] == "s4wm"
+    assert metrics(folder, "train/model")[-1] < 0.3 * metrics(folder, "train/model")[0]
+    found = call("foresee", folder)
+    assert found["reward_accuracy_imagined"] == found["reward_accuracy_inferred"] == 1
+    assert found["gen_error"] < 0.05 and found["recon_error"] < 0.05
+    assert (found["episodes"], found["context"], found["updates"]) == (30, 3, 500)
+    assert len(found["gen_error_by_step"]) == 4 and len(found["kl_by_step"]) == 7
+    assert all(Path(path).stat().st_size > 5000 for path in found["files"]) and len(found["files"]) == 2
+
+
+FAST = [*SMALL, "--log.every", "5", "--eval.every", "12", "--eval.episodes", "4", "--checkpoint.every", "7"]
+SHORT = ["--batch_length", "4", "--replay.memory_gb", "1e-6"]  # windows that carry states, episodes read anew
+
+
+@pytest.mark.parametrize(
+    ("backbone", "more"), [("s4wm", []), ("s4wm", SHORT), ("rssm_tbtt", SHORT), ("tssm", SHORT)]
+)
+def test_stopping_and_going_on_changes_no_bit(
+    backbone: str, more: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["fit", "--backbone", backbone, *FAST, *more, "--log.pictures", "0"]
+    words += ["--updates", "18", "--data", str(data)]
+    assert run.main([*words, "--logdir", str(tmp_path / "whole")]) == 0
+    update = Agent.update
+
+    def spy(agent: Agent, batch: dict[str, np.ndarray], behaviour: bool) -> Any:
+        if agent.updates == 9:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(agent, batch, behaviour)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Agent, "update", spy)
+        with pytest.raises(SystemExit) as stopped:
+            run.main([*words, "--logdir", str(tmp_path / "cut")])
+    assert stopped.value.code == 128 + signal.SIGTERM
+    saved = checkpoint.load_newest(tmp_path / "cut")
+    assert saved is not None and saved.step == saved.agent_state["updates"] == 10
+    assert run.main(["fit", "--logdir", str(tmp_path / "cut")]) == 0  # all the rest is as it was
+    ends = [checkpoint.load_newest(tmp_path / name) for name in ("whole", "cut")]
+    assert ends[0] is not None and ends[1] is not None
+    assert ends[0].step == ends[1].step == 18 and same(ends[0].agent_state, ends[1].agent_state)
+    states = [end.replay_state or {} for end in ends]
+    assert states[0].keys() == states[1].keys() and any("state/" in key for key in states[0]) == bool(more)
+    for key, value in states[0].items():
+        np.testing.assert_array_equal(states[1][key], value, err_msg=key)
+    evaluations = [metrics(tmp_path / name, "eval/gen_error") for name in ("whole", "cut")]
+    assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 2
+
+
+def test_only_the_world_model_learns(data: Path, tmp_path: Path) -> None:
+    words = ["fit", *FAST, "--data", str(data), "--logdir", str(tmp_path / "run"), "--log.pictures", "7"]
+    states = []
+    for updates in ("7", "14"):
+        assert run.main([*words, "--updates", updates]) == 0
+        saved = checkpoint.load_newest(tmp_path / "run")
+        assert saved is not None
+        states.append(saved.agent_state)
+    assert same(states[0]["actor_critic"], states[1]["actor_critic"])
+    assert not same(states[0]["model"], states[1]["model"])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "length", "carry"), [("s4wm", 7, False), ("rssm", 7, False), ("rssm_tbtt", 7, False)]
+)
+def test_windows(
+    backbone: str,
+    length: int,
+    carry: bool,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole episodes, but for what is trained on segments, whose length is the preset's or an episode's."""
+    made: list[tuple[int, bool]] = []
+    begin = Episodes.__init__
+
+    def spy(source: Episodes, *args: Any, **options: Any) -> None:
+        begin(source, *args, **options)
+        made.append((source.batch_length, source.carry))
+
+    monkeypatch.setattr(Episodes, "__init__", spy)
+    words = ["fit", "--backbone", backbone, *FAST, "--updates", "1", "--data", str(data)]
+    assert run.main([*words, "--logdir", str(tmp_path / "run"), "--log.pictures", "0"]) == 0
+    assert made == [(length, carry)]
+
+
+def test_what_is_refused(
+    data: Path, tmp_path: Path, refused: Refused, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other, wrong = tmp_path / "other", tmp_path / "wrong"
+    collect.fill(other, collect.plan("memory_chain:n=3", "random"), 10, 1)
+    shutil.copytree(other, wrong)
+    record = json.loads((wrong / "dataset.json").read_text())
+    (wrong / "dataset.json").write_text(json.dumps(record | {"task": "discounting_chain"}))
+    late = Path(shutil.copytree(other, tmp_path / "late"))
+    (late / "dataset.json").write_text(json.dumps(record | {"context_length": 5}))
+    online = train("s4wm", "memory_chain:n=3")
+    before = sorted(tmp_path.rglob("*"))
+    fit: list[str | Path] = ["fit", "--logdir", "none"]
+    cases: list[tuple[list[str | Path], str]] = [
+        ([*fit, "--data", "nothing"], "no episodes in nothing: expected nothing/dataset.json"),
+        (fit, "name the episodes to fit to: --data DIR"),
+        ([*fit, "--data", data, other], "the data are of several tasks, memory_chain:n=3, memory_chain:n=5"),
+        ([*fit, "--data", wrong], "'obs/vector' is float32 [3]; the task's is"),
+        ([*fit, "--data", late], "the context has 5 frames, but an episode has 5 only"),
+        ([*fit, "--data", data, "--updates", "0"], "expected a positive whole number"),
+        ([*fit, "--data", data, "--envs.count", "3"], "unknown option '--envs.count'"),
+        ([*fit, "--data", data, "--backbone", "s4mw"], "unknown backbone 's4mw'. Did you mean 's4wm'?"),
+        (["fit", "--data", data, "--logdir", online], "holds a run in an environment: give another --logdir"),
+        (["foresee", online], "holds no world model fitted to episodes on disk; see imagine"),
+        (["foresee", "none"], "none: expected"),
+    ]
+    for words, said in cases:
+        assert said in refused(*words)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_a_fitted_run_refuses(
+    data: Path, tmp_path: Path, refused: Refused, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, other = tmp_path / "run", tmp_path / "other"
+    words = ["fit", "--data", data, "--logdir", folder, *FAST, "--updates", "2", "--log.pictures", "0"]
+    call(*words)
+    collect.fill(other, collect.plan("memory_chain:n=5", "random", seed=1), 12, 1)
+    for given, said in (
+        (["fit", "--data", other, "--logdir", folder], "was fitted to the episodes of"),
+        ([*words, "--kl.free_nats", "2"], "kl.free_nats: saved 1.0, now 2.0"),
+        (["--task", TASK, "--logdir", folder], "holds a world model fitted to episodes on disk"),
+        (["foresee", folder, "--context", "7"], "--context must be less than the 7 frames of"),
+        (["foresee", folder, "--data", tmp_path], "no episodes in"),
+        (["eval", folder], "holds a world model fitted to episodes on disk, which cannot act"),
+    ):
+        assert said in refused(*given)
+    found = call("foresee", folder, "--data", other, "--context", "4", "--out", tmp_path / "pictures")
+    assert (found["episodes"], found["context"]) == (12, 4)
+    assert {Path(path).parent for path in found["files"]} == {tmp_path / "pictures"}
+    assert run.main(["foresee", str(folder), "--episodes", "50"]) == 0
+    out, err = capsys.readouterr()
+    assert "there are 30 held-out episodes, all of them are used" in err and "30 held-out episodes" in out
+    assert configs.read(folder / "config.yaml").task == TASK
+
+
+def test_online_training_begins_with_a_fitted_world_model(
+    data: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted, folder = tmp_path / "fitted", tmp_path / "run"
+    words = ["fit", "--data", str(data), "--logdir", str(fitted), *FAST, "--log.pictures", "0"]
+    assert run.main([*words, "--updates", "3"]) == 0
+    train = ["--task", TASK, *SMALL, "--init", str(fitted), "--logdir", str(folder), "--log.pictures", "0"]
+    for given, said in (
+        ([*train, "--s4wm.width", "24"], "s4wm.width: saved 16, now 24"),
+        ([*train, "--recall.scale", "1"], "recall.scale: saved 0.0, now 1.0"),
+        ([*train, "--backbone", "rssm"], "backbone: saved 's4wm', now 'rssm'"),
+        ([*train, "--task", "tmaze"], "which has other spaces than 'tmaze'"),
+        ([*train, "--init", "none"], "none: expected"),
+    ):
+        assert said in refused(*given)
+    assert not folder.exists()
+    train += ["--steps", "60", "--eval.every", "0", "--eval.max_steps", "20", "--prefill", "60"]
+    assert run.main(train) == 0
+    assert "3 updates" in capsys.readouterr().err
+    ends = [checkpoint.load_newest(place) for place in (fitted, folder)]
+    assert ends[0] is not None and ends[1] is not None and ends[1].agent_state["updates"] == 0
+    assert same(ends[0].agent_state["model"], ends[1].agent_state["model"])
+    assert run.main([*train, "--steps", "120"]) == 0  # it goes on with its own
+    assert "3 updates" not in capsys.readouterr().err
+    end = checkpoint.load_newest(folder)
+    assert end is not None and not same(end.agent_state["model"], ends[0].agent_state["model"])
