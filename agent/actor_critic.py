@@ -12,6 +12,9 @@ from agent.imagination import Trajectory
 from worldmodels.heads import TwoHotHead
 from worldmodels.nets import MLP, frozen
 
+SLOW_EVERY = 4
+"""The slow critic predicts one dream in so many: a mean over fewer, for a term that only has to hold back."""
+
 
 def lambda_returns(
     reward: Tensor, alive: Tensor, last: Tensor, value: Tensor, discount: float, lam: float
@@ -141,9 +144,7 @@ class ActorCritic(nn.Module):
             with frozen(self.critic):
                 ahead = self.critic.mean(self.critic(dream.policy))
         nowhere = torch.zeros_like(reward, dtype=torch.bool)
-        imagined = lambda_returns(
-            reward.t(), alive.t(), nowhere.t(), ahead.t(), self.discount, self.lam
-        ).t()
+        imagined = lambda_returns(reward.t(), alive.t(), nowhere.t(), ahead.t(), self.discount, self.lam).t()
         returns = imagined.detach()
         # Steps after a probable end count only with the probability of being reached.
         discounts = alive.new_full((len(alive) - 1, 1), self.discount)
@@ -156,7 +157,10 @@ class ActorCritic(nn.Module):
         if not self.through_dynamics:
             gain = policy.log_prob(dream.action) * gain.detach()
         actor = -(weight * (gain + self.entropy * entropy)).mean()
-        critic = (weight * self._critic_loss(logits[:-1], inputs[:-1], returns)).mean()
+        (critic,) = self.critic.loss(logits[:-1], returns)
+        few = slice(None, None, SLOW_EVERY)
+        to_slow = self._slow_loss(logits[:-1, few], inputs[:-1, few])
+        critic = (weight * critic).mean() + self.slow_regulariser * (weight[:, few] * to_slow).mean()
         metrics = {
             "actor": actor,
             "critic": critic,
@@ -178,14 +182,15 @@ class ActorCritic(nn.Module):
         # stands in its place must not reach the gradients, even where it is NaN.
         undefined = is_last[:, :-1]
         target = returns.masked_fill(undefined, 0)
-        losses = self._critic_loss(logits[:, :-1], policy[:, :-1], target)
+        (losses,) = self.critic.loss(logits[:, :-1], target)
+        losses = losses + self.slow_regulariser * self._slow_loss(logits[:, :-1], policy[:, :-1])
         return losses.masked_fill(undefined, 0).mean()
 
-    def _critic_loss(self, logits: Tensor, policy: Tensor, target: Tensor) -> Tensor:
+    def _slow_loss(self, logits: Tensor, policy: Tensor) -> Tensor:
+        """Cross-entropy `[...]` of the critic's logits to what the slow critic predicts from the same."""
         with torch.no_grad():
             slow = self.slow_critic.mean(self.slow_critic(policy))
-        to_target, to_slow = self.critic.loss(logits, target, slow)
-        return to_target + self.slow_regulariser * to_slow
+        return self.critic.loss(logits, slow)[0]
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

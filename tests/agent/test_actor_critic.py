@@ -289,6 +289,25 @@ def test_slow_critic() -> None:
     assert any(not new.equal(old) for new, old in zip(agent.critic.parameters(), before, strict=True))
 
 
+def test_the_critic_s_loss_by_hand() -> None:
+    """Cross-entropies to the returns of all dreams, and to the slow critic in one dream of four."""
+    agent = make(slow_regulariser=0.5)
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    dream, reward = dream_of(agent, count=9, horizon=2), torch.randn(3, 9)
+    _, actual, _ = agent.loss(dream, reward, torch.ones(3, 9))
+    with torch.no_grad():
+        logits = agent.critic(dream.policy)
+        value, slow = agent.critic.mean(logits), agent.slow_critic.mean(agent.slow_critic(dream.policy))
+        r1 = reward[2] + 0.9 * value[2]
+        r0 = reward[1] + 0.9 * (0.05 * value[1] + 0.95 * r1)
+        to_return, to_slow = agent.critic.loss(logits[:2], torch.stack([r0, r1]), slow[:2])
+        weight = torch.tensor([[1.0], [0.9]])
+        few = (weight * to_slow)[:, [0, 4, 8]]
+    torch.testing.assert_close(actual.detach(), (weight * to_return).mean() + 0.5 * few.mean())
+
+
 def test_replayed_returns_do_not_cross_an_episode() -> None:
     """Row 2 of the first sequence ends its episode: it has no return, and the one after lends nothing."""
     agent = make()
