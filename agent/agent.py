@@ -203,9 +203,8 @@ class Agent:
                 self.dream_options["horizon"],
                 self.dream_step,
             )
-            inputs = self.model.head_input(dream.policy[1:], dream.action.clamp(-1, 1))
-            reward = self.model.reward.mean(self.model.reward(inputs))
-            alive = self.model.continues.mean(self.model.continues(inputs))
+            reward, alive = self.model.outcomes(dream.policy[1:], dream.action.clamp(-1, 1))
+            reward, alive = self.model.reward.mean(reward), self.model.continues.mean(alive)
         # No action led to the start here: its reward is not used, and whether it is terminal is known.
         reward = F.pad(reward, (0, 0, 1, 0))
         return dream, reward, torch.cat([1 - window.terminal.float()[None], alive])

@@ -335,7 +335,7 @@ def test_the_reward_of_a_dreamed_step_knows_the_action_that_led_there(
 
     monkeypatch.setattr("agent.agent.imagine", spy)
     agent = make()
-    agent.model.reward.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    agent.model.trunk.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     agent.update(make_batch(agent, SPACE))
     (dream,), given = dreams, seen[1]
     policy, action = given.split([dream.policy.shape[-1], agent.codec.size], -1)
