@@ -12,6 +12,9 @@ from agent.imagination import Trajectory
 from worldmodels.heads import TwoHotHead
 from worldmodels.nets import MLP, frozen
 
+SLOW_EVERY = 4
+"""The slow critic predicts one dream in so many: a mean over fewer, for a term that only has to hold back."""
+
 
 def lambda_returns(
     reward: Tensor, alive: Tensor, last: Tensor, value: Tensor, discount: float, lam: float
@@ -111,9 +114,16 @@ class ActorCritic(nn.Module):
         """Distribution over action vectors for policy inputs `[..., P]`."""
         return self.codec.distribution(self.actor(inputs))
 
-    def sample(self, inputs: Tensor) -> Tensor:
-        """Action vectors `[..., A]` for policy inputs `[..., P]`; gradients reach the policy network only."""
-        return self.policy(inputs.detach()).rsample()
+    def sample(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Action vectors `[N, A]` for policy inputs `[N, P]`, and the network's outputs `[N, O]`.
+
+        Gradients reach the policy network only, even where the caller records none: its loss takes up the
+        outputs again. Those of the actions are recorded if `through_dynamics`.
+        """
+        with torch.enable_grad():
+            outputs = self.actor(inputs.detach())
+        drawn_from = outputs if self.through_dynamics else outputs.detach()
+        return self.codec.distribution(drawn_from).rsample(), outputs
 
     def loss(
         self, dream: Trajectory, reward: Tensor, alive: Tensor
@@ -123,8 +133,8 @@ class ActorCritic(nn.Module):
         Args:
             dream: N trajectories of horizon H, as returned by `imagine` with `sample`; with gradients to the
                 actions if `through_dynamics`.
-            reward: `[N, H + 1]`, predicted for each position; the first is not used.
-            alive: `[N, H + 1]`, probability that the position is not terminal; the first comes from replay.
+            reward: `[H + 1, N]`, predicted for each position; the first is not used.
+            alive: `[H + 1, N]`, probability that the position is not terminal; the first comes from replay.
         """
         inputs = dream.policy.detach()
         logits = self.critic(inputs)
@@ -133,24 +143,24 @@ class ActorCritic(nn.Module):
         if self.through_dynamics:
             with frozen(self.critic):
                 ahead = self.critic.mean(self.critic(dream.policy))
-        imagined = lambda_returns(
-            reward, alive, torch.zeros_like(reward, dtype=torch.bool), ahead, self.discount, self.lam
-        )
+        nowhere = torch.zeros_like(reward, dtype=torch.bool)
+        imagined = lambda_returns(reward.t(), alive.t(), nowhere.t(), ahead.t(), self.discount, self.lam).t()
         returns = imagined.detach()
         # Steps after a probable end count only with the probability of being reached.
-        weight = torch.cumprod(
-            alive[:, :-1].detach()
-            * torch.cat([alive.new_ones(1), alive.new_full((alive.shape[1] - 2,), self.discount)]),
-            1,
-        )
+        discounts = alive.new_full((len(alive) - 1, 1), self.discount)
+        discounts[0] = 1
+        weight = torch.cumprod(alive[:-1].detach() * discounts, 0)
         scale = self.scale.update(returns)
-        policy = self.policy(inputs[:, :-1])
+        policy = self.codec.distribution(dream.outputs)
         entropy = policy.entropy()
-        gain = (imagined - value[:, :-1]) / scale
+        gain = (imagined - value[:-1]) / scale
         if not self.through_dynamics:
-            gain = policy.log_prob(dream.action.detach()) * gain.detach()
+            gain = policy.log_prob(dream.action) * gain.detach()
         actor = -(weight * (gain + self.entropy * entropy)).mean()
-        critic = (weight * self._critic_loss(logits[:, :-1], inputs[:, :-1], returns)).mean()
+        (critic,) = self.critic.loss(logits[:-1], returns)
+        few = slice(None, None, SLOW_EVERY)
+        to_slow = self._slow_loss(logits[:-1, few], inputs[:-1, few])
+        critic = (weight * critic).mean() + self.slow_regulariser * (weight[:, few] * to_slow).mean()
         metrics = {
             "actor": actor,
             "critic": critic,
@@ -158,8 +168,8 @@ class ActorCritic(nn.Module):
             "return": returns.mean(),
             "return_scale": scale,
             "value": value.mean(),
-            "value_error": (returns - value[:, :-1]).abs().mean(),
-            "imagined_reward": reward[:, 1:].mean(),
+            "value_error": (returns - value[:-1]).abs().mean(),
+            "imagined_reward": reward[1:].mean(),
         }
         return actor, critic, {key: metric.detach() for key, metric in metrics.items()}
 
@@ -172,14 +182,15 @@ class ActorCritic(nn.Module):
         # stands in its place must not reach the gradients, even where it is NaN.
         undefined = is_last[:, :-1]
         target = returns.masked_fill(undefined, 0)
-        losses = self._critic_loss(logits[:, :-1], policy[:, :-1], target)
+        (losses,) = self.critic.loss(logits[:, :-1], target)
+        losses = losses + self.slow_regulariser * self._slow_loss(logits[:, :-1], policy[:, :-1])
         return losses.masked_fill(undefined, 0).mean()
 
-    def _critic_loss(self, logits: Tensor, policy: Tensor, target: Tensor) -> Tensor:
+    def _slow_loss(self, logits: Tensor, policy: Tensor) -> Tensor:
+        """Cross-entropy `[...]` of the critic's logits to what the slow critic predicts from the same."""
         with torch.no_grad():
             slow = self.slow_critic.mean(self.slow_critic(policy))
-        to_target, to_slow = self.critic.loss(logits, target, slow)
-        return to_target + self.slow_regulariser * to_slow
+        return self.critic.loss(logits, slow)[0]
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

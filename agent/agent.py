@@ -194,7 +194,7 @@ class Agent:
         return window, {**metrics, "model": loss.detach(), "model_gradient_norm": norm}
 
     def _dream(self, window: Window) -> tuple[Trajectory, Tensor, Tensor]:
-        """N dreams of H steps; reward, and probability of going on, predicted at each position, `[N, H + 1]`.
+        """N dreams of H steps; reward, and probability of going on, predicted at each position, `[H + 1, N]`.
 
         With gradients to the actions if the actor learns through the dynamics.
         """
@@ -209,12 +209,11 @@ class Agent:
                 self.dream_options["horizon"],
                 self.dream_step,
             )
-            # No action led to the start here: its reward is not used, and whether it is terminal is known.
-            inputs = self.model.head_input(dream.policy, F.pad(dream.action.clamp(-1, 1), (0, 0, 1, 0)))
-            reward = self.model.reward.mean(self.model.reward(inputs))
-            alive = self.model.continues.mean(self.model.continues(inputs))
-            alive = torch.cat([1 - window.terminal.float()[:, None], alive[:, 1:]], 1)
-        return dream, reward, alive
+            reward, alive = self.model.outcomes(dream.policy[1:], dream.action.clamp(-1, 1))
+            reward, alive = self.model.reward.mean(reward), self.model.continues.mean(alive)
+        # No action led to the start here: its reward is not used, and whether it is terminal is known.
+        reward = F.pad(reward, (0, 0, 1, 0))
+        return dream, reward, torch.cat([1 - window.terminal.float()[None], alive])
 
     def _learn_behaviour(
         self, data: Batch, window: Window, dream: Trajectory, reward: Tensor, alive: Tensor

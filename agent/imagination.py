@@ -13,46 +13,50 @@ from worldmodels import Backbone, State
 
 @dataclass
 class Trajectory:
-    """N imagined trajectories of horizon H; position 0 is the start state, taken from replay.
+    """N imagined trajectories of horizon H, time first; position 0 is the start state, taken from replay.
 
     Attributes:
-        policy: `[N, H + 1, P]`, for actor, critic, reward and continue.
-        action: `[N, H, A]`, the action chosen AT each position but the last.
+        policy: `[H + 1, N, P]`, what actor, critic, reward and continue read at each position.
+        action: `[H, N, A]`, the action chosen AT each position but the last.
+        outputs: `[H, N, O]`, the policy network's outputs that it was drawn from.
     """
 
     policy: Tensor
     action: Tensor
+    outputs: Tensor
 
 
-def dream_step(
-    backbone: Backbone, act: Callable[[Tensor], Tensor], state: State, inputs: Tensor
-) -> tuple[State, Tensor, Tensor]:
-    """One imagined step from policy inputs `[N, P]`: next state, its policy inputs, action."""
-    action = act(inputs)
-    state, _ = backbone.imagine_step(state, action.clamp(-1, 1))
-    return state, backbone.policy_input(state), action
+def dream_step(backbone: Backbone, state: State, action: Tensor) -> tuple[State, Tensor]:
+    """One imagined step under actions `[N, A]`: next state, and its policy inputs."""
+    state, _ = backbone.imagine_step(state, action)
+    return state, backbone.policy_input(state)
 
 
 def imagine(
     backbone: Backbone,
     state: State,
-    act: Callable[[Tensor], Tensor],
+    act: Callable[[Tensor], tuple[Tensor, Tensor]],
     horizon: int,
-    step: Callable[..., tuple[State, Tensor, Tensor]] = dream_step,
+    step: Callable[..., tuple[State, Tensor]] = dream_step,
 ) -> Trajectory:
     """Roll out `horizon` steps from states with leaves `[N, ...]`.
 
-    `act` maps the policy input `[N, P]` to an action vector `[N, A]`; the model gets it clipped to [-1, 1],
-    as the environment and replay do (one-hot vectors are inside). Gradients from later steps to the actions
-    are recorded unless the caller has switched that off. `step` may be a compiled `dream_step`.
+    `act` maps the policy input `[N, P]` to an action vector `[N, A]` and to what it was drawn from, `[N, O]`;
+    the model gets the action clipped to [-1, 1], as the environment and replay do (one-hot vectors are
+    inside). Gradients from later steps to the actions are recorded unless the caller has switched that off.
+    `step` may be a compiled `dream_step`.
     """
-    policies, actions = [backbone.policy_input(state)], []
+    policies, actions, outputs = [backbone.policy_input(state)], [], []
     state = backbone.prepare_imagination(state, horizon)
     for _ in range(horizon):
-        state, inputs, action = step(backbone, act, state, policies[-1])
+        action, drawn_from = act(policies[-1])
+        state, inputs = step(backbone, state, action.clamp(-1, 1))
         policies.append(inputs)
         actions.append(action)
-    return Trajectory(torch.stack(policies, 1), torch.stack(actions, 1))
+        outputs.append(drawn_from)
+    with torch.enable_grad():  # the policy network's loss goes on from here, whatever else is recorded
+        stacked = torch.stack(outputs)
+    return Trajectory(torch.stack(policies), torch.stack(actions), stacked)
 
 
 def choose_starts(kind: str, count: int, rows: int, steps: int, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ import configs
 from agent.run import loop, machine, seams
 from configs.command_line import Parser, Work, add_configuration, count
 from replay.files import writable
-from studies import components, costs, overhead, states, tables
+from studies import components, costs, overhead, parts, states, tables
 from studies.plots import SUFFIXES
 from studies.timing import Configurations, Result
 from worldmodels import model_of
@@ -45,11 +45,14 @@ MEASURES = {
     "states": Measure(states.measure, states.COLUMNS, states.note, variants=states.variants),
 }
 
+PARTS = Measure(parts.measure, parts.COLUMNS, parts.note)
+
 
 def arguments(parser: Parser) -> None:
     """What to measure, of which configurations, and how often."""
     what = f"of {', '.join(MEASURES)} [world_model]"
     parser.add_argument("--what", default="world_model", metavar="NAME", help=what)
+    parser.add_argument("--parts", action="store_true", help="update: processor time by part of it")
     backbones = f"of {', '.join(configs.backbones())} [all of them; layers: those that have some]"
     parser.add_argument("--backbones", nargs="+", metavar="NAME", help=backbones)
     lengths = "steps a window, where there are windows [the preset's batch_length]"
@@ -66,9 +69,12 @@ def prepare(args: argparse.Namespace) -> Work:
     if args.what not in MEASURES:
         hint = configs.did_you_mean(args.what, MEASURES)
         raise ValueError(f"unknown measure '{args.what}'.{hint} Expected one of {', '.join(MEASURES)}.")
-    measure = MEASURES[args.what]
+    if args.parts and args.what != "update":
+        raise ValueError(f"--parts are those of an update; with it expected --what update, got {args.what}.")
+    measure = PARTS if args.parts else MEASURES[args.what]
     if args.picture and not measure.draw:
-        raise ValueError(f"--picture draws time and memory against length; {args.what} has neither.")
+        what = f"{args.what} --parts" if args.parts else args.what
+        raise ValueError(f"--picture draws time and memory against length; {what} has neither.")
     if args.picture:
         writable(args.picture, SUFFIXES)
     overrides = dict(args.overrides)

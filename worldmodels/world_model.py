@@ -13,7 +13,7 @@ from worldmodels.base import Backbone, Rollout, State, reset_rows
 from worldmodels.encoder_decoder import Batch, Decoder, Encoder, observations
 from worldmodels.heads import BernoulliHead, TwoHotHead
 from worldmodels.metrics import Counted
-from worldmodels.nets import linear
+from worldmodels.nets import MLP, linear
 from worldmodels.recall import CANDIDATES, Recall, excess_loss
 
 
@@ -52,8 +52,10 @@ class WorldModel(nn.Module):
             self.project, inputs = linear(inputs, heads["inputs"]), heads["inputs"]
         self.action_scale = inputs**0.5 / action_norm if heads["action"] else 0.0
         inputs += action_size if heads["action"] else 0
-        self.reward = TwoHotHead(inputs, heads["units"], heads["layers"], heads["bins"], heads["resolution"])
-        self.continues = BernoulliHead(inputs, heads["units"], heads["layers"])
+        units = heads["units"]
+        self.trunk = MLP(inputs, units, heads["layers"])
+        self.reward = TwoHotHead(units, units, 0, heads["bins"], heads["resolution"])
+        self.continues = BernoulliHead(units, units, 0)
         self.free_nats = kl["free_nats"]
         self.dynamics_scale, self.representation_scale = kl["dynamics"], kl["representation"]
         self.recall_scale, positions = recall["scale"], int(recall["positions"])
@@ -75,11 +77,10 @@ class WorldModel(nn.Module):
         # Losses of every step
         dynamics, representation = self.backbone.kl_losses(rollout)
         reconstruction = self.decoder.losses(rollout.features, obs)
-        inputs = self.head_input(rollout.policy, reset_rows(is_first, batch["action"]))
-        reward = self.reward(inputs)
+        reward, continues = self.outcomes(rollout.policy, reset_rows(is_first, batch["action"]))
         losses = {f"decoder/{key}": value for key, value in reconstruction.items()} | {
             "reward": self.reward.loss(reward, batch["reward"])[0],
-            "continue": self.continues.loss(self.continues(inputs), 1 - batch["is_terminal"].float()),
+            "continue": self.continues.loss(continues, 1 - batch["is_terminal"].float()),
             "dynamics": self.dynamics_scale * dynamics.clamp(min=self.free_nats),
             "representation": self.representation_scale * representation.clamp(min=self.free_nats),
         }
@@ -105,6 +106,14 @@ class WorldModel(nn.Module):
             right = self.reward.mean(reward).sign() == batch["reward"].sign()
             metrics["reward_sign_accuracy"] = Counted.where(right.float(), batch["reward"] != 0)
         return total, rollout, metrics
+
+    def outcomes(self, policy: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of reward `[..., bins]` and continuation `[...]`, whose hidden layers are the same.
+
+        Policy inputs `[..., P]`, and the actions that led to them, `[..., A]`.
+        """
+        hidden = self.trunk(self.head_input(policy, action))
+        return self.reward(hidden), self.continues(hidden)
 
     def head_input(self, policy: Tensor, action: Tensor) -> Tensor:
         """What reward and continue heads read: policy inputs `[..., P]`, and the last action `[..., A]`.

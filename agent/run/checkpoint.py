@@ -33,7 +33,7 @@ from configs.files import MOST, read_json
 from replay.chunk import read_rows
 from replay.files import Fingerprint, check_unpacked, fingerprint, naming, put_aside, sync
 
-FORMAT = 5
+FORMAT = 6
 AGENT, REPLAY, LOOP, MANIFEST = "agent.pt", "replay.npz", "loop.json", "manifest.json"
 _TEMPORARY = ".tmp-"
 

@@ -211,8 +211,8 @@ def _foresee(agent: Agent, batch: Rows, context: int) -> Foresight:
 
 def _reward(agent: Agent, state: State, action: Tensor) -> Tensor:
     """The reward predicted at a state, `[N]`."""
-    inputs = agent.model.head_input(agent.backbone.policy_input(state), action)
-    return agent.model.reward.mean(agent.model.reward(inputs))
+    reward, _ = agent.model.outcomes(agent.backbone.policy_input(state), action)
+    return agent.model.reward.mean(reward)
 
 
 def _array(steps: Sequence[Tensor]) -> np.ndarray:

@@ -135,21 +135,21 @@ def make(space: spaces.Space | None = None, **changed: Any) -> ActorCritic:
 
 def dream_of(agent: ActorCritic, count: int = 6, horizon: int = 3) -> Trajectory:
     torch.manual_seed(1)
-    inputs = torch.randn(count, horizon + 1, 4)
-    return Trajectory(inputs, agent.sample(inputs[:, :-1]).detach())
+    inputs = torch.randn(horizon + 1, count, 4)
+    return Trajectory(inputs, *agent.sample(inputs[:-1]))
 
 
 def test_nothing_counts_after_a_certain_end() -> None:
     """Rewards, features and actions after a position that is surely terminal change neither loss."""
     agent = make(entropy=0.1)
     dream, other = dream_of(agent), dream_of(agent)
-    alive = torch.ones(6, 4)
-    alive[:, 2] = 0
-    reward = torch.randn(6, 4)
+    alive = torch.ones(4, 6)
+    alive[2] = 0
+    reward = torch.randn(4, 6)
     spoilt = reward.clone()
-    spoilt[:, 3] = 50
-    other.policy[:, 3] += 5
-    other.action[:, 2] = other.action[:, 2].flip(-1)
+    spoilt[3] = 50
+    other.policy[3] += 5
+    other.action[2] = other.action[2].flip(-1)
     losses = []
     for trajectory, rewards in ((dream, reward), (other, spoilt)):
         agent.scale = ReturnScale(decay=0.0, floor=1e2)  # the percentiles do look at all returns
@@ -161,7 +161,7 @@ def test_nothing_counts_after_a_certain_end() -> None:
 def test_a_start_that_is_terminal_teaches_nothing() -> None:
     agent = make(entropy=0.1)
     dream = dream_of(agent)
-    actor, critic, _ = agent.loss(dream, torch.randn(6, 4), torch.zeros(6, 4))
+    actor, critic, _ = agent.loss(dream, torch.randn(4, 6), torch.zeros(4, 6))
     assert actor == 0 and critic == 0
 
 
@@ -169,11 +169,11 @@ def test_weights_by_hand() -> None:
     """A position counts by discount and survival since the start: 1, 0.9 * 0.5, 0.9 * 0.5 * 0.9."""
     agent = make(entropy=1.0)
     dream = dream_of(agent, count=1)
-    alive = torch.tensor([[1.0, 0.5, 1.0, 1.0]])
-    reward = torch.zeros(1, 4)
+    alive = torch.tensor([[1.0, 0.5, 1.0, 1.0]]).t()
+    reward = torch.zeros(4, 1)
     agent.scale = ReturnScale(floor=1e9)  # leaves the entropy alone
     actor, _, metrics = agent.loss(dream, reward, alive)
-    entropy = agent.policy(dream.policy[:, :-1]).entropy()[0]
+    entropy = agent.policy(dream.policy[:-1]).entropy()[:, 0]
     expected = -(torch.tensor([1.0, 0.45, 0.405]) * entropy).mean()
     torch.testing.assert_close(actor, expected)
     torch.testing.assert_close(metrics["entropy"], entropy.mean())
@@ -182,7 +182,7 @@ def test_weights_by_hand() -> None:
 def test_only_the_actor_learns_from_the_actor_s_loss() -> None:
     agent = make()
     dream = dream_of(agent)
-    actor, critic, metrics = agent.loss(dream, torch.randn(6, 4), torch.ones(6, 4))
+    actor, critic, metrics = agent.loss(dream, torch.randn(4, 6), torch.ones(4, 6))
     parts = {"actor": actor, "critic": critic}
     for part, loss in parts.items():
         for trained in ("actor", "critic"):
@@ -199,19 +199,19 @@ def test_the_policy_moves_towards_what_paid(space: spaces.Space, gradient: str) 
     """A bandit: one action is rewarded, and after some updates the policy takes it."""
     agent = make(space, gradient=gradient)
     optimiser = torch.optim.Adam(agent.actor.parameters(), 0.02)
-    features = torch.zeros(256, 2, 4)
+    features = torch.zeros(2, 256, 4)
     space.seed(3)
     best = torch.as_tensor(np.stack([space.sample()]))
     target = agent.codec.encode(best).clamp(-0.5, 0.5)
     for seed in range(60):
         torch.manual_seed(seed)
-        action = agent.sample(features[:, :1])
-        reward = F.pad(-(action - target).square().sum(-1), (1, 0))
-        actor, _, _ = agent.loss(Trajectory(features, action), reward, torch.ones(256, 2))
+        action, outputs = agent.sample(features[:1])
+        reward = F.pad(-(action - target).square().sum(-1), (0, 0, 1, 0))
+        actor, _, _ = agent.loss(Trajectory(features, action, outputs), reward, torch.ones(2, 256))
         optimiser.zero_grad()
         actor.backward()
         optimiser.step()
-    mode = agent.policy(features[:1, 0]).mode()
+    mode = agent.policy(features[0, :1]).mode()
     if isinstance(space, spaces.Box):
         torch.testing.assert_close(mode, target, atol=0.15, rtol=0)
     else:
@@ -229,21 +229,44 @@ def test_the_gradient_through_the_dynamics_by_hand() -> None:
     with torch.no_grad():  # else all values are 0
         for parameter in agent.critic.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    start, policy, action = torch.randn(3, 4), [], []
-    policy.append(start)
+    start = torch.randn(5, 4)
+    policy, drawn = [start], []
     for _ in range(2):
-        action.append(agent.sample(policy[-1]))
-        policy.append(start + action[-1])
-    dream = Trajectory(torch.stack(policy, 1), torch.stack(action, 1))
-    reward = F.pad(dream.action[..., 0], (1, 0))
-    actor, _, _ = agent.loss(dream, reward, torch.ones(3, 3))
+        drawn.append(agent.sample(policy[-1]))
+        policy.append(start + drawn[-1][0])
+    dream = Trajectory(torch.stack(policy), *map(torch.stack, zip(*drawn, strict=True)))
+    reward = F.pad(dream.action[..., 0], (0, 0, 1, 0))
+    actor, _, _ = agent.loss(dream, reward, torch.ones(3, 5))
     value = agent.critic.mean(agent.critic(dream.policy))
-    r1 = reward[:, 2] + 0.9 * value[:, 2]
-    r0 = reward[:, 1] + 0.9 * (0.05 * value[:, 1] + 0.95 * r1)
+    r1 = reward[2] + 0.9 * value[2]
+    r0 = reward[1] + 0.9 * (0.05 * value[1] + 0.95 * r1)
     parameters = list(agent.actor.parameters())
     actual = torch.autograd.grad(scale * actor, parameters, retain_graph=True)
     expected = torch.autograd.grad(-(r0 + 0.9 * r1).mean() / 2, parameters)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * max(g.abs().max() for g in expected))
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([3, 2])])
+def test_the_score_function_s_gradient_by_hand(space: spaces.Space) -> None:
+    """Of a second run of the network on the dream: its first one, which drew the actions, is taken up."""
+    agent = make(space, entropy=0.1)
+    with torch.no_grad():
+        drawn = agent.sample(torch.randn(4, 6, 4))
+        assert drawn[1].requires_grad and not drawn[0].requires_grad
+    dream, reward, alive = dream_of(agent), torch.randn(4, 6), torch.rand(4, 6)
+    actor, _, metrics = agent.loss(dream, reward, alive)
+    with torch.no_grad():
+        value = agent.critic.mean(agent.critic(dream.policy))
+        later = [value[3]]
+        for t in (3, 2, 1):
+            later.append(reward[t] + 0.9 * alive[t] * (0.05 * value[t] + 0.95 * later[-1]))
+        advantage = (torch.stack(later[:0:-1]) - value[:3]) / metrics["return_scale"]
+        weight = torch.stack([alive[0], 0.9 * alive[0] * alive[1], 0.81 * alive[0] * alive[1] * alive[2]])
+    policy = agent.policy(dream.policy[:3])
+    gain = policy.log_prob(dream.action) * advantage + 0.1 * policy.entropy()
+    parameters = list(agent.actor.parameters())
+    actual = torch.autograd.grad(actor, parameters)
+    torch.testing.assert_close(actual, torch.autograd.grad(-(weight * gain).mean(), parameters))
 
 
 @pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
@@ -258,12 +281,31 @@ def test_slow_critic() -> None:
     torch.testing.assert_close(list(agent.slow_critic.parameters()), list(agent.critic.parameters()))
     before = [parameter.clone() for parameter in agent.slow_critic.parameters()]
     optimiser = torch.optim.SGD(agent.critic.parameters(), 1.0)
-    agent.loss(dream, torch.randn(6, 4), torch.ones(6, 4))[1].backward()
+    agent.loss(dream, torch.randn(4, 6), torch.ones(4, 6))[1].backward()
     optimiser.step()
     agent.update_slow_critic()
     for slow, old, new in zip(agent.slow_critic.parameters(), before, agent.critic.parameters(), strict=True):
         torch.testing.assert_close(slow.data, 0.75 * old + 0.25 * new.data)
     assert any(not new.equal(old) for new, old in zip(agent.critic.parameters(), before, strict=True))
+
+
+def test_the_critic_s_loss_by_hand() -> None:
+    """Cross-entropies to the returns of all dreams, and to the slow critic in one dream of four."""
+    agent = make(slow_regulariser=0.5)
+    with torch.no_grad():
+        for parameter in agent.critic.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    dream, reward = dream_of(agent, count=9, horizon=2), torch.randn(3, 9)
+    _, actual, _ = agent.loss(dream, reward, torch.ones(3, 9))
+    with torch.no_grad():
+        logits = agent.critic(dream.policy)
+        value, slow = agent.critic.mean(logits), agent.slow_critic.mean(agent.slow_critic(dream.policy))
+        r1 = reward[2] + 0.9 * value[2]
+        r0 = reward[1] + 0.9 * (0.05 * value[1] + 0.95 * r1)
+        to_return, to_slow = agent.critic.loss(logits[:2], torch.stack([r0, r1]), slow[:2])
+        weight = torch.tensor([[1.0], [0.9]])
+        few = (weight * to_slow)[:, [0, 4, 8]]
+    torch.testing.assert_close(actual.detach(), (weight * to_return).mean() + 0.5 * few.mean())
 
 
 def test_replayed_returns_do_not_cross_an_episode() -> None:

@@ -321,7 +321,7 @@ def test_a_dream_starts_where_the_configuration_says() -> None:
         agent.model.reward.register_forward_hook(lambda module, given, out, seen=seen: seen.append(out.shape))
         agent.update(make_batch(agent, SPACE))
         assert seen[0][:2] == (4, 8), "the window"
-        assert seen[1][:2] == (count, agent.dream_options["horizon"] + 1), "the dream"
+        assert seen[1][:2] == (agent.dream_options["horizon"], count), "the dream, but for its starts"
 
 
 def test_the_reward_of_a_dreamed_step_knows_the_action_that_led_there(
@@ -335,13 +335,12 @@ def test_the_reward_of_a_dreamed_step_knows_the_action_that_led_there(
 
     monkeypatch.setattr("agent.agent.imagine", spy)
     agent = make()
-    agent.model.reward.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    agent.model.trunk.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     agent.update(make_batch(agent, SPACE))
     (dream,), given = dreams, seen[1]
     policy, action = given.split([dream.policy.shape[-1], agent.codec.size], -1)
-    assert torch.equal(policy, dream.policy)
-    torch.testing.assert_close(action[:, 1:] / agent.model.action_scale, dream.action)
-    assert not action[:, 0].any()
+    assert torch.equal(policy, dream.policy[1:])
+    torch.testing.assert_close(action / agent.model.action_scale, dream.action)
 
 
 @pytest.mark.parametrize("classes", [4, 0])

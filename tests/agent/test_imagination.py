@@ -26,22 +26,25 @@ def test_the_action_at_a_position_leads_into_the_next() -> None:
     start = torch.tensor([[0.25], [0.5]])
     seen = []
 
-    def act(inputs: Tensor) -> Tensor:
+    def act(inputs: Tensor) -> tuple[Tensor, Tensor]:
         seen.append(inputs)
-        return torch.full((2, 1), 0.125 * len(seen))
+        action = torch.full((2, 1), 0.125 * len(seen))
+        return action, -action
 
     dream = imagine(Counter(), {"total": start}, act, horizon=3)
-    assert dream.action[0, :, 0].tolist() == [0.125, 0.25, 0.375]
-    assert dream.policy[0, :, 0].tolist() == [-0.25, -0.375, -0.625, -1.0]
+    assert dream.action[:, 0, 0].tolist() == [0.125, 0.25, 0.375]
+    assert torch.equal(dream.outputs, -dream.action)
+    assert dream.policy[:, 0, 0].tolist() == [-0.25, -0.375, -0.625, -1.0]
     # The action of a position was chosen from that position's policy input.
-    assert torch.equal(torch.stack(seen, 1), dream.policy[:, :-1])
-    torch.testing.assert_close(dream.policy[:, 1:], dream.policy[:, :-1] - dream.action)
+    assert torch.equal(torch.stack(seen), dream.policy[:-1])
+    torch.testing.assert_close(dream.policy[1:], dream.policy[:-1] - dream.action)
 
 
 def test_the_model_sees_actions_as_the_environment_does() -> None:
     """A continuous sample outside [-1, 1] is kept for the policy's gradient and clipped for the model."""
     start = torch.zeros(1, 1)
-    dream = imagine(Counter(), {"total": start}, lambda inputs: torch.full((1, 1), 3.0), horizon=2)
+    chosen = torch.full((1, 1), 3.0)
+    dream = imagine(Counter(), {"total": start}, lambda _: (chosen,) * 2, horizon=2)
     assert dream.action.flatten().tolist() == [3, 3]
     assert dream.policy.flatten().tolist() == [0, -1, -2]
 
@@ -54,21 +57,21 @@ def test_shapes_and_gradients(name: str) -> None:
         backbone.initial(5), torch.randn(5, 3), torch.randn(5, 2), torch.zeros(5, dtype=torch.bool)
     )
     state = {key: leaf.detach() for key, leaf in state.items()}
-    chosen = torch.rand(5, 4, 2, requires_grad=True)
+    chosen = torch.rand(4, 5, 2, requires_grad=True)
     dreams = []
     for gradient in (True, False):
         torch.manual_seed(1)
-        choices = iter(chosen.unbind(1))
+        choices = iter(chosen)
         with torch.set_grad_enabled(gradient):
-            dreams.append(imagine(backbone, state, lambda inputs, choices=choices: next(choices), horizon=4))
+            dreams.append(imagine(backbone, state, lambda _, it=choices: (next(it),) * 2, 4))
     dream, plain = dreams
     assert dream.policy.shape == (5, 5, backbone.policy_size)
-    assert dream.action.shape == (5, 4, 2)
+    assert dream.action.shape == dream.outputs.shape == (4, 5, 2)
     torch.testing.assert_close(dream.policy, plain.policy)
-    assert not plain.policy.requires_grad
-    assert torch.equal(dream.policy[:, 0], backbone.policy_input(state))
-    (of_third,) = torch.autograd.grad(dream.policy[:, 3].square().sum(), chosen)
-    assert of_third[:, :3].abs().sum((0, 2)).all() and not of_third[:, 3].any(), "of the actions before it"
+    assert not plain.policy.requires_grad and plain.outputs.requires_grad
+    assert torch.equal(dream.policy[0], backbone.policy_input(state))
+    (of_third,) = torch.autograd.grad(dream.policy[3].square().sum(), chosen)
+    assert of_third[:3].abs().sum((1, 2)).all() and not of_third[3].any(), "of the actions before it"
 
 
 def test_random_starts() -> None:

@@ -59,40 +59,38 @@ def test_the_heads_see_the_action_that_led_to_a_step() -> None:
     inputs = model.head_input(torch.zeros(2, size), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
     torch.testing.assert_close(inputs.norm(dim=-1), torch.tensor([size**0.5, 0.0]))
     seen: list[Tensor] = []
-    for head in (model.reward, model.continues):
-        head.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    model.trunk.register_forward_hook(lambda _, given, out: seen.append(given[0]))
     batch = make_batch(spaces.Dict(SPACES["vector"]), 3, 8, 2)
     batch["is_first"][1, 4] = True
     model.loss(batch, model.backbone.initial(3))
-    for given in seen:
-        action = given[..., size:] / size**0.5
-        assert not action[1, 4].any() and batch["action"][1, 4].all()
-        torch.testing.assert_close(action[~batch["is_first"]], batch["action"][~batch["is_first"]])
+    (given,) = seen
+    action = given[..., size:] / size**0.5
+    assert not action[1, 4].any() and batch["action"][1, 4].all()
+    torch.testing.assert_close(action[~batch["is_first"]], batch["action"][~batch["is_first"]])
     blind = make_model(spaces.Dict(SPACES["vector"]), heads={"action": False})
     assert blind.head_input(inputs[:, :size], inputs[:, size:]).shape == (2, size)
 
 
 @pytest.mark.parametrize("length", [0, 5, 10_000])
 def test_a_policy_input_is_mapped_to_what_the_heads_read(length: int) -> None:
-    """To `heads.inputs` numbers where it is longer; the reward's gradient reaches the states through them."""
+    """To `heads.inputs` numbers where it is longer; the gradients of both reach the states through them."""
     space = spaces.Dict(SPACES["vector"])
-    model = make_model(space, heads={"inputs": length})
+    model, batch = make_model(space, heads={"inputs": length}), make_batch(space, 3, 8, 2)
     size = model.backbone.policy_size
-    assert model.head_input(torch.randn(2, size), torch.zeros(2, 2)).shape == (
-        2,
-        (5 if length == 5 else size) + 2,
-    )
     assert size > 5
-    batch = make_batch(space, 3, 8, 2)
-    rollout = model.backbone.observe(
-        model.backbone.initial(3),
-        torch.randn(3, 8, model.encoder.output_size),
-        batch["action"],
-        batch["is_first"],
-    )
-    rollout.policy.retain_grad()
-    model.head_input(rollout.policy, batch["action"]).square().sum().backward()
-    assert rollout.policy.grad is not None and rollout.policy.grad.abs().sum((0, 1)).min() > 0
+    assert model.trunk[0].in_features == (5 if length == 5 else size) + 2, "with the action"
+    with torch.no_grad():
+        model.reward.net[0].weight.normal_()  # it begins at 0, and lets nothing through
+    embed = torch.randn(3, 8, model.encoder.output_size)
+    state = model.backbone.initial(3)
+    policy = model.backbone.observe(state, embed, batch["action"], batch["is_first"]).policy
+    policy.retain_grad()
+    reward, continues = model.outcomes(policy, batch["action"])
+    assert (reward.shape, continues.shape) == ((3, 8, len(model.reward.bins)), (3, 8))
+    for outcome in (reward, continues):
+        policy.grad = None
+        outcome.square().sum().backward(retain_graph=True)
+        assert policy.grad is not None and policy.grad.abs().sum((0, 1)).min() > 0
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
