@@ -17,17 +17,13 @@ import numpy as np
 from replay import chunk
 from replay.rows import Rows
 
-Check = Callable[[Path, Rows], None]
 
-
-def load(path: Path, check: Check) -> Rows:
+def load(path: Path) -> Rows:
     """Return an episode as batches hold it: `action` [T,...] is the one that LED INTO a row, zero at first.
 
-    `probe/` keys are left out. `check` raises ValueError if the episode is not of the kind that is wanted; so
-    does this if the file is damaged.
+    `probe/` keys are left out. Raises ValueError if the file is damaged.
     """
     rows = {key: value for key, value in chunk.read(path).items() if not key.startswith("probe/")}
-    check(path, rows)
     action = np.zeros_like(rows["action"])
     action[1:] = rows["action"][:-1]
     return rows | {"action": action}
@@ -42,7 +38,7 @@ class Episodes:
         paths: the episodes' chunks.
         carry: whether windows go on from the states that training reached; else each begins an episode.
         memory: bytes that episodes may take in memory. What does not fit is read again each time.
-        check: see `load`.
+        load: an episode by its path, as `load` returns it.
         prepare: what to do with the rows of a batch in the background.
     """
 
@@ -54,11 +50,11 @@ class Episodes:
         seed: int,
         carry: bool,
         memory: int,
-        check: Check,
+        load: Callable[[Path], Rows] = load,
         prepare: Callable[[Rows], Mapping[str, Any]] = dict,
     ) -> None:
         self.paths, self.batch_length, self.seed = list(paths), batch_length, seed
-        self.carry, self.memory, self.check, self.prepare = carry, memory, check, prepare
+        self.carry, self.memory, self.load, self.prepare = carry, memory, load, prepare
         self.places = np.full((batch_size, 2), -1)  # of each stream: number of its episode, rows used of it
         self.states: dict[str, np.ndarray] = {}  # leaves [B,...]
         self._kept: dict[int, Rows] = {}
@@ -144,7 +140,7 @@ class Episodes:
         index = int(self._orders[epoch][place])
         if index in self._kept:
             return self._kept[index]
-        episode = load(self.paths[index], self.check)
+        episode = self.load(self.paths[index])
         self._types = {key: value.dtype for key, value in episode.items()}
         episode = {key: _small(value) for key, value in episode.items()}
         size = sum(value.nbytes for value in episode.values())

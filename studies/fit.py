@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +56,11 @@ def prepare(args: argparse.Namespace) -> Work:
     config = seams.configure(data.task, backbone, presets, options, saved)
     lengths = data.lengths()
     if "batch_length" not in options:
-        length = saved.batch_length if saved else _window(config, max(lengths))
+        length = saved.batch_length if saved else window(config, max(lengths))
         config = configs.override(config, {"batch_length": length})
     changed = folder.refuse_another(config, fitted=True)
+    for line in (*args.twice, *configs.inert(config, options)):
+        print(f"run.py: {line}", file=sys.stderr)
     context = data.context or max(1, min(lengths) // 2)
     if context >= min(lengths):
         raise ValueError(f"the context has {context} frames, but an episode has {min(lengths)} only.")
@@ -86,7 +89,7 @@ def _data(given: list[Path] | None, known: Mapping[str, Any] | None) -> Data:
     return data.at(given) if given else data
 
 
-def _window(config: configs.Config, longest: int) -> int:
+def window(config: configs.Config, longest: int) -> int:
     """The frames of a window: whole episodes, but for what is trained on segments."""
     segments = config.replay.consecutive or config.backbone.partition("_")[0] == "tssm"
     return int(min(config.batch_length, longest) if segments else min(longest, LONGEST))

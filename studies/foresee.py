@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent.run import seams
-from agent.run.data import Data, Fits, held_out, length_of
+from agent.run.data import Data, Episode, held_out, length_of
 from agent.run.foresight import foresee, strips
 from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_run, count, run_of
-from replay.episodes import load
 from replay.files import writable
+from replay.rows import Rows
 from studies.fit import summary
 from studies.plots import save
 
@@ -53,10 +53,10 @@ def prepare(args: argparse.Namespace) -> Work:
 
 
 class Held(NamedTuple):
-    """Held-out episodes, whether one is of the task's spaces, and how many frames of each are observed."""
+    """Held-out episodes, what reads one, and how many frames of each are observed."""
 
     paths: list[Path]
-    fits: Fits
+    load: Callable[[Path], Rows]
     context: int
 
 
@@ -85,9 +85,9 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
         raise ValueError(
             f"--context must be less than the {min(lengths)} frames of {shortest}, got {context}."
         )
-    fits = Fits(*seams.spaces(run.make_envs, run.config.seed))
-    load(paths[0], fits)
-    return Held(paths, fits, context)
+    load = Episode(*seams.spaces(run.make_envs, run.config.seed)).load
+    load(paths[0])
+    return Held(paths, load, context)
 
 
 def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
@@ -100,12 +100,12 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`.
     """
     agent, _ = run.agent()
-    found = foresee(agent, (load(path, held.fits) for path in held.paths), held.context).summary()
+    found = foresee(agent, map(held.load, held.paths), held.context).summary()
     files = [
         save(figure, out / f"{key}_{path.stem}.png")
         for path in held.paths[:SHOWN]
         if out is not None
-        for key, figure in strips(agent, load(path, held.fits), held.context).items()
+        for key, figure in strips(agent, held.load(path), held.context).items()
     ]
     return found | {
         "backbone": run.config.backbone,

@@ -15,9 +15,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+import configs
 from agent.agent import derive_seed
 from configs.files import read_json
 from replay import chunk
+from replay.episodes import load
 from replay.rows import Rows
 
 PARTS = ("train", "validation", "test")
@@ -193,8 +195,8 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-class Fits:
-    """Whether episodes are of these spaces.
+class Episode:
+    """Reads episodes of given spaces.
 
     Args:
         observations, actions: of the environment that the world model is for.
@@ -204,23 +206,34 @@ class Fits:
         self.actions = actions
         self.spaces = {f"obs/{key}": leaf for key, leaf in observations.items()} | {"action": actions}
 
-    def __call__(self, path: Path, rows: Rows) -> None:
-        """Raise ValueError, which names the file and what does not fit, if this episode does not."""
-        given = {key: value for key, value in rows.items() if key.startswith("obs/") or key == "action"}
-        if given.keys() != self.spaces.keys():
-            raise ValueError(
-                f"{path} holds {', '.join(sorted(given))}; the task has {', '.join(sorted(self.spaces))}."
-            )
+    def load(self, path: Path) -> Rows:
+        """An episode, see `replay.episodes.load`.
+
+        Raises:
+            configs.Mistake: it is damaged, of other spaces, or has numbers that are not finite.
+        """
+        try:
+            rows = load(path)
+        except (OSError, ValueError) as error:
+            raise configs.Mistake(str(error)) from error
+        if wrong := self.wrong(rows):
+            raise configs.Mistake(f"{path}: {wrong}")
+        return rows
+
+    def wrong(self, rows: Rows) -> str:
+        """What of an episode does not fit; empty if all does."""
+        given = {key for key in rows if key.startswith("obs/") or key == "action"}
+        if given != self.spaces.keys():
+            return f"it holds {', '.join(sorted(given))}; the task has {', '.join(sorted(self.spaces))}."
         for key, space in self.spaces.items():
-            value = given[key]
+            value = rows[key]
             if value.dtype != space.dtype or value.shape[1:] != space.shape:
-                raise ValueError(
-                    f"{path}: '{key}' is {value.dtype} {list(value.shape[1:])}; the task's is {space}."
-                )
-        numbers = given["action"]
-        if isinstance(self.actions, gymnasium.spaces.Discrete | gymnasium.spaces.MultiDiscrete):
-            most = (
-                self.actions.n if isinstance(self.actions, gymnasium.spaces.Discrete) else self.actions.nvec
-            )
-            if (numbers < 0).any() or (numbers >= most).any():
-                raise ValueError(f"{path} holds actions that the task does not have; it has {self.actions}.")
+                return f"'{key}' is {value.dtype} {list(value.shape[1:])}; the task's is {space}."
+        number = rows["action"]
+        most = getattr(self.actions, "n", getattr(self.actions, "nvec", None))  # choices, where there are any
+        if most is not None and ((number < 0).any() or (number >= most).any()):
+            return f"it holds actions that the task does not have, which has {self.actions}."
+        for key in (*self.spaces, "reward"):
+            if rows[key].dtype == np.float32 and not np.isfinite(rows[key]).all():
+                return f"'{key}' has numbers that are not finite."
+        return ""

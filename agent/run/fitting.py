@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 import gymnasium
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 import configs
 from agent.agent import Agent
 from agent.run import checkpoint
-from agent.run.data import Data, Fits
+from agent.run.data import Data, Episode
 from agent.run.folder import RunFolder
 from agent.run.foresight import foresee
 from agent.run.machine import choose_device
@@ -19,7 +18,7 @@ from agent.run.progress import Counters
 from agent.run.saved import load_agent
 from agent.run.seams import Rows, close_quietly
 from agent.run.session import Result, Session
-from replay.episodes import Episodes, load
+from replay.episodes import Episodes
 
 SHOWN = 4  # episodes in a batch for pictures
 
@@ -50,7 +49,7 @@ class Fitting(Session):
     ) -> None:
         agent = Agent(*spaces, config, choose_device(config.device))
         self.data, self.context = data, context
-        self.load = partial(load, check=Fits(*spaces))
+        self.load = Episode(*spaces).load
         self.held: list[Rows] = []  # the episodes of evaluations, once read
         episodes = Episodes(
             data.paths("train"),
@@ -59,7 +58,7 @@ class Fitting(Session):
             config.seed,
             carry=not whole,
             memory=int(config.replay.memory_gb * 2**30),
-            check=Fits(*spaces),
+            load=self.load,
             prepare=agent.prepare,
         )
         super().__init__(config, folder, agent, spaces, episodes, Counters(), behaviour=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,15 +80,15 @@ class Foresight:
         }
 
 
-def foresee(agent: Agent, episodes: Sequence[Rows], context: int) -> Foresight:
-    """Foresee episodes of `replay.episodes.load`, each longer than the context.
+def foresee(agent: Agent, episodes: Iterable[Rows], context: int) -> Foresight:
+    """Foresee episodes of `replay.episodes.load`, at least one, each longer than the context.
 
     Latents are the most probable ones, or sampled where the agent's configuration has it so.
     """
-    parts = [
-        _foresee(agent, _stacked(episodes[begin : begin + ROWS]), context)
-        for begin in range(0, len(episodes), ROWS)
-    ]
+    waiting = iter(episodes)
+    parts = []
+    while taken := list(islice(waiting, ROWS)):  # one batch of them in memory at a time
+        parts.append(_foresee(agent, _stacked(taken), context))
     longest = max(part.there.shape[1] for part in parts)
 
     def joined(name: str, key: str = "") -> np.ndarray:

@@ -12,10 +12,6 @@ from replay.episodes import Episodes, load
 Batch = dict[str, np.ndarray]
 
 
-def nothing(_path: Path, _rows: Batch) -> None:
-    """Every episode suits."""
-
-
 @pytest.fixture
 def paths(tmp_path: Path) -> list[Path]:
     """Episodes of 3 to 7 rows; row t of episode n shows (n, t) and takes action 10 n + t."""
@@ -38,7 +34,7 @@ def paths(tmp_path: Path) -> list[Path]:
 
 
 def made(paths: list[Path], rows: int = 2, length: int = 4, **options: object) -> Episodes:
-    given: dict = {"seed": 0, "carry": True, "memory": 1 << 20, "check": nothing} | options
+    given: dict = {"seed": 0, "carry": True, "memory": 1 << 20} | options
     return Episodes(paths, rows, length, **given)
 
 
@@ -49,7 +45,7 @@ def taken(source: Episodes, count: int) -> list[Batch]:
 
 
 def test_an_episode_as_batches_hold_it(paths: list[Path]) -> None:
-    rows = load(paths[2], nothing)
+    rows = load(paths[2])
     np.testing.assert_array_equal(rows["action"], [0, 20, 21, 22, 23])
     assert "probe/place" not in rows
 
@@ -133,10 +129,10 @@ def test_going_on_changes_nothing(paths: list[Path]) -> None:
 
 
 def test_what_does_not_suit_ends_reading(paths: list[Path]) -> None:
-    def refuse(path: Path, _rows: Batch) -> None:
+    def refuse(path: Path) -> Batch:
         raise ValueError(f"{path.name} does not suit")
 
-    source = made(paths, check=refuse)
+    source = made(paths, load=refuse)
     with pytest.raises(ValueError, match=r"episode-0000000\d.npz does not suit"):
         source.next()
     source.close()

@@ -16,7 +16,7 @@ import run
 from agent.agent import Agent
 from agent.run import checkpoint
 from replay.episodes import Episodes
-from studies import collect
+from studies import collect, fit
 from tests.agent.run.test_loop import same
 from tests.studies.conftest import Call, Train
 
@@ -70,9 +70,7 @@ FAST = [*SMALL, "--log.every", "5", "--eval.every", "12", "--eval.episodes", "4"
 SHORT = ["--batch_length", "4", "--replay.memory_gb", "1e-6"]  # windows that carry states, episodes read anew
 
 
-@pytest.mark.parametrize(
-    ("backbone", "more"), [("s4wm", []), ("s4wm", SHORT), ("rssm_tbtt", SHORT), ("tssm", SHORT)]
-)
+@pytest.mark.parametrize(("backbone", "more"), [("s4wm", []), ("rssm_tbtt", SHORT), ("tssm", SHORT)])
 def test_stopping_and_going_on_changes_no_bit(
     backbone: str, more: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,28 +116,30 @@ def test_only_the_world_model_learns(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "length", "carry"), [("s4wm", 7, False), ("rssm", 7, False), ("rssm_tbtt", 7, False)]
+    ("backbone", "longest", "length"),
+    [("s4wm", 50, 50), ("s4wm_s4", 2500, 2001), ("rssm", 250, 250), ("rssm_tbtt", 250, 64), ("tssm", 50, 50)],
 )
-def test_windows(
-    backbone: str,
-    length: int,
-    carry: bool,
-    data: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_windows(backbone: str, longest: int, length: int) -> None:
     """Whole episodes, but for what is trained on segments, whose length is the preset's or an episode's."""
-    made: list[tuple[int, bool]] = []
-    begin = Episodes.__init__
+    assert fit.window(configs.load(backbone=backbone, presets=["offline"]), longest) == length
 
-    def spy(source: Episodes, *args: Any, **options: Any) -> None:
-        begin(source, *args, **options)
-        made.append((source.batch_length, source.carry))
 
-    monkeypatch.setattr(Episodes, "__init__", spy)
-    words = ["fit", "--backbone", backbone, *FAST, "--updates", "1", "--data", str(data)]
-    assert run.main([*words, "--logdir", str(tmp_path / "run"), "--log.pictures", "0"]) == 0
-    assert made == [(length, carry)]
+def test_numbers_that_are_not_finite_can_be_had_again(
+    data: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Episodes.next
+
+    def spoilt(source: Episodes) -> dict[str, Any]:
+        batch = take(source)
+        batch["reward"][:] = float("nan")
+        return batch
+
+    monkeypatch.setattr(Episodes, "next", spoilt)
+    words = ["fit", "--data", str(data), "--logdir", str(tmp_path / "run"), *FAST]
+    with pytest.raises(FloatingPointError, match="train/reward is not finite"):
+        run.main([*words, "--updates", "5"])
+    found = call("reproduce", tmp_path / "run")
+    assert found["batch"] == ["reward"] and found["message"] and found["update"] == 1
 
 
 def test_what_is_refused(
@@ -155,22 +155,25 @@ def test_what_is_refused(
     (late / "dataset.json").write_text(json.dumps(record | {"context_length": 5}))
     online = train("s4wm", "memory_chain:n=3")
     before = sorted(tmp_path.rglob("*"))
-    fit: list[str | Path] = ["fit", "--logdir", "none"]
+    words: list[str | Path] = ["fit", "--logdir", "none"]
     cases: list[tuple[list[str | Path], str]] = [
-        ([*fit, "--data", "nothing"], "no episodes in nothing: expected nothing/dataset.json"),
-        (fit, "name the episodes to fit to: --data DIR"),
-        ([*fit, "--data", data, other], "the data are of several tasks, memory_chain:n=3, memory_chain:n=5"),
-        ([*fit, "--data", wrong], "'obs/vector' is float32 [3]; the task's is"),
-        ([*fit, "--data", late], "the context has 5 frames, but an episode has 5 only"),
-        ([*fit, "--data", data, "--updates", "0"], "expected a positive whole number"),
-        ([*fit, "--data", data, "--envs.count", "3"], "unknown option '--envs.count'"),
-        ([*fit, "--data", data, "--backbone", "s4mw"], "unknown backbone 's4mw'. Did you mean 's4wm'?"),
+        ([*words, "--data", "nothing"], "no episodes in nothing: expected nothing/dataset.json"),
+        (words, "name the episodes to fit to: --data DIR"),
+        (
+            [*words, "--data", data, other],
+            "the data are of several tasks, memory_chain:n=3, memory_chain:n=5",
+        ),
+        ([*words, "--data", wrong], "'obs/vector' is float32 [3]; the task's is"),
+        ([*words, "--data", late], "the context has 5 frames, but an episode has 5 only"),
+        ([*words, "--data", data, "--updates", "0"], "expected a positive whole number"),
+        ([*words, "--data", data, "--envs.count", "3"], "unknown option '--envs.count'"),
+        ([*words, "--data", data, "--backbone", "s4mw"], "unknown backbone 's4mw'. Did you mean 's4wm'?"),
         (["fit", "--data", data, "--logdir", online], "holds a run in an environment: give another --logdir"),
         (["foresee", online], "holds no world model fitted to episodes on disk; see imagine"),
         (["foresee", "none"], "none: expected"),
     ]
-    for words, said in cases:
-        assert said in refused(*words)
+    for given, said in cases:
+        assert said in refused(*given)
     assert sorted(tmp_path.rglob("*")) == before
 
 

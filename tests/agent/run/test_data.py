@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from agent.run.data import PARTS, Data, Fits, held_out, length_of
+import configs
+from agent.run.data import PARTS, Data, Episode, held_out, length_of
 from replay import chunk
 from tests.agent.run.episodes import SPACES, rows, write
 
@@ -73,30 +74,29 @@ def test_a_record_that_is_none(saved: dict[str, Any]) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    (
-        {"obs/other": np.zeros((5, 1), np.float32)},
-        "holds action, obs/other, obs/vector; the task has action, ",
-    ),
+    ({"obs/other": np.zeros((5, 1), np.float32)}, "it holds action, obs/other, obs/vector; the task has "),
     ({"obs/vector": np.zeros((5, 3), np.float32)}, "'obs/vector' is float32 .3.; the task's is Box"),
     ({"obs/vector": np.zeros((5, 2), np.uint8)}, "'obs/vector' is uint8 .2.; the task's is Box"),
     ({"action": np.zeros((5, 1), np.float32)}, "'action' is float32 .1.; the task's is Discrete"),
-    ({"action": np.full(5, 3)}, "holds actions that the task does not have; it has Discrete.3."),
+    ({"action": np.full(5, 3)}, "actions that the task does not have, which has Discrete.3."),
+    ({"reward": np.full(5, np.nan, np.float32)}, "'reward' has numbers that are not finite"),
 ]
 
 
 @pytest.mark.parametrize(("changed", "said"), WRONG)
-def test_an_episode_that_does_not_fit_is_named(changed: dict[str, Any], said: str) -> None:
-    fits = Fits(*SPACES)
-    fits(Path("a.npz"), rows(5))
-    with pytest.raises(ValueError, match=f"a.npz.*{said}"):
-        fits(Path("a.npz"), rows(5) | changed)
+def test_an_episode_that_does_not_fit_is_named(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
+    episode = Episode(*SPACES)
+    chunk.write(tmp_path / "a.npz", rows(5))
+    assert episode.load(tmp_path / "a.npz").keys() == rows(5).keys()
+    chunk.write(tmp_path / "b.npz", rows(5) | changed)
+    with pytest.raises(configs.Mistake, match=f"b.npz: .*{said}"):
+        episode.load(tmp_path / "b.npz")
 
 
 def test_several_actions_at_once() -> None:
-    fits = Fits(SPACES[0], spaces.MultiDiscrete([3, 2]))
-    fits(Path("a.npz"), rows(5) | {"action": np.tile([2, 1], (5, 1))})
-    with pytest.raises(ValueError, match="actions that the task does not have"):
-        fits(Path("a.npz"), rows(5) | {"action": np.tile([1, 2], (5, 1))})
+    episode = Episode(SPACES[0], spaces.MultiDiscrete([3, 2]))
+    assert not episode.wrong(rows(5) | {"action": np.tile([2, 1], (5, 1))})
+    assert "the task does not have" in episode.wrong(rows(5) | {"action": np.tile([1, 2], (5, 1))})
 
 
 def test_a_damaged_episode_is_named(tmp_path: Path) -> None:
@@ -104,3 +104,5 @@ def test_a_damaged_episode_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="00000003.npz is damaged"):
         length_of(path)
+    with pytest.raises(configs.Mistake, match="00000003.npz is damaged"):
+        Episode(*SPACES).load(path)
