@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import envs
 from agent.run import seams
 from agent.run.data import Data, Episode, held_out, length_of
-from agent.run.foresight import foresee, strips
+from agent.run.foresight import PictureOf, foresee, strips
 from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_run, count, run_of
 from replay.files import writable
@@ -93,8 +94,9 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
 def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
     """Foresee episodes with the newest world model of a run.
 
-    Writes into `out`, if given, a strip `<observation>_<episode>.png` for each observation of the first
-    episodes: true, reconstructed, imagined from the context on, error.
+    Writes into `out`, if given, a strip for each of the first episodes: true, reconstructed, imagined from
+    the context on, error. It is `<observation>_<episode>.png`, or `view_<episode>.png` where the task says
+    how its symbols look.
 
     Returns:
         `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`.
@@ -105,7 +107,7 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         save(figure, out / f"{key}_{path.stem}.png")
         for path in held.paths[:SHOWN]
         if out is not None
-        for key, figure in strips(agent, held.load(path), held.context).items()
+        for key, figure in strips(agent, held.load(path), held.context, _picture_of(run)).items()
     ]
     return found | {
         "backbone": run.config.backbone,
@@ -113,3 +115,10 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         "logdir": str(run.folder),
         "files": [str(path) for path in files],
     }
+
+
+def _picture_of(run: SavedRun) -> PictureOf | None:
+    """What draws the symbols of a run's task, where there are any and it can."""
+    env = envs.make(run.config.task)
+    symbols = "tiles" in env.observation_space.spaces and env.has_wrapper_attr("picture_of")  # type: ignore[attr-defined]
+    return env.get_wrapper_attr("picture_of") if symbols else None

@@ -36,27 +36,30 @@ def arguments(parser: Parser) -> None:
         help="run folders, folders of them, or a comparison's compare.json",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.png", help="picture to write")
+    metric = f"what to draw of evaluations, such as eval/gen_error of fits [{METRIC}]"
+    parser.add_argument("--metric", default=METRIC, metavar="NAME", help=metric)
 
 
 def prepare(args: argparse.Namespace) -> Work:
     """See `gather` and `draw`."""
     writable(args.out, SUFFIXES)
-    groups, optima = gather(args.logdirs)
+    groups, optima = gather(args.logdirs, args.metric)
 
     def work() -> tuple[dict[str, Any], str]:
-        path = str(draw(groups, args.out, optima))
+        path = str(draw(groups, args.out, optima, args.metric))
         return {"out": path}, path
 
     return work
 
 
-def gather(places: Iterable[Path]) -> tuple[Groups, dict[str, float | None]]:
+def gather(places: Iterable[Path], metric: str = METRIC) -> tuple[Groups, dict[str, float | None]]:
     """The curves of any set of runs, and task -> return of the optimal policy where a file says it.
 
     Args:
         places: run folders, or folders that hold run folders at any depth, and the `compare.json` of
             comparisons. A run is grouped by the `task` and `backbone` of its config.yaml. The runs of a file
             get a label with its name if others of the same task and backbone are there too.
+        metric: the number of an evaluation that is drawn; of a comparison's file only the return can be.
 
     Raises:
         ValueError: a folder holds no run, a run has no config.yaml, no run was evaluated yet, or a file is no
@@ -69,18 +72,20 @@ def gather(places: Iterable[Path]) -> tuple[Groups, dict[str, float | None]]:
         if not path.is_file():
             folders += _runs(path)
             continue
+        if metric != METRIC:
+            raise ValueError(f"{path} holds {METRIC} alone; name the folder of the runs to draw {metric}.")
         report = _read_comparison(path)
         optima[report["task"]] = report["optimum"]
         for backbone, runs in report["runs"].items():
             lines.setdefault((report["task"], backbone), {})[str(path)] = list(map(from_json, runs))
     for folder in dict.fromkeys(folders):
-        curve = read_curve(folder)
+        curve = read_curve(folder, metric)
         if curve.steps.size:
             lines.setdefault(_task_and_backbone(folder), {}).setdefault("", []).append(curve)
         else:
-            print(f"left out {folder}: no {METRIC} in its metrics yet", file=sys.stderr)
+            print(f"left out {folder}: no {metric} in its metrics yet", file=sys.stderr)
     if not lines:
-        raise ValueError(f"nothing to draw: none of {len(folders)} runs has logged {METRIC} yet.")
+        raise ValueError(f"nothing to draw: none of {len(folders)} runs has logged {metric} yet.")
     groups: dict[str, dict[str, list[Curve]]] = {}
     for (task, backbone), sources in lines.items():
         for source, curves in sources.items():
@@ -91,12 +96,13 @@ def gather(places: Iterable[Path]) -> tuple[Groups, dict[str, float | None]]:
     return groups, optima
 
 
-def draw(groups: Groups, out: Path, optima: Mapping[str, float | None]) -> Path:
-    """Draw one row of two panels for each task: against environment steps and against minutes of training.
+def draw(groups: Groups, out: Path, optima: Mapping[str, float | None], metric: str = METRIC) -> Path:
+    """Draw one row of two panels for each task: against steps and against minutes of training.
 
     Thin lines are single runs, the thick one their mean, the shade its 95 % interval, the dashed one the
     optimum.
     """
+    steps = "environment steps" if metric == METRIC else "steps"
     labels = dict.fromkeys(label for group in groups.values() for label in group)
     colours = {label: f"C{number}" for number, label in enumerate(labels)}
     figure = Figure(figsize=(11, 3.8 * len(groups)), layout="constrained")
@@ -110,10 +116,10 @@ def draw(groups: Groups, out: Path, optima: Mapping[str, float | None]) -> Path:
             optimum = optima.get(task)
             if optimum is not None:
                 panel.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimum")
-            panel.set_xlabel("environment steps" if axis == "steps" else "minutes of training")
+            panel.set_xlabel(steps if axis == "steps" else "minutes of training")
             panel.set_title(task)
             panel.grid(alpha=0.3)
-        panels[0].set_ylabel(METRIC)
+        panels[0].set_ylabel(metric)
         panels[0].legend()
     return save(figure, out)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,6 +20,8 @@ from worldmodels.encoder_decoder import Batch, Decoder, observations
 from worldmodels.latent import MODE, Noise
 
 ROWS = 32  # episodes that are foreseen side by side
+PictureOf = Callable[[Rows], np.ndarray]
+"""Observations of one frame, by name -> a picture of it, uint8 `[H, W, 3]`."""
 RIGHT = 0.5  # a predicted reward above it says that there is one, as in the paper's tasks
 
 
@@ -127,19 +129,36 @@ def errors(decoder: Decoder, feature: Tensor, obs: Batch) -> Batch:
 
 
 @torch.no_grad()
-def strips(agent: Agent, episode: Rows, context: int) -> dict[str, Figure]:
-    """Draw an episode, by observation: true, reconstructed, imagined after the context, and its error."""
+def strips(
+    agent: Agent, episode: Rows, context: int, picture_of: PictureOf | None = None
+) -> dict[str, Figure]:
+    """Draw an episode: true, reconstructed, imagined after the context, and its error.
+
+    By observation; or, with a `picture_of` all the observations of a frame, as the one named `view`.
+    """
     data = agent.encoded({key: value[None] for key, value in episode.items()})
     steps = list(_steps(agent, data, context))
     decode = agent.model.decoder.observations
-    reconstructed = decode(torch.stack([step.feature for step in steps], 1))
-    imagined = decode(torch.stack([step.dreamed for step in steps], 1))
-    figures = {}
-    for key, true in observations(data).items():
-        true = true.float() / 255 if true.dtype == torch.uint8 else true
-        drawn = [value[0].float().cpu().numpy() for value in (true, imagined[key], reconstructed[key])]
-        figures[key] = pictures.open_loop(drawn[0], drawn[1], context, drawn[2])
-    return figures
+    kinds = (
+        {key: _unit(value) for key, value in observations(data).items()},
+        decode(torch.stack([step.dreamed for step in steps], 1)),
+        decode(torch.stack([step.feature for step in steps], 1)),
+    )
+    drawn = [{key: value[0].float().cpu().numpy() for key, value in kind.items()} for kind in kinds]
+    if picture_of is not None:
+        drawn = [{"view": _pictures(kind, picture_of)} for kind in drawn]
+    return {key: pictures.open_loop(drawn[0][key], drawn[1][key], context, drawn[2][key]) for key in drawn[0]}
+
+
+def _unit(value: Tensor) -> Tensor:
+    """Pictures in [0, 1]; vectors as they are."""
+    return value.float() / 255 if value.dtype == torch.uint8 else value
+
+
+def _pictures(shown: Rows, picture_of: PictureOf) -> np.ndarray:
+    """Frames `[T, H, W, 3]` in [0, 1] of observations, each `[T, ...]`."""
+    frames = range(len(next(iter(shown.values()))))
+    return np.stack([picture_of({key: value[t] for key, value in shown.items()}) for t in frames]) / 255
 
 
 class Step(NamedTuple):

@@ -6,7 +6,7 @@ MiniGrid's own renderer (tests/envs/tasks/test_gridworld.py checks that the two 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -126,17 +126,22 @@ class GridWorld(CheckedEnv):
         seen = self._padded[self.y : self.y + VIEW, self.x : self.x + VIEW]
         if self.observation == "symbols":
             return {"tiles": np.searchsorted(self.KINDS, seen), "heading": self.heading}
-        return self._picture(seen, MARGIN, MARGIN)
+        return self._picture(seen, MARGIN, MARGIN, self.heading)
 
-    def _picture(self, cells: np.ndarray, x: int, y: int) -> np.ndarray:
+    def picture_of(self, symbols: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Draw what one-hot `tiles` and `heading`, or probabilities of them, show: uint8 `[40, 40, 3]`."""
+        kinds = symbols["tiles"].reshape(VIEW, VIEW, len(self.KINDS)).argmax(-1)
+        return self._picture(np.array(self.KINDS)[kinds], MARGIN, MARGIN, int(symbols["heading"].argmax()))
+
+    def _picture(self, cells: np.ndarray, x: int, y: int, heading: int) -> np.ndarray:
         """Draw cells `[h, w]` with the agent at (x, y): uint8 `[8 h, 8 w, 3]`."""
         picture = self._plain[cells]  # [h, w, 8, 8, 3]
-        picture[y, x] = self._agent[cells[y, x], self.heading]
+        picture[y, x] = self._agent[cells[y, x], heading]
         height, width = cells.shape
         return picture.swapaxes(1, 2).reshape(height * PIXELS, width * PIXELS, 3)
 
     def _draw(self) -> np.ndarray:
-        return self._picture(self.grid, self.x, self.y)
+        return self._picture(self.grid, self.x, self.y, self.heading)
 
     def _turn(self, heading: int) -> Iterator[int]:
         """Yield the turns to a heading, the shorter way; right where both are equal."""

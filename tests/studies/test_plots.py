@@ -36,6 +36,22 @@ def test_as_a_command(tmp_path: Path, call: Callable[..., dict]) -> None:
     assert svg.read_text().lstrip().startswith("<?xml")
 
 
+def test_another_number_of_evaluations(tmp_path: Path, call: Callable[..., dict]) -> None:
+    run = write_run(tmp_path / "run", "t", "s4wm", [0.5, 1.5])
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text().replace("eval/return_mean", "eval/gen_error"))
+    (curve,) = plots.gather([run], "eval/gen_error")[0]["t"]["s4wm (s5)"]
+    assert curve.values.tolist() == [0.5, 1.5]
+    assert call("plot", run, "--metric", "eval/gen_error", "--out", tmp_path / "x.svg")
+    drawn = (tmp_path / "x.svg").read_text()
+    assert "<!-- eval/gen_error -->" in drawn and "<!-- steps -->" in drawn
+    with pytest.raises(ValueError, match="none of 1 runs has logged eval/return_mean"):
+        plots.gather([run])
+    (tmp_path / "a.json").touch()
+    with pytest.raises(ValueError, match="a.json holds eval/return_mean alone"):
+        plots.gather([tmp_path / "a.json"], "eval/gen_error")
+
+
 def test_a_recorded_comparison_is_drawn_again(tmp_path: Path) -> None:
     """From its file alone, beside runs; a backbone of a task that several have is a line of each."""
     curve = Curve(np.array([10, 20]), np.array([1.0, np.nan]), np.array([0.25, 0.5]))
