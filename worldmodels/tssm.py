@@ -53,6 +53,9 @@ class TSSM(FramePosterior):
             raise ValueError(f"tssm.width {width} must be divisible by twice tssm.heads {heads}")
         super().__init__(embed_size, action_size, latent, units, hidden_layers, width)
         self.memory = memory
+        # Where an episode begins, latent and action are zero. An input of exactly zero stays that through all
+        # blocks, and each of their norms multiplies its gradient by 300.
+        nn.init.normal_(self.input_net.bias, std=0.1)
         self.blocks = nn.ModuleList(Block(width, heads, feed_forward) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prior_net = MLP(width, units, hidden_layers, latent.outputs)
