@@ -67,8 +67,8 @@ def prepare(args: argparse.Namespace) -> Work:
     spaces = seams.spaces(seams.environments(config), config.seed)
     machine.prepare(config.threads)
     fitting = Fitting(config, folder, data, spaces, set(lengths) == {config.batch_length}, context)
-    for part in data.folders:
-        fitting.load(part.paths("train")[0])
+    for each in data.folders:
+        fitting.load(each.paths(*each.parts)[0])
 
     def work() -> tuple[Mapping[str, Any], str]:
         result = carry_out(fitting, ["python", "run.py", "fit", *args.argv], changed)

@@ -40,9 +40,9 @@ class Folder:
     record: dict[str, Any]
     parts: dict[str, list[int]]
 
-    def paths(self, part: str) -> list[Path]:
-        """The chunks of a part's episodes."""
-        return [chunk.path_of(self.path, number) for number in self.parts[part]]
+    def paths(self, *parts: str) -> list[Path]:
+        """The chunks of the episodes of parts."""
+        return [chunk.path_of(self.path, number) for part in parts for number in self.parts[part]]
 
 
 class Data:
@@ -131,9 +131,9 @@ class Data:
         pairs = zip(self.folders, paths, strict=True)
         return Data([Folder(path.absolute(), folder.record, folder.parts) for folder, path in pairs])
 
-    def paths(self, part: str) -> list[Path]:
-        """The chunks of a part's episodes, folder by folder."""
-        return [path for folder in self.folders for path in folder.paths(part)]
+    def paths(self, *parts: str) -> list[Path]:
+        """The chunks of the episodes of parts, folder by folder."""
+        return [path for folder in self.folders for path in folder.paths(*parts)]
 
     def lengths(self) -> list[int]:
         """How many rows each episode has.
@@ -141,7 +141,7 @@ class Data:
         Raises:
             ValueError: one is missing or damaged.
         """
-        return [length_of(path) for part in PARTS for path in self.paths(part)]
+        return [length_of(path) for path in self.paths(*PARTS)]
 
 
 def length_of(path: Path) -> int:

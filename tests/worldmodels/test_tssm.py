@@ -79,7 +79,7 @@ def test_what_a_window_costs_is_linear_in_its_length() -> None:
 
 
 def test_gradients_of_a_first_step_do_not_explode_with_the_layers() -> None:
-    """Latent and action are zero there; were the input, too, every norm would multiply its gradient by 300."""
+    """Latent and action are zero there; were the input too, each norm would multiply its gradient by 300."""
     torch.manual_seed(0)
     case = contract.Case("tssm", {"tssm.layers": 6})
     backbone = contract.backbone_of(case.config(), embed_size=5, action_size=3)

@@ -26,6 +26,8 @@ def test_the_split(tmp_path: Path) -> None:
     for again in (Data.of(folders), Data.of_json(json.loads(json.dumps(data.to_json())))):
         assert {part: again.paths(part) for part in PARTS} == parts
     assert parts["train"] != everything[:32], "it is not random"
+    few = Data.of([folders[1], write(tmp_path / "c", 1, seed=2)]).folders[1]
+    assert few.paths(*PARTS) == chunk.paths(tmp_path / "c")
 
 
 def test_folders_that_were_moved(tmp_path: Path) -> None:
