@@ -99,7 +99,7 @@ def test_pictures():
 
 
 def test_unknown_tasks_are_refused(refused):
-    assert "not in the gallery: tmaz. It has: memory_chain," in refused("gallery", "tmaz")
+    assert "not in the gallery: tmaz. It has: repeat_previous, memory_chain," in refused("gallery", "tmaz")
 
 
 def test_as_a_command(tmp_path, monkeypatch, call, stored):
