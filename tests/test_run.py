@@ -143,7 +143,7 @@ REFUSED = [
     ),
     (["--replay.consecutive", "true"], "online and replay.consecutive exclude each other"),
     (["--replay.capacity", "100"], "Use a capacity of at least "),
-    (["--replay.memory_gb", "1e-5"], "replay.memory_gb is 1e-05, but 0.000824 are needed"),
+    (["--replay.memory_gb", "1e-5"], "replay.memory_gb is 1e-05, but 0.000946 are needed"),
     (
         ["compare", "--backbones", "rssm", "--logdir", "none", "--replay.memory_gb", "1e-5"],
         "replay.memory_gb is 1e-05",
