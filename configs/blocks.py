@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def parse(path: Path, aliases: bool = True) -> CommentedMap:
     try:
         if not aliases and any(isinstance(token, AliasToken) for token in YAML().scan(text)):
             raise ValueError(f"{path} holds an alias (*name), which this program writes into no such file.")
-        tree = YAML().load(text)
+        tree = _loaded(text)
     except (YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from error
     if tree is None:
@@ -37,6 +38,12 @@ def parse(path: Path, aliases: bool = True) -> CommentedMap:
     if not isinstance(tree, CommentedMap):
         raise ValueError(f"{path}: expected a mapping of names to values, got {type(tree).__name__}.")
     return tree
+
+
+@functools.lru_cache(maxsize=16)
+def _loaded(text: str) -> Any:
+    """The tree of a text, which nobody changes: a process reads the same few files at every turn."""
+    return YAML().load(text)
 
 
 def options(folder: Path) -> dict[str, Option]:
