@@ -17,7 +17,14 @@ from configs.command_line import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS = {"--faults", "--faults-json", "--minutes", "--key.path", "--signal"}  # of pytest, of sbatch, any
+OTHERS = {
+    "--faults",
+    "--faults-json",
+    "--minutes",
+    "--key.path",
+    "--signal",
+    "--no-deps",
+}  # of pytest, sbatch, pip
 EXAMPLES = {"gru"}  # a backbone that a page shows how to add
 NAMED = re.compile(r"[\w./-]+\.(?:py|md|yaml|json|png)")
 
