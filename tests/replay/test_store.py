@@ -1,6 +1,7 @@
 """Rows on disk: read back as they were, immutable, bounded in memory, not torn, and their loss survived."""
 
 import errno
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -240,11 +241,11 @@ def test_rows_that_are_being_read_are_not_overwritten() -> None:
     store, source = Store(1, 8), Streams(1, seed=0)
     for _ in range(8):
         store.append(source.rows())
-    log = []
+    log, released = [], threading.Event()
 
     def task(read: Any) -> Any:
-        for _ in range(2000):
-            rows = read(np.array([0]), np.array([3]), 5)
+        assert released.wait(60)
+        rows = read(np.array([0]), np.array([3]), 5)
         log.append(store.added)
         return rows
 
@@ -252,6 +253,7 @@ def test_rows_that_are_being_read_are_not_overwritten() -> None:
     store.append(source.rows())  # takes the slot of row 0
     store.append(source.rows())
     assert not future.done()
+    threading.Timer(0.2, released.set).start()
     store.append(source.rows())  # that of row 2, whose action led into row 3
     assert future.done() and log == [10]
     np.testing.assert_array_equal(future.result()["obs/id"][0, :, 1], [3, 4, 5, 6, 7])
