@@ -108,11 +108,7 @@ class Evaluate:
         if args.video:
             video.check(args.video)
 
-        run = SavedRun.of(run_of(args), args.device)
-        if run.folder.data() is not None:
-            raise ValueError(
-                f"{run.folder} holds a world model fitted to episodes on disk, which cannot act; see foresee."
-            )
+        run = SavedRun.that_acts(run_of(args), args.device)
         if args.sampled:
             run.config = configs.override(run.config, {"eval.deterministic": False})
         seed = run.config.seed if args.seed is None else args.seed

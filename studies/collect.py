@@ -70,7 +70,7 @@ def prepare(args: argparse.Namespace) -> Work:
             raise ValueError(
                 f"unknown policy '{args.policy}'.{hint} Expected scripted, random or the folder of a run."
             )
-        run = SavedRun.of(Path(args.policy))
+        run = SavedRun.that_acts(Path(args.policy))
         task = task or run.config.task
     if not task:
         raise ValueError("name the task to play: --task TASK.")

@@ -43,7 +43,7 @@ def prepare(args: argparse.Namespace) -> Work:
         raise ValueError(f"--context must lie between 1 and --steps - 1 = {args.steps - 1}, got {context}.")
     if args.video:
         video.check(args.video)
-    run = SavedRun.of(run_of(args), args.device)
+    run = SavedRun.that_acts(run_of(args), args.device)
     out = writable(args.out or run.folder.path / "imagine", folder=True)
     seed = run.config.seed if args.seed is None else args.seed
 

@@ -42,7 +42,7 @@ def prepare(args: argparse.Namespace) -> Work:
     """See `probe`."""
     if args.out:
         writable(args.out, SUFFIXES)
-    runs = [SavedRun.of(path, args.device) for path in args.runs]
+    runs = [SavedRun.that_acts(path, args.device) for path in args.runs]
     tasks = sorted({run.config.task for run in runs})
     if len(tasks) > 1:
         raise ValueError(f"probe compares runs of one task, got runs of {', '.join(tasks)}.")

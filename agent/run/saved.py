@@ -48,6 +48,16 @@ class SavedRun:
         machine.prepare(config.threads)
         return cls(folder, config, seams.environments(config))
 
+    @classmethod
+    def that_acts(cls, path: Path, device: str | None = None) -> SavedRun:
+        """`of` a run that trained an actor; raises ValueError also of one fitted to episodes on disk."""
+        run = cls.of(path, device)
+        if run.folder.data() is not None:
+            raise ValueError(
+                f"{run.folder} holds a world model fitted to episodes on disk, which cannot act; see foresee."
+            )
+        return run
+
     def new_agent(self, seed: int | None = None) -> Agent:
         """An agent for the run's spaces, not trained, on the device of the configuration.
 

@@ -23,6 +23,12 @@ from tests.studies.conftest import Call, Train
 Refused = Callable[..., str]
 TASK = "memory_chain:n=5"
 SMALL = ["--configs", "debug", "--device", "cpu", "--recall.scale", "0", "--log.tensorboard", "false"]
+ACTS = (
+    ["eval"],
+    ["imagine"],
+    ["probe"],
+    ["collect", "--task", TASK, "--episodes", "2", "--out", "x", "--policy"],
+)
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +187,10 @@ def test_what_a_fitted_run_refuses(
         (["--task", TASK, "--logdir", folder], "holds a world model fitted to episodes on disk"),
         (["foresee", folder, "--context", "7"], "--context must be less than the 7 frames of"),
         (["foresee", folder, "--data", tmp_path], "no episodes in"),
-        (["eval", folder], "holds a world model fitted to episodes on disk, which cannot act"),
+        *(
+            ([*command, folder], "holds a world model fitted to episodes on disk, which cannot act")
+            for command in ACTS
+        ),
     ):
         assert said in refused(*given)
     found = call("foresee", folder, "--data", other, "--context", "4", "--out", tmp_path / "pictures")
