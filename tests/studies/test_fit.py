@@ -187,6 +187,7 @@ def test_what_a_fitted_run_refuses(
         (["--task", TASK, "--logdir", folder], "holds a world model fitted to episodes on disk"),
         (["foresee", folder, "--context", "7"], "--context must be less than the 7 frames of"),
         (["foresee", folder, "--data", tmp_path], "no episodes in"),
+        (["foresee", folder, "--video", other / "x.gif"], f"--video: {TASK} shows no picture, only: vector."),
         *(
             ([*command, folder], "holds a world model fitted to episodes on disk, which cannot act")
             for command in ACTS
