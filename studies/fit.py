@@ -64,14 +64,14 @@ def prepare(args: argparse.Namespace) -> Work:
     context = data.context or max(1, min(lengths) // 2)
     if context >= min(lengths):
         raise ValueError(f"the context has {context} frames, but an episode has {min(lengths)} only.")
-    spaces = seams.spaces(seams.environments(config), config.seed)
+    interface = seams.interface(seams.environments(config), config.seed)
     machine.prepare(config.threads)
-    fitting = Fitting(config, folder, data, spaces, set(lengths) == {config.batch_length}, context)
+    fitting = Fitting(config, folder, data, interface.spaces, set(lengths) == {config.batch_length}, context)
     for each in data.folders:
         fitting.load(each.paths(*each.parts)[0])
 
     def work() -> tuple[Mapping[str, Any], str]:
-        result = carry_out(fitting, ["python", "run.py", "fit", *args.argv], changed)
+        result = carry_out(fitting, interface, ["python", "run.py", "fit", *args.argv], changed)
         return result, summary(config.task, result)
 
     return work

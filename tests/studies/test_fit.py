@@ -214,7 +214,7 @@ def test_online_training_begins_with_a_fitted_world_model(
         ([*train, "--s4wm.width", "24"], "s4wm.width: saved 16, now 24"),
         ([*train, "--recall.scale", "1"], "recall.scale: saved 0.0, now 1.0"),
         ([*train, "--backbone", "rssm"], "backbone: saved 's4wm', now 'rssm'"),
-        ([*train, "--task", "tmaze"], "which has other spaces than 'tmaze'"),
+        ([*train, "--task", "tmaze"], "with other spaces than 'tmaze'"),
         ([*train, "--init", "none"], "none: expected"),
     ):
         assert said in refused(*given)
