@@ -21,7 +21,8 @@ def test_a_stack_equals_its_steps_and_resets(name: str, mlp_every: int) -> None:
     keep = torch.tensor([[4, 19], [0, 7]])
     assert state.shape[:2] == (2, 3) and stack(u, state, is_first)[2] is None
     expected, states = stepped(stack, u, state, is_first)
-    for wanted, kept_states in ((keep, keep_steps(keep, states)), ("all", states)):
+    none = keep[:, :0], states[:, :0]
+    for wanted, kept_states in ((keep, keep_steps(keep, states)), ("all", states), none):
         y, last, kept = stack(u, state, is_first, wanted)
         torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(last, states[:, -1], rtol=1e-10, atol=1e-10)
