@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import configs
 import envs
-from agent.run import seams, video
+from agent.run import video
 from agent.run.data import Data, Episode, held_out, length_of
 from agent.run.foresight import PictureOf, Sequences, foresee, sequences, strips
 from agent.run.pictures import open_loop_frames
@@ -30,7 +30,7 @@ def arguments(parser: Parser) -> None:
     """The run, the episodes, and where the pictures go."""
     add_run(parser)
     add_device(parser)
-    data = "episodes to foresee: a folder that collect wrote [those the run was fitted to, its test part]"
+    data = "episodes to foresee, as fit takes them [those the run was fitted to, its test part]"
     parser.add_argument("--data", type=Path, metavar="DIR", help=data)
     parser.add_argument(
         "--context", type=count, metavar="N", help="frames observed [the task's, or half an episode]"
@@ -92,7 +92,7 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
         raise ValueError(
             f"--context must be less than the {min(lengths)} frames of {shortest}, got {context}."
         )
-    load = Episode(*seams.spaces(run.make_envs, run.config.seed)).load
+    load = Episode(*run.interface.spaces).load
     load(paths[0])
     return Held(paths, load, context)
 
@@ -140,6 +140,8 @@ def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None 
 
 def _picture_of(run: SavedRun) -> PictureOf | None:
     """What draws the symbols of a run's task, where there are any and it can."""
+    if not run.has_environment:
+        return None
     env = envs.make(run.config.task)
     symbols = "tiles" in env.observation_space.spaces and env.has_wrapper_attr("picture_of")  # type: ignore[attr-defined]
     return env.get_wrapper_attr("picture_of") if symbols else None

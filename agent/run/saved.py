@@ -11,6 +11,7 @@ from typing import Any
 import configs
 from agent.agent import Agent
 from agent.run import checkpoint, machine, seams
+from agent.run.data import Data
 from agent.run.folder import RunFolder
 from agent.run.seams import MakeEnvironments
 from envs import Interface
@@ -57,12 +58,19 @@ class SavedRun:
         """
         run = cls.opened(path, device, checkpoint)
         config = run.config
-        given = seams.check_task(config.task, config.seed, config.envs.mode)
-        given = given or seams.interface(run.make_envs, config.seed)
-        run.interface = run.folder.interface() or given
-        run.check_spaces(config.task, given)
+        if run.has_environment:
+            given = seams.check_task(config.task, config.seed, config.envs.mode)
+            given = given or seams.interface(run.make_envs, config.seed)
+            run.interface = run.folder.interface() or given
+            run.check_spaces(config.task, given)
         machine.prepare(config.threads)
         return run
+
+    @property
+    def has_environment(self) -> bool:
+        """Whether the run's task is an environment's; data from elsewhere may bring all that a fit needs."""
+        known = self.folder.data()
+        return known is None or not Data.of_json(known).brings_spaces
 
     @classmethod
     def that_acts(cls, path: Path, device: str | None = None) -> SavedRun:

@@ -184,18 +184,20 @@ def configure(
     presets: Sequence[str],
     overrides: Mapping[str, Any],
     saved: configs.Config | None = None,
+    known: envs.Interface | None = None,
 ) -> configs.Config:
     """The configuration of one run, checked against what is installed and at hand here.
 
     Where no preset is named, the device and the task's observations decide the size: see `configs.load`.
-    With the `saved` configuration of a run that has begun, what is not named is as it was.
+    With the `saved` configuration of a run that has begun, what is not named is as it was. Where the
+    interface is `known`, from data, no environment is looked for.
 
     Raises:
         ValueError: see `configs.load`; no such task or device.
     """
     named = task, backbone, presets, overrides
     config = configs.load(*named) if saved is None else configs.resume(saved, *named)
-    found = check_task(config.task, config.seed, config.envs.mode)
+    found = known or check_task(config.task, config.seed, config.envs.mode)
     gpu = choose_device(config.device).type == "cuda"
     if saved is not None:
         return config
