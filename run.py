@@ -77,7 +77,7 @@ class Train:
         command = ["python", "run.py", *args.argv]
 
         def work() -> tuple[Mapping[str, Any], str]:
-            result = carry_out(training, command, changed)
+            result = carry_out(training, training.envs.interface, command, changed)
             return result, _summary(config, result)
 
         return work

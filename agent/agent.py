@@ -135,18 +135,32 @@ class Agent:
         if counter is None:
             counter, self.acts = self.acts, self.acts + 1
         self.seed_torch("evaluate" if evaluate else "act", counter)
-        data = self._to_device(
-            {key: rows[key] for key in rows if key.startswith("obs/") or key == "is_first"}
-        )
+        data = self.to_device({key: rows[key] for key in rows if key.startswith("obs/") or key == "is_first"})
+        greedy = evaluate and self.deterministic_eval
+        carry = self.step(carry, observations(data), data["is_first"], greedy)
+        return carry, self.codec.decode(carry.action)
+
+    @torch.no_grad()
+    def step(self, carry: Carry, obs: Batch, is_first: Tensor, greedy: bool) -> Carry:
+        """Filter one observation per row and choose an action: tensors on the device in, tensors out.
+
+        Args:
+            carry: from `initial` or the previous call.
+            obs: by name, `[N, ...]`.
+            is_first: `[N]` bool.
+            greedy: take the most probable latent and action; else they are drawn from torch's generator.
+
+        Returns:
+            the state after the observation, and the action chosen there as a vector `[N, A]`.
+        """
+        noise: Noise = MODE if greedy else None
         with self.autocast():
-            embed = self.model.encoder(observations(data))
-            greedy = evaluate and self.deterministic_eval
-            noise: Noise = MODE if greedy else None
-            state, _ = self.backbone.observe_step(carry.state, embed, carry.action, data["is_first"], noise)
+            embed = self.model.encoder(obs)
+            state, _ = self.backbone.observe_step(carry.state, embed, carry.action, is_first, noise)
             policy = self.actor_critic.policy(self.backbone.policy_input(state))
             action = policy.mode() if greedy else policy.rsample()
         # Carry the action that the environment gets and replay will hold: a sample may be outside [-1, 1].
-        return Carry(state, action.clamp(-1, 1)), self.codec.decode(action)
+        return Carry(state, action.clamp(-1, 1))
 
     def update(self, batch: Mapping[str, np.ndarray], behaviour: bool = True) -> State:
         """One update of world model, actor and critic, or of the world model alone, from `[B, T, ...]`.
@@ -325,14 +339,15 @@ class Agent:
 
     def encoded(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """A replay batch on the device, with its actions as the model's vectors `[B, T, A]`."""
-        data = self._to_device(batch)
+        data = self.to_device(batch)
         return data | {"action": self.codec.encode(data["action"])}
 
     def autocast(self) -> torch.autocast:
         """Mixed precision, where the configuration asks for it."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
 
-    def _to_device(self, batch: Mapping[str, np.ndarray]) -> Batch:
+    def to_device(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        """Arrays as tensors on the agent's device."""
         return {
             key: torch.as_tensor(value).to(self.device, non_blocking=True) for key, value in batch.items()
         }

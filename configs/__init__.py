@@ -4,7 +4,8 @@ The order, later ones winning: `defaults.yaml`, the backbone's block of `backbon
 `sizes.yaml`, the task's block of `tasks.yaml`, further presets from left to right, overrides. `defaults.yaml`
 alone says which options exist, of which type, what they mean and what they may be (in its comments); a block
 may nest its keys or write them with dots. What the backbone's block sets makes the backbone what its name
-says, so that nothing after it may set it otherwise.
+says, so that nothing after it may set it otherwise. In a preset or a task's block a variant's name stands for
+its model's group, for this backbone alone: `s4wm_s4.width` is its `s4wm.width`.
 
 Every user's mistake is a ValueError that names the key, what was expected, what was given, and where.
 """
@@ -96,9 +97,10 @@ def load(
     """
     folder = Path(directory)
     options = blocks.options(folder)
-    of_backbone, of_size, of_task = (_blocks(folder, n, options) for n in ("backbones", "sizes", "tasks"))
     task = str(options["task"].default) if task is None else task
     backbone = str(options["backbone"].default) if backbone is None else backbone
+    files = ("backbones", "sizes", "tasks")
+    of_backbone, of_size, of_task = (_blocks(folder, name, options, backbone) for name in files)
     names = list(presets) or ["12m" if cuda_available else "pixels" if pictures else "small"]
     own = _choose("backbone", backbone, of_backbone)
     layers = [_choose("preset", names[0], of_size)]
@@ -232,11 +234,29 @@ def presets(directory: str | Path = DIRECTORY) -> list[str]:
     return list(blocks.blocks(Path(directory), "sizes"))
 
 
-def _blocks(folder: Path, name: str, options: Mapping[str, Option]) -> dict[str, dict[str, Any]]:
-    """Block name -> its checked options, for one file of blocks; all are checked, not only those in use."""
-    found = blocks.blocks(folder, name)
-    path = folder / f"{name}.yaml"
-    return {block: _checked(own, options, f"{path}, block '{block}'") for block, own in found.items()}
+def _blocks(
+    folder: Path, name: str, options: Mapping[str, Option], backbone: str
+) -> dict[str, dict[str, Any]]:
+    """Block name -> its checked options, for one file of blocks; all are checked, not only those in use.
+
+    What stands under another variant's name than `backbone` is left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    variants = {name for name in backbones(folder) if "_" in name}
+    for block, own in blocks.blocks(folder, name).items():
+        shared: dict[str, Any] = {}
+        of_variant: dict[str, Any] = {}
+        for key, given in own.items():
+            group, _, rest = key.partition(".")
+            model = group.partition("_")[0]
+            option = {f"{model}.{rest}" if group in variants else key: given}
+            value = _checked(option, options, f"{folder / name}.yaml, block '{block}'")
+            if group == backbone and group in variants:
+                of_variant |= value
+            elif group not in variants:
+                shared |= value
+        found[block] = shared | of_variant
+    return found
 
 
 def _choose(what: str, name: str, known: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from envs import guard, gym
 from envs.arguments import check_names, parse_task
 from envs.episodes import SeedEpisodes, episode_seed
 from envs.guard import EnvironmentFailure
-from envs.spaces import FlatObservation, with_plain_actions
+from envs.interface import Interface, Plain
 from envs.tasks.masked import MASKED, make_masked, masked_id
 from envs.vector import Rows, VectorDoor
 
@@ -27,10 +27,12 @@ __all__ = [
     "FAMILIES",
     "TASKS",
     "EnvironmentFailure",
+    "Interface",
     "Rows",
     "VectorDoor",
     "check",
     "make",
+    "make_raw",
     "make_vector",
     "optimum",
     "task_names",
@@ -121,6 +123,11 @@ def make(task: str, seed: int = 0, index: int = 0, render: bool = False) -> gymn
     return _wrap(_constructor(task, render), seed, index)
 
 
+def make_raw(task: str, render: bool = False) -> gymnasium.Env:
+    """Build one environment as it is, with its own observations, actions and seeds; see `make` for errors."""
+    return _constructor(task, render)()
+
+
 def make_vector(
     task: str,
     num_envs: int,
@@ -192,4 +199,4 @@ def _wrap(build: Callable[[], gymnasium.Env], seed: int, index: int) -> gymnasiu
                 raise
             what = f"environment {index} {guard.did(error)} while it was built (run seed {seed})"
             raise EnvironmentFailure(what, index, seed=seed) from error
-        return SeedEpisodes(FlatObservation(with_plain_actions(env)), seed, index)
+        return SeedEpisodes(Plain(env), seed, index)

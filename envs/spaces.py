@@ -1,27 +1,23 @@
-"""Flat observations and plain actions: what any gymnasium space becomes before a learner meets it.
+"""Flat observations: what those of any gymnasium space become before a learner meets them.
 
-gymnasium's own is not enough for two of them: `spaces.flatten` takes a Discrete value that is out of range
-without a word (-1 becomes the last class), and what `RescaleAction` rounds can lie past a bound.
+gymnasium's `spaces.flatten` is not enough: it takes a Discrete value that is out of range without a word (-1
+becomes the last class).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import ClipAction, TransformAction
 
 Keys = tuple[str | int, ...]
 Convert = Callable[[Any], np.ndarray]
 LARGE = 1024
 """A Box of rank 2 or more that becomes a vector of more elements than this is probably an image."""
-HUGE = 1e9
-"""Action bounds from here on stand for no bound; unbounded spaces may have float32's largest number."""
 MOST = 1_000_000
 """Values of a Discrete space, each of which has an element of its own in a vector and in a layer."""
 COARSE = 2**24
@@ -44,8 +40,17 @@ class OneHot(spaces.Box):
         super().__init__(0, 1, (sum(self.classes),), np.float32)
 
 
-class FlatObservation(gymnasium.ObservationWrapper):
-    """Turn any observation into a flat dict of images and vectors, and rewards and flags into plain scalars.
+class Leaf(NamedTuple):
+    """A leaf of an observation space: where it is, its space, the Box it becomes, and the way there."""
+
+    path: Keys
+    given: spaces.Space
+    box: spaces.Box
+    convert: Convert
+
+
+class Observations:
+    """Any observation as a flat dict of images and vectors.
 
     Leaves of nested Dict and Tuple observations are named by the path to them, joined by '.' (Tuple entries
     by their number); an observation that is neither is named 'image' or 'vector'. A leaf is
@@ -57,77 +62,72 @@ class FlatObservation(gymnasium.ObservationWrapper):
     - a vector, float32 `[d]`, otherwise: Box and MultiBinary as they are, Discrete and MultiDiscrete one-hot
       (their space is then `OneHot`). A Box of rank 2 or more that is large for a vector gets a warning.
 
-    Every leaf returned is a new array. Rewards may come as arrays of one element.
+    Every leaf returned is a new array.
+
+    Attributes:
+        given: the environment's own space.
+        space: the flat one.
 
     Raises:
-        ValueError: a leaf of the space is of another kind (Text, Graph, Sequence, ...), two leaves get the
-            same name, or an observation does not fit its space. The message names the leaf.
+        ValueError: a leaf of the space is of another kind (Text, Graph, Sequence, ...), or two leaves get the
+            same name. The message names the leaf.
     """
 
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        flat: dict[str, spaces.Space] = {}
-        self._leaves: list[tuple[str, Keys, Convert]] = []
-        for path, space in _walk(env.observation_space):
-            leaf_space, convert = _leaf(path, space)
-            name = ".".join(map(str, path)) or ("image" if leaf_space.dtype == np.uint8 else "vector")
-            if name in flat:
+    def __init__(self, given: spaces.Space) -> None:
+        self.given = given
+        self.leaves: dict[str, Leaf] = {}
+        for path, space in _walk(given):
+            leaf = Leaf(path, space, *_leaf(path, space))
+            name = ".".join(map(str, path)) or ("image" if leaf.box.dtype == np.uint8 else "vector")
+            if name in self.leaves:
                 raise ValueError(
-                    f"Two leaves of the observation space are both named {name!r}: {env.observation_space}. "
+                    f"Two leaves of the observation space are both named {name!r}: {given}. "
                     "Rename one key: '.' joins the names of nested keys."
                 )
-            flat[name] = leaf_space
-            self._leaves.append((name, path, convert))
-        if not any(math.prod(leaf.shape or ()) for leaf in flat.values()):
+            self.leaves[name] = leaf
+        if not any(math.prod(leaf.box.shape) for leaf in self.leaves.values()):
             raise ValueError(
-                f"The observation space {env.observation_space} has no leaf, or only empty ones: there is "
-                "nothing to see."
+                f"The observation space {given} has no leaf, or only empty ones: there is nothing to see."
             )
-        self.observation_space = spaces.Dict(flat)
+        self.space = spaces.Dict({name: leaf.box for name, leaf in self.leaves.items()})
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Begin an episode; return the flat observation and the info."""
-        reply = self.env.reset(seed=seed, options=options)
-        if not (isinstance(reply, tuple) and len(reply) == 2 and isinstance(reply[1], Mapping)):
-            raise ValueError(
-                f"reset() must return (observation, info), info a dict, and returned {reply!r}. Environments "
-                "of the old gym return the observation alone: add an empty dict."
-            )
-        return self.observation(reply[0]), reply[1]
+    def flat(self, observation: Any, count: int | None = None) -> dict[str, np.ndarray]:
+        """The flat observation of one, or of a batch of `count`, whose leaves have a leading axis.
 
-    def step(self, action: Any) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        """Step; return the flat observation and plain scalars."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        if type(reward) is not float:
-            reward = _scalar(reward)
-        return self.observation(observation), reward, bool(terminated), bool(truncated), info
-
-    def observation(self, observation: Any) -> dict[str, np.ndarray]:
-        """Return the flat observation."""
-        flat = {}
-        for name, path, convert in self._leaves:
-            leaf = observation
+        Raises:
+            ValueError: it does not fit the space. The message names the leaf, what was expected and given.
+        """
+        found = {}
+        for name, leaf in self.leaves.items():
             try:
-                for key in path:
-                    leaf = leaf[key]
-                flat[name] = convert(leaf)
+                value = _at(observation, leaf.path)
+                if count is not None and np.shape(value)[:1] != (count,):
+                    raise ValueError(f"expected {count} of them, got shape {np.shape(value)}")
+                convert = leaf.convert
+                found[name] = convert(value) if count is None else np.stack([convert(each) for each in value])
             except (KeyError, IndexError, TypeError, ValueError) as error:
                 missing = isinstance(error, KeyError | IndexError)
-                reason = f"{error} is missing from what the environment returned" if missing else error
+                reason = f"{error} is missing" if missing else error
                 raise ValueError(
-                    f"Observation leaf {name!r} does not fit the observation space: {reason}. Correct the "
-                    f"environment's observation_space ({self.env.observation_space}) or what it returns."
+                    f"Observation leaf {name!r} does not fit the observation space: {reason}. The space is "
+                    f"{self.given}."
                 ) from error
-        return flat
+        return found
+
+    def count(self, observation: Any) -> int | None:
+        """How many a batch holds, as gymnasium's vector environments give it; None of a single one."""
+        leaf = next(iter(self.leaves.values()))
+        try:
+            value = np.asarray(_at(observation, leaf.path))
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None  # `flat` says what is wrong with it
+        return len(value) if value.ndim == len(leaf.given.shape or ()) + 1 else None
 
 
-def _scalar(reward: Any) -> float:
-    value = np.asarray(reward, np.float64)
-    if value.size != 1:
-        raise ValueError(f"The reward must be one number, got {reward!r} of shape {value.shape}.")
-    return float(value.item())
+def _at(observation: Any, path: Keys) -> Any:
+    for key in path:
+        observation = observation[key]
+    return observation
 
 
 def _walk(space: spaces.Space, path: Keys = ()) -> Iterator[tuple[Keys, spaces.Space]]:
@@ -162,7 +162,7 @@ def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
         return spaces.Box(low, high), _vector(shape, called if narrows and space.dtype != np.float32 else "")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         classes = np.reshape(space.n if isinstance(space, spaces.Discrete) else space.nvec, -1)
-        _check_number(called, space)
+        check_number(called, space)
         return OneHot(classes), _one_hot(classes, np.reshape(space.start, -1), shape)
     raise ValueError(
         f"Observations of type {type(space).__name__} cannot be learned from: {called} is {space}. Box, "
@@ -171,7 +171,8 @@ def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
     )
 
 
-def _check_number(called: str, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
+def check_number(called: str, space: spaces.Discrete | spaces.MultiDiscrete) -> None:
+    """Raise a ValueError for a space of too many values."""
     number = int(np.sum(space.n if isinstance(space, spaces.Discrete) else space.nvec))
     if number > MOST:
         raise ValueError(
@@ -278,96 +279,3 @@ def _one_hot(classes: np.ndarray, start: np.ndarray, shape: tuple[int, ...]) -> 
         return vector
 
     return convert
-
-
-def is_plain(space: spaces.Space) -> bool:
-    """Whether an action space needs no conversion."""
-    if isinstance(space, spaces.Discrete):
-        return bool(space.start == 0) and space.dtype == np.int64
-    if isinstance(space, spaces.MultiDiscrete):
-        return len(space.shape) == 1 and not space.start.any() and space.dtype == np.int64
-    if isinstance(space, spaces.Box):
-        return space.dtype == np.float32 and bool((space.low == -1).all() and (space.high == 1).all())
-    return False
-
-
-def with_plain_actions(env: gymnasium.Env) -> gymnasium.Env:
-    """Give any supported action space the form that the agent expects.
-
-    - Discrete, counted from 0: int64.
-    - MultiDiscrete of rank 1, counted from 0: int64 `[k]`. One of another rank is flattened, and MultiBinary
-      becomes MultiDiscrete of twos.
-    - Box in [-1, 1]: float32, shape kept, mapped linearly onto the bounds of the environment; gymnasium's
-      `ClipAction` has none itself, and is looked through.
-
-    The environment gets actions of its own space's dtype; one whose actions are plain is returned as it is.
-
-    Raises:
-        ValueError: any other space, a Box without finite bounds, or a Box of whole numbers; nothing to
-            choose, or too much to choose from.
-    """
-    given = _clipped(env)
-    if given.shape is not None and math.prod(given.shape) == 0:
-        raise ValueError(f"The action space {given} is empty: there is nothing to choose.")
-    if isinstance(given, spaces.Discrete | spaces.MultiDiscrete):
-        _check_number("the action space", given)
-    if is_plain(given) and given is env.action_space:
-        return env
-    space, convert = _plain_action(given)
-    return TransformAction(env, convert, space)
-
-
-def _clipped(env: gymnasium.Env) -> spaces.Space:
-    """The action space, or the one that a `ClipAction` clips to where only wrappers that keep it hide it."""
-    space = env.action_space
-    while isinstance(env, gymnasium.Wrapper) and env.action_space is space:
-        if isinstance(env, ClipAction):
-            return env.env.action_space
-        env = env.env
-    return space
-
-
-def _plain_action(space: spaces.Space) -> tuple[spaces.Space, Callable[[Any], Any]]:
-    if isinstance(space, spaces.Discrete):
-        start, dtype = space.start, space.dtype
-        return spaces.Discrete(int(space.n)), lambda action: dtype.type(action + start)
-    shape: Any = space.shape
-    if isinstance(space, spaces.MultiDiscrete):
-        offsets, dtype = space.start, space.dtype
-        return (
-            spaces.MultiDiscrete(space.nvec.reshape(-1)),
-            lambda action: (action.reshape(shape) + offsets).astype(dtype),
-        )
-    if isinstance(space, spaces.MultiBinary):
-        dtype = space.dtype
-        twos = spaces.MultiDiscrete(np.full(math.prod(shape), 2))
-        return twos, lambda action: action.reshape(shape).astype(dtype)
-    if isinstance(space, spaces.Box):
-        return _plain_box(space)
-    raise ValueError(
-        f"Actions of type {type(space).__name__} are not supported: {space}. Discrete, MultiDiscrete, "
-        "MultiBinary and bounded Box work. Convert with a gymnasium.ActionWrapper in the environment's "
-        "registration."
-    )
-
-
-def _plain_box(space: spaces.Box) -> tuple[spaces.Box, Callable[[Any], Any]]:
-    if space.dtype is None or np.dtype(space.dtype).kind != "f":
-        raise ValueError(
-            f"A Box action space of whole numbers is not supported: {space}. Use Discrete or MultiDiscrete "
-            "for numbered choices, or a Box of floats."
-        )
-    if not (np.abs(space.low) < HUGE).all() or not (np.abs(space.high) < HUGE).all():
-        raise ValueError(
-            f"The Box action space {space} has no finite bounds (below {HUGE:g}): actions are chosen in "
-            "[-1, 1] and mapped onto the bounds. Give it finite low and high, or register the "
-            "environment in a wrapper that does: gymnasium.wrappers.TransformAction(env, lambda action: "
-            f"action, gymnasium.spaces.Box(-1.0, 1.0, {space.shape}))."
-        )
-    low, high, dtype = space.low.astype(np.float64), space.high.astype(np.float64), space.dtype
-
-    def convert(action: np.ndarray) -> np.ndarray:
-        # Rounding may step past a bound by one unit in the last place; environments assert on that.
-        return np.clip((low + (action + 1.0) * (0.5 * (high - low))).astype(dtype), space.low, space.high)
-
-    return spaces.Box(-1, 1, space.shape, np.float32), convert

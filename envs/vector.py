@@ -22,6 +22,7 @@ from gymnasium import spaces
 
 from envs.guard import Contained, EnvironmentFailure
 from envs.inprocess import InProcess, without_info
+from envs.interface import Interface
 from envs.workers import WorkerFault, Workers
 
 Rows = dict[str, np.ndarray]
@@ -112,6 +113,12 @@ class VectorDoor:
         self.action_space: spaces.Space = self._envs.single_action_space
         self.fps: float = self._envs.metadata.get("render_fps") or 10.0
         self._check = _action_check(self.action_space, self.num_envs)
+
+    @property
+    def interface(self) -> Interface:
+        """Of one environment: its own spaces, and what converts to those here."""
+        found: Interface = self._envs.get_attr("interface")[0]
+        return found
 
     @property
     def episodes(self) -> np.ndarray:

@@ -45,6 +45,11 @@ def paths(folder: str | Path) -> list[Path]:
     return [found[episode] for episode in sorted(found)]
 
 
+def is_chunk(path: Path) -> bool:
+    """Return whether a file has the name of an episode's chunk."""
+    return _NAME.fullmatch(path.name) is not None
+
+
 def number_of(path: Path) -> int:
     """Return the number of the episode in a chunk that `paths` found."""
     return int(path.stem.removeprefix("episode-"))

@@ -96,7 +96,7 @@ def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> 
             or actions.
     """
     env = envs.make(task, seed)
-    has_script, given = env.has_wrapper_attr("script"), (env.observation_space, env.action_space)
+    has_script, interface = env.has_wrapper_attr("script"), env.get_wrapper_attr("interface")
     context = env.get_wrapper_attr("context_length") if env.has_wrapper_attr("context_length") else None
     env.close()
     if policy == "scripted" and not has_script:
@@ -105,14 +105,7 @@ def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> 
             "Collect with --policy random or with the folder of a run."
         )
     if run is not None:
-        from agent.run import seams
-
-        known = seams.spaces(run.make_envs, seed)
-        if given != known:
-            raise ValueError(
-                f"the run in {policy} was trained on {run.config.task!r}, which has other spaces than "
-                f"{task!r}: {known[0]}, {known[1]} there, {given[0]}, {given[1]} here."
-            )
+        run.check_spaces(task, interface)
     return {
         "format": chunk.FORMAT,
         "task": task,

@@ -30,8 +30,13 @@ UNUSED = (
 def arguments(parser: Parser) -> None:
     """The episodes, how long, where, and the options of the world model."""
     add_run(parser, "folder of the run")
-    data = "folders of episodes of one task, as collect writes them [the run's]"
+    data = (
+        "episodes of one task: folders that collect wrote or of Memory Maze's offline set, or minari:ID, a "
+        "dataset of Minari's on this machine [the run's]"
+    )
     parser.add_argument("--data", nargs="+", type=Path, metavar="DIR", help=data)
+    task = "task whose environment tells the spaces [the data's; those of others bring their own spaces]"
+    parser.add_argument("--task", metavar="TASK", help=task)
     parser.add_argument("--updates", type=count, metavar="N", help="in the whole run [the preset's steps]")
     add_configuration(parser, UNUSED, SIZE)
 
@@ -50,10 +55,11 @@ def prepare(args: argparse.Namespace) -> Work:
 
     folder = RunFolder(path)
     saved = folder.saved()
-    data = _data(args.data, folder.data() if saved else None)
+    data = _data(args.data, args.task, folder.data() if saved else None)
+    interface = data.interface()
     options |= {"logdir": str(path)} | ({"steps": args.updates} if args.updates else {})
     presets = args.configs or ([] if saved else [SIZE])
-    config = seams.configure(data.task, backbone, presets, options, saved)
+    config = seams.configure(data.task, backbone, presets, options, saved, interface)
     lengths = data.lengths()
     if "batch_length" not in options:
         length = saved.batch_length if saved else window(config, max(lengths))
@@ -64,28 +70,30 @@ def prepare(args: argparse.Namespace) -> Work:
     context = data.context or max(1, min(lengths) // 2)
     if context >= min(lengths):
         raise ValueError(f"the context has {context} frames, but an episode has {min(lengths)} only.")
-    spaces = seams.spaces(seams.environments(config), config.seed)
+    interface = interface or seams.interface(seams.environments(config), config.seed)
     machine.prepare(config.threads)
-    fitting = Fitting(config, folder, data, spaces, set(lengths) == {config.batch_length}, context)
+    fitting = Fitting(config, folder, data, interface.spaces, set(lengths) == {config.batch_length}, context)
     for each in data.folders:
         fitting.load(each.paths(*each.parts)[0])
 
     def work() -> tuple[Mapping[str, Any], str]:
-        result = carry_out(fitting, ["python", "run.py", "fit", *args.argv], changed)
+        result = carry_out(fitting, interface, ["python", "run.py", "fit", *args.argv], changed)
         return result, summary(config.task, result)
 
     return work
 
 
-def _data(given: list[Path] | None, known: Mapping[str, Any] | None) -> Data:
+def _data(given: list[Path] | None, task: str | None, known: Mapping[str, Any] | None) -> Data:
     """The episodes of a run: those it knows, wherever they are now, or new ones."""
     from agent.run.data import Data
 
     if known is None:
         if not given:
             raise ValueError("name the episodes to fit to: --data DIR, a folder that collect wrote.")
-        return Data.of(given)
+        return Data.of(given, task)
     data = Data.of_json(known)
+    if task not in (None, data.task):
+        raise ValueError(f"the run was fitted to data of task {data.task!r}, got --task {task!r}.")
     return data.at(given) if given else data
 
 

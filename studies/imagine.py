@@ -75,7 +75,7 @@ def imagine(
     Raises:
         configs.Mistake: there is no checkpoint, or a video is asked for and no picture is observed.
     """
-    agent, step = run.agent(seed)
+    agent, step = run.agent()
     report = open_loop(agent, play(agent, run.make_envs, steps, seed), context)
     frames = report.frames(SHOWN)
     if film and not frames:

@@ -84,7 +84,7 @@ def probe(runs: Sequence[SavedRun], steps: int, count: int, seed: int | None) ->
     alone: dict[str, Any] = {}
     for run in runs:
         own = run.config.seed if seed is None else seed
-        agent, step = run.agent(own)
+        agent, step = run.agent()
         batch = play(agent, run.make_envs, steps, own, count)
         seen, age = _flat(batch), episode_age(batch["is_first"])
         lags = lags or [int(lag) for lag in np.unique(np.geomspace(1, max(age.max(), 1), LAGS).round())]

@@ -20,10 +20,9 @@ MOST_SEEN = 8192
 
 
 class S4WM(FramePosterior):
-    """Section 3 and equations 4 to 9 of the paper, with another block and at step 0.
+    """Section 3 and equations 4 to 9 of the paper.
 
-    A block is one state-space layer with a GLU, the paper's two S4 layers and an MLP. The paper has no KL at
-    z_0 and does not decode x_0; here every step is alike.
+    A block is one state-space layer with a GLU; the paper's, with `mlp_every` 2, two S4 layers and an MLP.
 
     The stack runs over the g_t of a window in parallel, and step by step in acting and imagination. The
     decoder reads (h_t, z_t); actor, critic and heads read the policy input.
@@ -33,8 +32,8 @@ class S4WM(FramePosterior):
     Args:
         embed_size, action_size, latent, units, hidden_layers, width: see `FramePosterior`.
         layers: L of the stack.
-        layer: name of the state-space layer; `layer_options[layer]` goes to its constructor, except for a
-            `width` there, which replaces D unless it is 0.
+        layer: name of the state-space layer; `layer_options[layer]` goes to its constructor.
+        mlp_every: see `Stack`; it has to divide L.
         policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states),
             `full` (all three) or `auto` (`full`, but `output` where there are more than `MOST_SEEN` states).
         gradient_checkpointing: recompute each block of a window in the backward pass instead of storing it.
@@ -51,14 +50,18 @@ class S4WM(FramePosterior):
         width: int,
         layers: int,
         layer: str,
+        mlp_every: int,
         policy_input: str,
         gradient_checkpointing: bool,
         **layer_options: Mapping[str, Any],
     ) -> None:
-        options = dict(layer_options[layer])
-        width = options.pop("width", 0) or width
+        if mlp_every and layers % mlp_every:
+            raise ValueError(f"s4wm.layers {layers} must be divisible by s4wm.mlp_every {mlp_every}")
         super().__init__(embed_size, action_size, latent, units, hidden_layers, width)
-        self.stack = Stack(width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing)
+        options = layer_options[layer]
+        self.stack = Stack(
+            width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing, mlp_every
+        )
         self.prior_net = MLP(width, units, hidden_layers, latent.outputs)
         memory = self.stack.initial(1).numel()
         if policy_input == "auto":

@@ -24,7 +24,7 @@ class WorldModel(nn.Module):
         space: observation space, a flat Dict of Box leaves (uint8 `[H, W, C]` images, float32 `[d]` vectors).
         make_backbone: embedding size -> backbone.
         encoder, decoder, heads: options of the networks, straight from the configuration.
-        kl: `free_nats`, `dynamics`, `representation`.
+        kl: `free_nats`, `dynamics`, `representation`; `first`, whether first rows have losses.
         recall: `scale`, `positions`; scale 0 leaves the recall loss out.
         action_size, action_norm: A, and the largest norm of an action vector.
     """
@@ -58,6 +58,7 @@ class WorldModel(nn.Module):
         self.continues = BernoulliHead(units, units, 0)
         self.free_nats = kl["free_nats"]
         self.dynamics_scale, self.representation_scale = kl["dynamics"], kl["representation"]
+        self.first = kl["first"]
         self.recall_scale, positions = recall["scale"], int(recall["positions"])
         self.recall = Recall(feature_size, space, positions, decoder) if self.recall_scale else None
 
@@ -86,6 +87,8 @@ class WorldModel(nn.Module):
         }
         for name, value in losses.items():
             assert value.shape == is_first.shape, f"loss {name} has shape {tuple(value.shape)}, not [B, T]"
+        if not self.first:
+            losses = {name: reset_rows(is_first, value) for name, value in losses.items()}
 
         # Recall, above all of what the prior did not foresee
         if self.recall is not None:

@@ -1,8 +1,8 @@
-"""Folders of episodes to fit world models to: what they hold, whether it suits, and how it is split.
+"""Episodes to fit world models to: what they hold, whether it suits, and how it is split.
 
-The split is by episode, 80/10/10, and the same for every run on the same folders, whatever its seed. A run's
-data.json records it: for each folder its path, its record (`dataset.json`) and the numbers of the episodes
-for training, validation and test.
+They come from one or more sources (`agent.run.sources`), here called folders. The split is by episode,
+80/10/10, and the same for every run on the same folders, whatever its seed. A run's data.json records it: for
+each folder its path, its record and the numbers of the episodes for training, validation and test.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import numpy as np
 
 import configs
 from agent.agent import derive_seed
-from configs.files import read_json
+from agent.run import sources
+from envs import Interface
 from replay import chunk
-from replay.episodes import load
 from replay.rows import Rows
 
 PARTS = ("train", "validation", "test")
@@ -28,11 +28,11 @@ FEWEST = 10  # episodes that can be split
 
 @dataclass
 class Folder:
-    """Episodes that one `run.py collect` wrote.
+    """A source of episodes.
 
     Attributes:
         path: where they are.
-        record: what `dataset.json` says of them. Of equal records an episode's number says all of it.
+        record: the source's. Of equal records an episode's number says all of it.
         parts: the numbers of the episodes of each of `PARTS`.
     """
 
@@ -41,8 +41,11 @@ class Folder:
     parts: dict[str, list[int]]
 
     def paths(self, *parts: str) -> list[Path]:
-        """The chunks of the episodes of parts."""
-        return [chunk.path_of(self.path, number) for part in parts for number in self.parts[part]]
+        """The episodes of parts; raises ValueError if a source of others holds more, fewer, or none now."""
+        source = sources.of(self.path)
+        if self.record["format"] != chunk.FORMAT and source.record != self.record:
+            raise ValueError(f"{self.path} no longer holds the episodes that the run was fitted to.")
+        return [source.path_of(number) for part in parts for number in self.parts[part]]
 
 
 class Data:
@@ -50,32 +53,40 @@ class Data:
 
     Attributes:
         task: the task.
+        brings_spaces: whether the data tell their spaces themselves; else the task's environment does.
         context: its number of context frames, where it has a context.
     """
 
-    def __init__(self, folders: Sequence[Folder]) -> None:
+    def __init__(self, folders: Sequence[Folder], task: str | None = None) -> None:
         self.folders = list(folders)
         record = self.folders[0].record
-        self.task = str(record["task"])
+        self.task, self._named = str(task or record["task"]), task
+        self.brings_spaces = task is None and record["format"] != chunk.FORMAT
         self.context: int | None = record["context_length"]
 
     @classmethod
-    def of(cls, paths: Sequence[Path]) -> Data:
+    def of(cls, paths: Sequence[Path], task: str | None = None) -> Data:
         """Split the episodes in folders.
+
+        Args:
+            paths: of the folders, or `minari:ID`.
+            task: whose they are, in place of what they say themselves.
 
         Raises:
             ValueError: a folder is none of episodes; they are of several tasks, the same twice, or too few.
         """
-        records = [_record(path) for path in paths]
-        tasks = sorted({record["task"] for record in records})
+        found = [sources.of(path) for path in paths]
+        records = [_record(source) for source in found]
+        own = {record["task"] for record in records if task is None or record["format"] == chunk.FORMAT}
+        tasks = sorted(own | {task} if task else own)
         if len(tasks) > 1:
             raise ValueError(f"the data are of several tasks, {', '.join(tasks)}: give folders of one.")
         for number, record in enumerate(records):
             if record in records[:number]:
                 first = paths[records.index(record)]
                 raise ValueError(f"{first} and {paths[number]} hold the same episodes: give one of them.")
-        found = [[chunk.number_of(each) for each in chunk.paths(path)] for path in paths]
-        total = sum(map(len, found))
+        numbers_of = [source.numbers() for source in found]
+        total = sum(map(len, numbers_of))
         if total < FEWEST:
             listed = ", ".join(map(str, paths))
             raise ValueError(f"{listed}: {total} episodes, of which {FEWEST} at least are needed to split.")
@@ -84,12 +95,12 @@ class Data:
         held = total // 10
         part[order] = np.repeat([0, 1, 2], [total - 2 * held, held, held])
         folders, begin = [], 0
-        for path, record, numbers in zip(paths, records, found, strict=True):
+        for source, record, numbers in zip(found, records, numbers_of, strict=True):
             of = part[begin : begin + len(numbers)]
             begin += len(numbers)
             parts = {name: np.array(numbers, int)[of == index].tolist() for index, name in enumerate(PARTS)}
-            folders.append(Folder(path.absolute(), record, parts))
-        return cls(folders)
+            folders.append(Folder(source.path, record, parts))
+        return cls(folders, task)
 
     @classmethod
     def of_json(cls, saved: Mapping[str, Any]) -> Data:
@@ -103,17 +114,20 @@ class Data:
             for each in saved["folders"]:
                 parts = {name: [int(number) for number in each[name]] for name in PARTS}
                 folders.append(Folder(Path(each["path"]), _checked(each["record"]), parts))
-            return cls(folders)
+            return cls(folders, saved.get("task"))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"data.json is not as a fit writes it ({error!r}).") from error
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "folders": [
-                {"path": str(folder.path), "record": folder.record, **folder.parts} for folder in self.folders
-            ]
-        }
+        folders = [
+            {"path": str(folder.path), "record": folder.record, **folder.parts} for folder in self.folders
+        ]
+        return {"folders": folders} | ({"task": self._named} if self._named else {})
+
+    def interface(self) -> Interface | None:
+        """Of the spaces that the data bring, if they do."""
+        return sources.of(self.folders[0].path).interface if self.brings_spaces else None
 
     def at(self, paths: Sequence[Path]) -> Data:
         """The same episodes in folders that may lie elsewhere now.
@@ -121,18 +135,19 @@ class Data:
         Raises:
             ValueError: they hold others.
         """
-        records = [_record(path) for path in paths]
-        if records != [folder.record for folder in self.folders]:
+        found = [sources.of(path) for path in paths]
+        if [_record(source) for source in found] != [folder.record for folder in self.folders]:
             listed = ", ".join(str(folder.path) for folder in self.folders)
             raise ValueError(
                 f"the run was fitted to the episodes of {listed}, and not to those of "
                 f"{', '.join(map(str, paths))}: name the same folders in the same order, or another --logdir."
             )
-        pairs = zip(self.folders, paths, strict=True)
-        return Data([Folder(path.absolute(), folder.record, folder.parts) for folder, path in pairs])
+        pairs = zip(self.folders, found, strict=True)
+        moved = [Folder(source.path, folder.record, folder.parts) for folder, source in pairs]
+        return Data(moved, self._named)
 
     def paths(self, *parts: str) -> list[Path]:
-        """The chunks of the episodes of parts, folder by folder."""
+        """The episodes of parts, folder by folder."""
         return [path for folder in self.folders for path in folder.paths(*parts)]
 
     def lengths(self) -> list[int]:
@@ -146,9 +161,7 @@ class Data:
 
 def length_of(path: Path) -> int:
     """The rows of an episode; a ValueError if it is missing or damaged."""
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: the run was fitted to it. Say where it is now: --data DIR.")
-    return chunk.length(path)
+    return sources.holding(path).length(path)
 
 
 def held_out(path: Path, fitted: Data) -> list[Path]:
@@ -157,34 +170,29 @@ def held_out(path: Path, fitted: Data) -> list[Path]:
     Raises:
         ValueError: it is no folder of episodes, or none is left.
     """
-    record = _record(path)
+    source = sources.of(path)
+    record, known = _record(source), set()
     for folder in fitted.folders:
         if folder.record == record:  # wherever it lies
             known = {number for part in ("train", "validation") for number in folder.parts[part]}
-            found = [each for each in chunk.paths(path) if chunk.number_of(each) not in known]
-            break
-    else:
-        found = chunk.paths(path)
+    found = [source.path_of(number) for number in source.numbers() if number not in known]
     if not found:
         raise ValueError(f"{path} holds no episode that the run was not fitted to.")
     return found
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What `dataset.json` says of a folder of episodes; raises ValueError if it is none."""
-    if not (path / chunk.RECORD).is_file() or not chunk.paths(path):
-        raise ValueError(
-            f"no episodes in {path}: expected {path / chunk.RECORD} and episode-*.npz, as python run.py "
-            f"collect writes them."
-        )
+def _record(source: sources.Source) -> dict[str, Any]:
+    """What a source says of its episodes; raises ValueError if it has none, or they are of an old format."""
     try:
-        return _checked(read_json(path / chunk.RECORD))
+        return _checked(source.record)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path / chunk.RECORD} is not as run.py collect writes it ({error!r}).") from error
+        raise ValueError(
+            f"{source.path / chunk.RECORD} is not as run.py collect writes it ({error!r})."
+        ) from error
 
 
 def _checked(record: dict[str, Any]) -> dict[str, Any]:
-    if record["format"] != chunk.FORMAT:
+    if record["format"] not in (chunk.FORMAT, "minari", "memory_maze"):
         raise ValueError(
             f"episodes of format {record['format']}, this version of the code reads {chunk.FORMAT}: collect "
             f"them again."
@@ -206,14 +214,14 @@ class Episode:
         self.actions = actions
         self.spaces = {f"obs/{key}": leaf for key, leaf in observations.items()} | {"action": actions}
 
-    def load(self, path: Path) -> Rows:
-        """An episode, see `replay.episodes.load`.
+    def load(self, path: Path, probes: bool = False) -> Rows:
+        """An episode, see `agent.run.sources`; with `probes` also what no model is shown, where it is known.
 
         Raises:
             configs.Mistake: it is damaged, of other spaces, or has numbers that are not finite.
         """
         try:
-            rows = load(path)
+            rows = sources.holding(path).load(path, probes)
         except (OSError, ValueError) as error:
             raise configs.Mistake(str(error)) from error
         if wrong := self.wrong(rows):

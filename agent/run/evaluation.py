@@ -116,7 +116,7 @@ def evaluate(run: SavedRun, episodes: int, seed: int, video: Path | None = None)
     Raises:
         configs.Mistake: there is no checkpoint, or nothing to be seen in the video.
     """
-    agent, step = run.agent(seed)
+    agent, step = run.agent()
     options, seed = run.config.eval, derive_seed(seed, "evaluate")
     sizes = episodes, options.envs, seed, options.max_steps
     if video is None:

@@ -2,6 +2,7 @@
 
 config.yaml     the merged configuration
 sessions.jsonl  command, commit and hardware of each session that trained it
+spaces.json     the environment's own spaces of observations and actions
 metrics.jsonl   one object a line; and TensorBoard's events.*
 checkpoints/    see `agent.run.checkpoint`
 replay/         chunks of steps
@@ -33,6 +34,7 @@ import configs
 from agent.run import checkpoint
 from agent.run.machine import hardware
 from configs.files import read_json, read_lines
+from envs import Interface
 from replay.buffer import readable
 from replay.files import append, publish, put_aside, writable
 
@@ -213,14 +215,22 @@ class RunFolder:
                 f"from its newest checkpoint with --logdir and its new path."
             )
 
-    def begin_session(self, config: configs.Config, argv: Sequence[str], changed: Sequence[str] = ()) -> None:
-        """Write the configuration; append this session.
+    def begin_session(
+        self,
+        config: configs.Config,
+        argv: Sequence[str],
+        changed: Sequence[str] = (),
+        interface: Interface | None = None,
+    ) -> None:
+        """Write the configuration and the spaces of the environment; append this session.
 
         Its entries are `run` (the same word in all sessions and checkpoints of a run), `began` (UTC),
         `command`, `commit`, `hardware` and, where there are some, `changed`: the lines of `refuse_another`.
         """
         self._name = self._run() or checkpoint.newest_identity(self.path).get("run") or uuid.uuid4().hex
         publish(self.path / "config.yaml", configs.dump(config), "the configuration")
+        if interface is not None:
+            publish(self.path / "spaces.json", json.dumps(interface.to_json(), indent=1), "the spaces")
         session = {
             "run": self._name,
             "began": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -265,6 +275,20 @@ class RunFolder:
         old = [path for name in names if (path := self.path / name).exists()] + [*self.path.glob("events.*")]
         place = put_aside(old, self.path)
         print(f"the run starts anew at step 0; what it had is in {place}", file=sys.stderr, flush=True)
+
+    def interface(self) -> Interface | None:
+        """Of the environment that the run is trained in; None where earlier code began it.
+
+        Raises:
+            ValueError: the file is cut, damaged, or holds no spaces.
+        """
+        path = self.path / "spaces.json"
+        if not path.is_file():
+            return None
+        try:
+            return Interface.of_json(read_json(path))
+        except ValueError as error:
+            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}.") from error
 
     def publish_data(self, data: Mapping[str, Any]) -> None:
         """Write to which episodes the run is fitted."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,6 +22,8 @@ from worldmodels.latent import MODE, Noise
 ROWS = 32  # episodes that are foreseen side by side
 PictureOf = Callable[[Rows], np.ndarray]
 """Observations of one frame, by name -> a picture of it, uint8 `[H, W, 3]`."""
+Sequences = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""What an observation was, reconstructed, and imagined after the context, each `[T, ...]`."""
 RIGHT = 0.5  # a predicted reward above it says that there is one, as in the paper's tasks
 
 
@@ -128,11 +130,19 @@ def errors(decoder: Decoder, feature: Tensor, obs: Batch) -> Batch:
     return found
 
 
+def strips(drawn: Mapping[str, Sequences], context: int) -> dict[str, Figure]:
+    """Draw what `sequences` returned: true, reconstructed, imagined after the context, and its error."""
+    return {
+        key: pictures.open_loop(true, imagined, context, reconstructed)
+        for key, (true, reconstructed, imagined) in drawn.items()
+    }
+
+
 @torch.no_grad()
-def strips(
+def sequences(
     agent: Agent, episode: Rows, context: int, picture_of: PictureOf | None = None
-) -> dict[str, Figure]:
-    """Draw an episode: true, reconstructed, imagined after the context, and its error.
+) -> dict[str, Sequences]:
+    """An episode as a model sees it; vectors, and pictures in [0, 1].
 
     By observation; or, with a `picture_of` all the observations of a frame, as the one named `view`.
     """
@@ -141,13 +151,13 @@ def strips(
     decode = agent.model.decoder.observations
     kinds = (
         {key: _unit(value) for key, value in observations(data).items()},
-        decode(torch.stack([step.dreamed for step in steps], 1)),
         decode(torch.stack([step.feature for step in steps], 1)),
+        decode(torch.stack([step.dreamed for step in steps], 1)),
     )
     drawn = [{key: value[0].float().cpu().numpy() for key, value in kind.items()} for kind in kinds]
     if picture_of is not None:
         drawn = [{"view": _pictures(kind, picture_of)} for kind in drawn]
-    return {key: pictures.open_loop(drawn[0][key], drawn[1][key], context, drawn[2][key]) for key in drawn[0]}
+    return {key: (drawn[0][key], drawn[1][key], drawn[2][key]) for key in drawn[0]}
 
 
 def _unit(value: Tensor) -> Tensor:

@@ -61,26 +61,32 @@ def open_loop(
 
 
 def open_loop_frames(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray]], context: int, side: int = SIDE
+    sequences: Sequence[Sequence[np.ndarray]], context: int, side: int = SIDE
 ) -> Iterator[np.ndarray]:
-    """The frames of a video of open-loop predictions, uint8 `[H, W, 3]`, a row of each with three columns.
+    """The frames of a video of open-loop predictions, uint8 `[H, W, 3]`, a row of each.
 
     Args:
-        pairs: true and predicted images `[T, H, W, C]` in [0, 1], one or more, all of as many steps.
+        sequences: of one or more, true and predicted images `[T, H, W, C]` in [0, 1], and between them, where
+            there are any, those decoded where all is observed. The last frame of a shorter one stays.
         context: number of steps the model had observed.
         side: pixels up to which images are enlarged.
 
-    The columns are true, predicted (up to the context reconstructed) and the error, signed around grey. What
-    stands below them is grey up to the context, orange from there on.
+    The columns are true, reconstructed if there is such a sequence, predicted (up to the context
+    reconstructed) and the error, signed around grey. What stands below them is grey up to the context, orange
+    from there on.
     """
-    height, width = pairs[0][0].shape[1:3]
-    tiles = Tiles(3 * len(pairs), height, width, columns=3, side=side)
-    for step in range(len(pairs[0][0])):
+    height, width = sequences[0][0].shape[1:3]
+    columns = len(sequences[0]) + 1
+    tiles = Tiles(columns * len(sequences), height, width, columns=columns, side=side)
+    for step in range(max(len(parts[0]) for parts in sequences)):
         colour, kind = (OBSERVED, "reconstructed") if step < context else (PREDICTED, "predicted")
         row = []
-        for true, predicted in ((rgb(part[step].astype(np.float64)) for part in pair) for pair in pairs):
-            panels = {f"true  step {step}": true, kind: predicted, "error": (predicted - true + 1) / 2}
-            row += [(_bytes(panel), text, colour) for text, panel in panels.items()]
+        for parts in sequences:
+            at = min(step, len(parts[0]) - 1)
+            true, *between, predicted = (rgb(part[at].astype(np.float64)) for part in parts)
+            panels = [(f"true  step {at}", true), *(("reconstructed", each) for each in between)]
+            panels += [(kind, predicted), ("error", (predicted - true + 1) / 2)]
+            row += [(_bytes(panel), text, colour) for text, panel in panels]
         yield tiles.draw(row)
 
 

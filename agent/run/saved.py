@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import configs
 from agent.agent import Agent
 from agent.run import checkpoint, machine, seams
+from agent.run.data import Data
 from agent.run.folder import RunFolder
 from agent.run.seams import MakeEnvironments
+from envs import Interface
 from worldmodels import model_of
 
 
@@ -30,8 +33,8 @@ class SavedRun:
     make_envs: MakeEnvironments
 
     @classmethod
-    def of(cls, path: Path, device: str | None = None, checkpoint: bool = True) -> SavedRun:
-        """Open the run in a folder; torch gets its number of threads.
+    def opened(cls, path: str | Path, device: str | None = None, checkpoint: bool = True) -> SavedRun:
+        """Open the run in a folder; its task is not looked up.
 
         Args:
             path: the folder.
@@ -39,50 +42,74 @@ class SavedRun:
             checkpoint: whether the run has to have one.
 
         Raises:
-            ValueError: there is no such run, task or device here.
+            ValueError: there is no such run, or no such device here.
         """
         folder = RunFolder(path)
         config = folder.configuration(device, checkpoint)
-        seams.check_task(config.task, config.seed, config.envs.mode)
         machine.choose_device(config.device)
-        machine.prepare(config.threads)
         return cls(folder, config, seams.environments(config))
+
+    @classmethod
+    def of(cls, path: Path, device: str | None = None, checkpoint: bool = True) -> SavedRun:
+        """`opened`, and its task looked at; torch gets its number of threads.
+
+        Raises:
+            ValueError: also if there is no such task here, or it has other spaces now.
+        """
+        run = cls.opened(path, device, checkpoint)
+        config = run.config
+        if run.has_environment:
+            given = seams.check_task(config.task, config.seed, config.envs.mode)
+            given = given or seams.interface(run.make_envs, config.seed)
+            run.interface = run.folder.interface() or given
+            run.check_spaces(config.task, given)
+        machine.prepare(config.threads)
+        return run
+
+    @property
+    def has_environment(self) -> bool:
+        """Whether the run's task is an environment's; data from elsewhere may bring all that a fit needs."""
+        known = self.folder.data()
+        return known is None or not Data.of_json(known).brings_spaces
 
     @classmethod
     def that_acts(cls, path: Path, device: str | None = None) -> SavedRun:
         """`of` a run that trained an actor; raises ValueError also of one fitted to episodes on disk."""
         run = cls.of(path, device)
-        if run.folder.data() is not None:
-            raise ValueError(
-                f"{run.folder} holds a world model fitted to episodes on disk, which cannot act; see foresee."
-            )
+        run.check_acts()
         return run
 
-    def new_agent(self, seed: int | None = None) -> Agent:
-        """An agent for the run's spaces, not trained, on the device of the configuration.
+    def check_acts(self) -> None:
+        """Raise ValueError if the run is fitted to episodes on disk, so that no actor was trained."""
+        if self.folder.data() is not None:
+            raise ValueError(
+                f"{self.folder} holds a world model fitted to episodes on disk, which cannot act: see foresee"
+            )
 
-        Args:
-            seed: of the environments that are opened for their spaces; None for the run's.
+    @cached_property
+    def interface(self) -> Interface:
+        """The spaces of the run's task; where earlier code began it, its environment is built to have them.
+
+        Raises:
+            ValueError: spaces.json is damaged; or see `envs.make`.
         """
-        return self._untrained(seed)[0]
+        return self.folder.interface() or seams.interface(self.make_envs, self.config.seed)
 
-    def _untrained(self, seed: int | None) -> tuple[Agent, dict[str, str]]:
-        """See `new_agent`; and what a checkpoint has to have in common with the run."""
-        spaces = seams.spaces(self.make_envs, self.config.seed if seed is None else seed)
-        agent = Agent(*spaces, self.config, machine.choose_device(self.config.device))
-        return agent, self.folder.identity(*spaces)
+    def new_agent(self) -> Agent:
+        """An agent for the run's spaces, not trained, on the device of the configuration."""
+        return Agent(*self.interface.spaces, self.config, machine.choose_device(self.config.device))
 
-    def agent(self, seed: int | None = None) -> tuple[Agent, int]:
+    def agent(self) -> tuple[Agent, int]:
         """The agent of the newest valid checkpoint, and its step.
 
         Raises:
             configs.Mistake: none of the checkpoints can be loaded.
         """
-        agent, identity = self._untrained(seed)
+        agent = self.new_agent()
         saved = checkpoint.load_newest(
             self.folder.path,
             with_replay=False,
-            identity=identity,
+            identity=self.folder.identity(*self.interface.spaces),
             accept=lambda found: load_agent(agent, found.agent_state),
         )
         if saved is None:
@@ -108,14 +135,16 @@ class SavedRun:
                 f"the world model in {self.folder} was configured otherwise:\n  {listed}\n"
                 f"Give the options that it was trained with, its size (--configs) included."
             )
-        given = seams.spaces(seams.environments(config), config.seed)
-        known = seams.spaces(self.make_envs, self.config.seed)
-        if given != known:
-            raise ValueError(
-                f"the world model in {self.folder} is of {self.config.task!r}, which has other spaces than "
-                f"{config.task!r}: {known[0]}, {known[1]} there, {given[0]}, {given[1]} here."
-            )
+        self.check_spaces(config.task, seams.interface(seams.environments(config), config.seed))
         return self.agent()[0]
+
+    def check_spaces(self, task: str, given: Interface) -> None:
+        """Raise ValueError, with the leaves, if a task has other spaces than the run's."""
+        if difference := self.interface.difference(given):
+            raise ValueError(
+                f"{self.folder} was trained on {self.config.task!r}, with other spaces than {task!r} has: "
+                f"{difference}."
+            )
 
 
 def load_agent(agent: Agent, state: Mapping[str, Any]) -> None:

@@ -35,6 +35,10 @@ class Environments(Protocol):
     fps: float
 
     @property
+    def interface(self) -> envs.Interface:
+        """Their own spaces, and the conversions to those above."""
+
+    @property
     def episodes(self) -> np.ndarray:
         """Number of each environment's episode, `[N]`."""
 
@@ -148,12 +152,17 @@ def environments(config: configs.Config, render: bool = False) -> MakeEnvironmen
     return make
 
 
-def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
-    """The spaces of observations and actions, of an environment that is built for it."""
-    envs = make(1, seed, 0)
-    found = envs.observation_space, envs.action_space
-    close_quietly("environments", envs)
+def interface(make: MakeEnvironments, seed: int) -> envs.Interface:
+    """The spaces of an environment that is built for it, and their conversions."""
+    built = make(1, seed, 0)
+    found = built.interface
+    close_quietly("environments", built)
     return found
+
+
+def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
+    """The learner's spaces of observations and actions, of an environment that is built for it."""
+    return interface(make, seed).spaces
 
 
 def batches(config: configs.Config, held: Iterable[gymnasium.Space] = ()) -> MakeBatches:
@@ -175,32 +184,34 @@ def configure(
     presets: Sequence[str],
     overrides: Mapping[str, Any],
     saved: configs.Config | None = None,
+    known: envs.Interface | None = None,
 ) -> configs.Config:
     """The configuration of one run, checked against what is installed and at hand here.
 
     Where no preset is named, the device and the task's observations decide the size: see `configs.load`.
-    With the `saved` configuration of a run that has begun, what is not named is as it was.
+    With the `saved` configuration of a run that has begun, what is not named is as it was. Where the
+    interface is `known`, from data, no environment is looked for.
 
     Raises:
         ValueError: see `configs.load`; no such task or device.
     """
     named = task, backbone, presets, overrides
     config = configs.load(*named) if saved is None else configs.resume(saved, *named)
-    space = check_task(config.task, config.seed, config.envs.mode)
+    found = known or check_task(config.task, config.seed, config.envs.mode)
     gpu = choose_device(config.device).type == "cuda"
     if saved is not None:
         return config
     if presets or gpu:
         return configs.load(*named, cuda_available=gpu)
-    seen = space or spaces(environments(config), config.seed)[0]
-    return configs.load(*named, pictures=any(map(is_image, seen.values())))
+    found = found or interface(environments(config), config.seed)
+    return configs.load(*named, pictures=any(map(is_image, found.observations.space.values())))
 
 
-def check_task(task: str, seed: int = 0, mode: str = "sync") -> gymnasium.spaces.Dict | None:
+def check_task(task: str, seed: int = 0, mode: str = "sync") -> envs.Interface | None:
     """Build one environment; in mode 'async' only look it up, as this is not the process to build it in.
 
     Returns:
-        the observation space, None if it was not built.
+        its interface, None if it was not built.
 
     Raises:
         ValueError: there is no such task, its extra is not installed, or it cannot be built; what other
@@ -217,8 +228,8 @@ def check_task(task: str, seed: int = 0, mode: str = "sync") -> gymnasium.spaces
             traceback.print_exception(error)
             raise ValueError(f"the environment of task '{task}' cannot be made: {error}") from error
         raise ValueError(str(error)) from error
-    assert isinstance(env.observation_space, gymnasium.spaces.Dict)
-    return env.observation_space
+    found: envs.Interface = env.get_wrapper_attr("interface")
+    return found
 
 
 def _of_others(error: BaseException) -> bool:

@@ -20,6 +20,7 @@ from agent.run.logger import Logger
 from agent.run.progress import Counters, to_numpy
 from agent.run.seams import Chunks, Rows, Source, close_quietly
 from agent.run.stopping import Stopped, StopRequest
+from envs import Interface
 
 Result = dict[str, object]
 
@@ -266,11 +267,14 @@ class Session:
         }
 
 
-def carry_out(session: Session, command: Sequence[str], changed: Sequence[str]) -> Result:
+def carry_out(
+    session: Session, interface: Interface, command: Sequence[str], changed: Sequence[str]
+) -> Result:
     """Run a session in its folder, which is locked meanwhile and records it.
 
     Args:
         session: what is run.
+        interface: of its environment.
         command: the words of the command line.
         changed: see `Session.run`.
 
@@ -279,7 +283,7 @@ def carry_out(session: Session, command: Sequence[str], changed: Sequence[str]) 
     """
     folder = session.folder
     with folder.locked():
-        folder.begin_session(session.config, command, changed)
+        folder.begin_session(session.config, command, changed, interface)
         try:
             return session.run(changed)
         except Stopped as stopped:

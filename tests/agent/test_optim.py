@@ -31,6 +31,24 @@ def test_only_matrices_decay_and_dynamics_have_their_own_rate() -> None:
         assert rates[id(parameter)] == (0.01 if slow else 0.1), name
 
 
+def test_it_is_torch_s_adamw() -> None:
+    """Decay is decoupled: weights shrink by rate times decay, however large the gradient; biases do not."""
+    torch.manual_seed(0)
+    layer, twin = nn.Linear(4, 3), nn.Linear(4, 3)
+    twin.load_state_dict(layer.state_dict())
+    ours = make([layer], clip=float("inf"))
+    groups = {"params": [twin.weight], "weight_decay": 0.5}, {"params": [twin.bias], "weight_decay": 0.0}
+    theirs = torch.optim.AdamW(groups, lr=0.1)
+    for _ in range(5):
+        inputs = torch.randn(8, 4)
+        ours.step(layer(inputs).square().sum())
+        theirs.zero_grad()
+        twin(inputs).square().sum().backward()
+        theirs.step()
+    torch.testing.assert_close(layer.weight, twin.weight)
+    torch.testing.assert_close(layer.bias, twin.bias)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_a_layer_names_as_its_dynamics_is_trained_so(name: str) -> None:
     options = load(backbone="s4wm", presets=["debug"]).s4wm[name]

@@ -42,7 +42,7 @@ rssm:
     "sizes.yaml": """\
 small: {s4wm: {width: 32}}
 12m: {s4wm.width: 256, agent: {actor.unimix: 0.02}}
-debug: {s4wm.width: 8, steps: 1e2}
+debug: {s4wm.width: 8, s4wm_s4: {width: 9}, steps: 1e2}
 """,
     "tasks.yaml": """\
 memory_chain: {steps: 2000}
@@ -277,6 +277,16 @@ class TestBackbones:
             fails(folder, "use --backbone s4wm_s4", task="small")
         else:
             fails(folder, "use --backbone s4wm_s4")
+
+    def test_a_preset_may_size_a_variant(self, folder: Path) -> None:
+        """What stands under its name is its model's option, and no other backbone's."""
+        widths = {
+            name: configs.load("x", name, ["debug"], directory=folder).s4wm.width
+            for name in ("s4wm", "s4wm_s4")
+        }
+        assert widths == {"s4wm": 8, "s4wm_s4": 9}
+        (folder / "tasks.yaml").write_text("tmaze: {s4wm_s4.wdth: 3}\n")
+        fails(folder, "tasks.yaml, block 'tmaze': unknown option 's4wm.wdth'. Did you mean 's4wm.width'?")
 
     def test_a_label_says_the_layer(self, folder: Path) -> None:
         labels = [configs.label(name, folder) for name in configs.backbones(folder)]

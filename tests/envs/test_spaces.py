@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces, wrappers
 
-from envs.spaces import FlatObservation, is_plain, with_plain_actions
+from envs.actions import is_plain
+from envs.interface import Plain
 
 
 class Fixed(gymnasium.Env):
@@ -30,7 +31,7 @@ class Fixed(gymnasium.Env):
 
 
 def flat(space, value):
-    env = FlatObservation(Fixed(space, value))
+    env = Plain(Fixed(space, value))
     observation = env.reset()[0]
     assert env.observation_space.contains(observation)
     return observation
@@ -113,7 +114,7 @@ def test_forms_of_images(space, value, image):
 def test_channels_that_come_first_go_last():
     space = spaces.Box(0, 255, (3, 5, 6), np.uint8)
     value = np.arange(90, dtype=np.uint8).reshape(3, 5, 6)
-    env = FlatObservation(Fixed(space, value))
+    env = Plain(Fixed(space, value))
     assert env.observation_space["image"].shape == (5, 6, 3)
     np.testing.assert_array_equal(env.reset()[0]["image"], np.moveaxis(value, 0, -1))
 
@@ -159,7 +160,7 @@ def test_what_could_be_rows_is_rows(shape, image):
 def test_numbers_that_float32_does_not_tell_apart_are_named_once(dtype, number):
     space = spaces.Dict(time=spaces.Box(-(2**31), 2**31 - 1, (2,), dtype))
     value = {"time": np.array([0, number], dtype)}
-    env = FlatObservation(Fixed(space, value))
+    env = Plain(Fixed(space, value))
     with pytest.warns(UserWarning, match=f"leaf 'time' has numbers such as {number}.*float32") as said:
         env.reset()
         env.reset()
@@ -179,7 +180,7 @@ def test_numbers_that_float32_takes_need_no_word():
 
 @pytest.mark.parametrize("reply", [np.zeros(2), (0.5, -0.5), [0.5, {}], None])
 def test_a_reset_of_the_old_gym_is_named(reply):
-    env = FlatObservation(Fixed(spaces.Box(-1, 1, (2,))))
+    env = Plain(Fixed(spaces.Box(-1, 1, (2,))))
     env.env.reset = lambda **_: reply
     with pytest.raises(ValueError, match=r"reset\(\) must return \(observation, info\)"):
         env.reset()
@@ -192,10 +193,10 @@ def test_small_tables_of_bytes_are_vectors():
 def test_images_of_floats_get_a_warning():
     space = spaces.Dict(camera=spaces.Box(0, 1, (32, 32, 3)))
     with pytest.warns(UserWarning, match="leaf 'camera' is .* 3,072 numbers.* give it as uint8"):
-        FlatObservation(Fixed(space, space.sample()))
+        Plain(Fixed(space, space.sample()))
     for space in (spaces.Box(0, 255, (7, 32, 32, 3), np.uint8), spaces.Box(0, 1, (84, 84))):
         with pytest.warns(UserWarning, match="the observation is .* give it as uint8"):
-            FlatObservation(Fixed(space, space.sample()))
+            Plain(Fixed(space, space.sample()))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_images_of_floats_get_a_warning():
 )
 def test_one_hot_codes_say_so(space, classes):
     space.seed(0)
-    env = FlatObservation(Fixed(space, space.sample()))
+    env = Plain(Fixed(space, space.sample()))
     leaf = env.observation_space["vector"]
     assert getattr(leaf, "classes", None) == classes
     assert leaf.shape == env.reset()[0]["vector"].shape
@@ -233,7 +234,7 @@ def test_samples_of_supported_spaces_fit():
 
 def test_leaves_are_copies():
     value = {"image": np.zeros((2, 2, 3), np.uint8), "vector": np.zeros(3, np.float32)}
-    env = FlatObservation(
+    env = Plain(
         Fixed(
             spaces.Dict(image=spaces.Box(0, 255, (2, 2, 3), np.uint8), vector=spaces.Box(-1, 1, (3,))), value
         )
@@ -250,17 +251,17 @@ def test_leaves_are_copies():
 )
 def test_unsupported_leaves_are_named(leaf):
     with pytest.raises(ValueError, match=rf"{type(leaf).__name__} cannot be learned from: leaf 'a\.b'"):
-        FlatObservation(Fixed(spaces.Dict(a=spaces.Dict(b=leaf))))
+        Plain(Fixed(spaces.Dict(a=spaces.Dict(b=leaf))))
     with pytest.raises(ValueError, match="cannot be learned from: the observation is"):
-        FlatObservation(Fixed(leaf))
+        Plain(Fixed(leaf))
 
 
 def test_names_that_meet_and_empty_spaces_are_refused():
     vector = spaces.Box(0, 1, (1,))
     with pytest.raises(ValueError, match=r"both named 'a\.b'"):
-        FlatObservation(Fixed(spaces.Dict({"a.b": vector, "a": spaces.Dict(b=vector)})))
+        Plain(Fixed(spaces.Dict({"a.b": vector, "a": spaces.Dict(b=vector)})))
     with pytest.raises(ValueError, match="nothing to see"):
-        FlatObservation(Fixed(spaces.Dict({})))
+        Plain(Fixed(spaces.Dict({})))
 
 
 @pytest.mark.faults("wrong key, shape, dtype, range or number shown")
@@ -288,12 +289,12 @@ def test_names_that_meet_and_empty_spaces_are_refused():
 )
 def test_values_that_do_not_fit_name_the_leaf(space, value, says):
     with pytest.raises(ValueError, match=says):
-        FlatObservation(Fixed(space, value)).reset()
+        Plain(Fixed(space, value)).reset()
 
 
 @pytest.mark.parametrize("reward", [2, 2.0, np.float32(2), np.array([2.0]), np.array(2), True + 1])
 def test_rewards_and_flags_become_plain(reward):
-    env = FlatObservation(Fixed(reward=reward))
+    env = Plain(Fixed(reward=reward))
     _, got, terminated, truncated, info = env.step(0)
     assert (got, type(got)) == (2.0, float)
     assert (terminated, truncated) == (False, True)
@@ -304,11 +305,11 @@ def test_rewards_and_flags_become_plain(reward):
 @pytest.mark.faults("wrong key, shape, dtype, range or number shown")
 def test_a_vector_reward_is_refused():
     with pytest.raises(ValueError, match="reward must be one number"):
-        FlatObservation(Fixed(reward=np.zeros(2))).step(0)
+        Plain(Fixed(reward=np.zeros(2))).step(0)
 
 
 def act(space, action):
-    env = with_plain_actions(Fixed(action_space=space))
+    env = Plain(Fixed(action_space=space))
     assert is_plain(env.action_space)
     assert env.action_space.contains(action)
     env.step(action)
@@ -341,7 +342,7 @@ def test_numbers_of_any_rank_are_chosen():
 def test_clipped_actions_fill_their_bounds():
     """gymnasium's ClipAction takes any number; what it clips to are the bounds, whatever is around it."""
     inner = Fixed(action_space=spaces.Box(np.float32([-2, 0]), np.float32([2, 10])))
-    env = with_plain_actions(wrappers.TimeLimit(wrappers.ClipAction(inner), 5))
+    env = Plain(wrappers.TimeLimit(wrappers.ClipAction(inner), 5))
     assert is_plain(env.action_space)
     env.reset()
     env.step(np.float32([-1, 1]))
@@ -350,16 +351,16 @@ def test_clipped_actions_fill_their_bounds():
         wrappers.ClipAction(inner), lambda a: a / 2, spaces.Box(-np.inf, np.inf, (2,))
     )
     with pytest.raises(ValueError, match="no finite bounds"):
-        with_plain_actions(halved)
+        Plain(halved)
 
 
 @pytest.mark.parametrize("low", [-np.inf, 0.0])
 def test_the_advice_for_unbounded_actions_works(low):
     env = Fixed(action_space=spaces.Box(low, np.inf, (2,)))
     with pytest.raises(ValueError, match="wrapper") as refused:
-        with_plain_actions(env)
+        Plain(env)
     advice = re.search(r"gymnasium\.wrappers\.TransformAction\(.*\)\)", str(refused.value))[0]
-    env = with_plain_actions(eval(advice))
+    env = Plain(eval(advice))
     env.reset()
     env.step(np.float32([-1, 1]))
     np.testing.assert_array_equal(env.unwrapped.actions[0], [-1, 1])
@@ -408,4 +409,4 @@ def test_is_plain(space, plain):
 )
 def test_action_spaces_that_cannot_be_acted_in(space, says):
     with pytest.raises(ValueError, match=says):
-        with_plain_actions(Fixed(action_space=space))
+        Plain(Fixed(action_space=space))

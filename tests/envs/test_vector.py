@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 import envs
 from envs.guard import EnvironmentFailure
-from envs.spaces import FlatObservation
+from envs.interface import Plain
 from envs.vector import VectorDoor
 
 SLOW = """
@@ -395,7 +395,7 @@ def test_a_killed_worker_is_named_and_nothing_is_left_behind(outside):
 def test_only_flat_observations_come_through():
     with pytest.raises(TypeError, match="flat Dict"):
         VectorDoor([lambda: gymnasium.make("CartPole-v1")], "CartPole-v1")
-    VectorDoor([lambda: FlatObservation(gymnasium.make("CartPole-v1"))], "CartPole-v1").close()
+    VectorDoor([lambda: Plain(gymnasium.make("CartPole-v1"))], "CartPole-v1").close()
 
 
 def test_our_tasks_fill_their_vectors():

@@ -35,6 +35,8 @@ def test_all_backbones_that_can_be_measured(call: Callable[..., dict]) -> None:
         "s4wm_s4d",
         "s4wm_lru",
         "s4wm_mamba2",
+        "s4wm_published",
+        "s4wm_published_s5",
     ]
     assert {row["length"] for row in result["rows"]} == {16}  # the preset's
     assert result.keys() >= {"what", "device", "threads", "torch", "repeats", "matmul"}

@@ -109,7 +109,7 @@ def test_a_trained_agent(tmp_path, train, call, refused):
     plan = json.loads((tmp_path / "a" / "dataset.json").read_text())
     assert (plan["task"], plan["policy"], plan["checkpoint"] >= 100) == (TASK, str(folder), True)
     said = refused(*words, tmp_path / "c", "--task", "memory_chain:bits=3")
-    assert "trained on 'tmaze:corridor=4', which has other spaces than 'memory" in said
+    assert "trained on 'tmaze:corridor=4', with other spaces than 'memory" in said
     assert not (tmp_path / "c").exists()
 
 

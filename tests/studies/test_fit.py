@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import configs
 import run
 from agent.agent import Agent
-from agent.run import checkpoint
+from agent.run import checkpoint, seams
 from replay.episodes import Episodes
 from studies import collect, fit
+from tests.agent.run import recorded
+from tests.agent.run.recorded import maze_files
 from tests.agent.run.test_loop import same
 from tests.studies.conftest import Call, Train
 
@@ -76,7 +79,9 @@ FAST = [*SMALL, "--log.every", "5", "--eval.every", "12", "--eval.episodes", "4"
 SHORT = ["--batch_length", "4", "--replay.memory_gb", "1e-6"]  # windows that carry states, episodes read anew
 
 
-@pytest.mark.parametrize(("backbone", "more"), [("s4wm", []), ("rssm_tbtt", SHORT), ("tssm", SHORT)])
+@pytest.mark.parametrize(
+    ("backbone", "more"), [("s4wm", []), ("s4wm_published", []), ("rssm_tbtt", SHORT), ("tssm", SHORT)]
+)
 def test_stopping_and_going_on_changes_no_bit(
     backbone: str, more: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +192,7 @@ def test_what_a_fitted_run_refuses(
         (["--task", TASK, "--logdir", folder], "holds a world model fitted to episodes on disk"),
         (["foresee", folder, "--context", "7"], "--context must be less than the 7 frames of"),
         (["foresee", folder, "--data", tmp_path], "no episodes in"),
+        (["foresee", folder, "--video", other / "x.gif"], f"--video: {TASK} shows no picture, only: vector."),
         *(
             ([*command, folder], "holds a world model fitted to episodes on disk, which cannot act")
             for command in ACTS
@@ -202,6 +208,34 @@ def test_what_a_fitted_run_refuses(
     assert configs.read(folder / "config.yaml").task == TASK
 
 
+def test_episodes_of_others(
+    tmp_path: Path, call: Call, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No environment is needed; one that is named has to have the same spaces."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    maze, played = maze_files(tmp_path / "maze"), recorded.played("cart/pole-v0", "CartPole-v1")
+    monkeypatch.setattr(seams, "check_task", None)
+    for name, of, video in (("maze", maze, "x.gif"), ("minari", played, "")):
+        folder = tmp_path / name
+        fitted = call("fit", "--data", of, "--logdir", folder, *FAST, "--updates", "2", "--log.pictures", "0")
+        assert fitted["updates"] == 2 and np.isfinite(fitted["gen_error"])
+        call("fit", "--logdir", folder, "--updates", "3")
+        found = call("foresee", folder, *(["--video", tmp_path / video] if video else ["--data", of]))
+        assert (found["episodes"], found["updates"]) == (1, 3)
+    frames = Image.open(tmp_path / "x.gif")
+    assert getattr(frames, "n_frames", 1) == 6 and frames.size[0] == 4 * (160 + 4) - 4
+    said = refused("foresee", tmp_path / "minari", "--video", tmp_path / "y.gif")
+    assert "--video: minari:cart/pole-v0 shows no picture, only: vector" in said
+    monkeypatch.undo()
+    words = ["fit", "--data", played, "--logdir", tmp_path / "run", *FAST, "--updates", "2"]
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    assert "'obs/vector' is float32 [4]; the task's is" in refused(*words, "--task", TASK)
+    assert not (tmp_path / "run").exists()
+    call(*words, "--task", "CartPole-v1")
+    assert configs.read(tmp_path / "run" / "config.yaml").task == "CartPole-v1"
+    assert "fitted to data of task 'CartPole-v1', got --task 'tmaze'" in refused(*words, "--task", "tmaze")
+
+
 def test_online_training_begins_with_a_fitted_world_model(
     data: Path, tmp_path: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,7 +247,7 @@ def test_online_training_begins_with_a_fitted_world_model(
         ([*train, "--s4wm.width", "24"], "s4wm.width: saved 16, now 24"),
         ([*train, "--recall.scale", "1"], "recall.scale: saved 0.0, now 1.0"),
         ([*train, "--backbone", "rssm"], "backbone: saved 's4wm', now 'rssm'"),
-        ([*train, "--task", "tmaze"], "which has other spaces than 'tmaze'"),
+        ([*train, "--task", "tmaze"], "with other spaces than 'tmaze'"),
         ([*train, "--init", "none"], "none: expected"),
     ):
         assert said in refused(*given)

@@ -65,7 +65,7 @@ def test_beside_the_run(train: Train, capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_was_played_can_be_played_again(train: Train) -> None:
     """The action at a row is the one that led into it."""
     saved = SavedRun.of(train("s4wm", TASK))
-    agent, step = saved.agent(3)
+    agent, step = saved.agent()
     assert step >= 100
     with torch.no_grad():
         agent.actor_critic.actor[-1].bias[1] += 100  # not the action that stands for none

@@ -18,7 +18,7 @@ NAMED = {name: Case(name) for name in configs.backbones()}
 MODELS = {name: model_in(case.config()) for name, case in NAMED.items()}
 S4WMS = {NAMED[name].config().s4wm.layer: name for name in reversed(NAMED) if MODELS[name] == "s4wm"}
 CASES = {
-    **{name: NAMED[name] for name in S4WMS.values()},
+    **{name: case for name, case in NAMED.items() if MODELS[name] == "s4wm"},
     **{f"{name}-output": Case(name, {"s4wm.policy_input": "output"}) for name in S4WMS.values()},
     **{model: Case(model) for model in MODELS.values()},
     "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
@@ -146,6 +146,7 @@ def test_what_the_rssm_shows_of_its_recurrent_state(normed: bool) -> None:
     [
         ("rssm", "blocks", 3, "rssm.deter 16 must be divisible by rssm.blocks 3"),
         ("tssm", "heads", 3, "tssm.width 16 must be divisible by twice tssm.heads 3"),
+        ("s4wm", "mlp_every", 3, "s4wm.layers 2 must be divisible by s4wm.mlp_every 3"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(model: str, key: str, value: int, said: str) -> None:

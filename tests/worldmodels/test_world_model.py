@@ -93,6 +93,24 @@ def test_a_policy_input_is_mapped_to_what_the_heads_read(length: int) -> None:
         assert policy.grad is not None and policy.grad.abs().sum((0, 1)).min() > 0
 
 
+def test_first_rows_may_have_no_losses() -> None:
+    """The losses are then those of the other rows: an episode's first frame is not even decoded."""
+    space = spaces.Dict(SPACES["vector"])
+    batch, recall = make_batch(space), {"scale": 0.0}
+    totals = []
+    for first in (True, False):
+        model = make_model(space, kl={"first": first, "free_nats": 0.0}, recall=recall)
+        torch.manual_seed(1)
+        loss, rollout, metrics = model.loss(batch, model.backbone.initial(3))
+        dynamics, _ = model.backbone.kl_losses(rollout)
+        kept = torch.ones_like(dynamics) if first else (~batch["is_first"]).float()
+        torch.testing.assert_close(metrics["dynamics"], model.dynamics_scale * (dynamics * kept).mean())
+        totals.append(float(loss))
+    assert batch["is_first"].any() and totals[1] < totals[0]
+    batch["is_first"][:] = True
+    assert model.loss(batch, model.backbone.initial(3))[0] == 0
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_losses_by_name(space: spaces.Dict, backbone: str) -> None:
     model, batch = make_model(space, backbone), make_batch(space)
@@ -161,7 +179,7 @@ def test_an_update_waits_for_the_device_at_most_once(backbone: str, monkeypatch:
 
     Layers that compute a window in chunks read its resets, once for all of them, forward and backward.
     """
-    model = make_model(spaces.Dict(SPACES["mix"]), backbone, s4wm={"layers": 5, "policy_input": "output"})
+    model = make_model(spaces.Dict(SPACES["mix"]), backbone, s4wm={"layers": 4, "policy_input": "output"})
     batch, keep = make_batch(spaces.Dict(SPACES["mix"]), 3, 70), torch.randint(70, (3, 4))
     read, is_first = [], batch["is_first"]
 

@@ -18,13 +18,21 @@ from worldmodels.ssm.window import Keep, Window
 
 
 class Block(nn.Module):
-    """x + dropout-free GLU(GELU(layer(norm(x)))): the pre-norm block of S4 and S5."""
+    """x + dropout-free GLU(GELU(layer(norm(x)))): the pre-norm block of S4 and S5.
 
-    def __init__(self, width: int, layer: Layer) -> None:
+    With `mlp` that is followed by x + MLP(norm(x)), of one hidden layer of D units.
+    """
+
+    def __init__(self, width: int, layer: Layer, mlp: bool = False) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.layer = layer
         self.mix = nn.Linear(width, 2 * width)
+        self.mlp = (
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            if mlp
+            else None
+        )
 
     def forward(self, x: Tensor, state: Tensor, window: Window) -> tuple[Tensor, Tensor, Tensor | None]:
         """x `[B, T, D]`, state `[B, ...]` -> as x, last state, kept `[B, n, ...]`."""
@@ -50,7 +58,8 @@ class Block(nn.Module):
         return self._add(x, y), after
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + F.glu(self.mix(F.gelu(y)), -1)
+        x = x + F.glu(self.mix(F.gelu(y)), -1)
+        return x if self.mlp is None else x + self.mlp(x)
 
 
 class Stack(nn.Module):
@@ -64,14 +73,22 @@ class Stack(nn.Module):
         make_layer: makes the state-space layer of a block.
         checkpointing: store only each block's input for a window, and recompute the block in the backward
             pass: memory of one block instead of all, for one more forward pass.
+        mlp_every: an MLP follows each so manieth layer; with 2, two `Block`s are one block of the S4WM paper
+            (its figure of the architecture). 0 for none.
     """
 
     def __init__(
-        self, width: int, layers: int, make_layer: Callable[[], Layer], checkpointing: bool = False
+        self,
+        width: int,
+        layers: int,
+        make_layer: Callable[[], Layer],
+        checkpointing: bool = False,
+        mlp_every: int = 0,
     ) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        self.blocks: Any = nn.ModuleList(Block(width, make_layer()) for _ in range(layers))
+        with_mlp = [bool(mlp_every) and number % mlp_every == 0 for number in range(1, layers + 1)]
+        self.blocks: Any = nn.ModuleList(Block(width, make_layer(), mlp) for mlp in with_mlp)
         self.norm = nn.LayerNorm(width)
 
     def initial(self, batch_size: int) -> Tensor:

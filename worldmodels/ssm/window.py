@@ -59,6 +59,8 @@ class Window:
         """
         if self.keep is None:
             return None
+        if isinstance(self.keep, Tensor) and not self.keep.shape[1]:
+            return state[:, None][:, :0]
         if torch.is_grad_enabled():
             return checkpoint(self._walk, step, state, use_reentrant=False, preserve_rng_state=False)
         return self._walk(step, state)

@@ -11,6 +11,7 @@ import configs
 from agent.run.folder import RunFolder
 from agent.run.loop import Training
 from agent.run.saved import SavedRun
+from envs import Interface
 from replay import Replay
 
 Rows = dict[str, np.ndarray]
@@ -29,6 +30,7 @@ class Cues:
 
     observation_space = spaces.Dict({"vector": spaces.Box(-1, 1, (2,), np.float32)})
     action_space = spaces.Discrete(2)
+    interface = Interface(spaces.Dict({"vector": spaces.Box(-1, 1, (2,), np.float32)}), spaces.Discrete(2))
 
     def __init__(self, waits: list[int], limited: bool = False, first: int = 0) -> None:
         self.waits, self.limited = np.array(waits), limited

@@ -88,11 +88,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changed", "said"), WRONG)
 def test_an_episode_that_does_not_fit_is_named(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
     episode = Episode(*SPACES)
-    chunk.write(tmp_path / "a.npz", rows(5))
-    assert episode.load(tmp_path / "a.npz").keys() == rows(5).keys()
-    chunk.write(tmp_path / "b.npz", rows(5) | changed)
-    with pytest.raises(configs.Mistake, match=f"b.npz: .*{said}"):
-        episode.load(tmp_path / "b.npz")
+    good, bad = (chunk.path_of(tmp_path, number) for number in range(2))
+    chunk.write(good, rows(5))
+    assert episode.load(good).keys() == rows(5).keys()
+    chunk.write(bad, rows(5) | changed)
+    with pytest.raises(configs.Mistake, match=f"{bad.name}: .*{said}"):
+        episode.load(bad)
 
 
 def test_several_actions_at_once() -> None:

@@ -69,6 +69,15 @@ def test_a_frame_by_hand() -> None:
     assert below == [pictures.OBSERVED, pictures.OBSERVED, pictures.PREDICTED]
 
 
+def test_frames_with_what_was_reconstructed() -> None:
+    """A column more; a shorter sequence stays at its end."""
+    long, short = np.zeros((3, 40, 40, 3)), np.ones((2, 40, 40, 3))
+    frames = list(pictures.open_loop_frames([(long, 1 - long, long), (short, 0 * short, short)], 1))
+    assert len(frames) == 3 and frames[0].shape == (2 * (160 + 14 + 4) - 4, 4 * 164 - 4, 3)
+    above, below = (frames[2][row, 80::164, 0].tolist() for row in (80, 80 + 178))
+    assert above == [0, 255, 0, 128] and below == [255, 0, 255, 128]
+
+
 def panels(figure: Figure) -> dict[str, np.ndarray]:
     """Name of a row -> the values drawn in it."""
     return {
