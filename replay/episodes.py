@@ -18,12 +18,12 @@ from replay import chunk
 from replay.rows import Rows
 
 
-def load(path: Path) -> Rows:
+def load(path: Path, probes: bool = False) -> Rows:
     """Return an episode as batches hold it: `action` [T,...] is the one that LED INTO a row, zero at first.
 
-    `probe/` keys are left out. Raises ValueError if the file is damaged.
+    `probe/` keys are left out, unless `probes`. Raises ValueError if the file is damaged.
     """
-    rows = {key: value for key, value in chunk.read(path).items() if not key.startswith("probe/")}
+    rows = {key: value for key, value in chunk.read(path).items() if probes or not key.startswith("probe/")}
     action = np.zeros_like(rows["action"])
     action[1:] = rows["action"][:-1]
     return rows | {"action": action}

@@ -206,14 +206,14 @@ class Episode:
         self.actions = actions
         self.spaces = {f"obs/{key}": leaf for key, leaf in observations.items()} | {"action": actions}
 
-    def load(self, path: Path) -> Rows:
+    def load(self, path: Path, probes: bool = False) -> Rows:
         """An episode, see `replay.episodes.load`.
 
         Raises:
             configs.Mistake: it is damaged, of other spaces, or has numbers that are not finite.
         """
         try:
-            rows = load(path)
+            rows = load(path, probes)
         except (OSError, ValueError) as error:
             raise configs.Mistake(str(error)) from error
         if wrong := self.wrong(rows):
