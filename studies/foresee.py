@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import envs
+from agent.agent import Agent
 from agent.run import seams
 from agent.run.data import Data, Episode, held_out, length_of
 from agent.run.foresight import PictureOf, foresee, strips
@@ -16,11 +18,13 @@ from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_run, count, run_of
 from replay.files import writable
 from replay.rows import Rows
+from studies import maze_probe
 from studies.fit import summary
 from studies.plots import save
 
 EPISODES = 100
 SHOWN = 2  # episodes that are drawn
+CUES = (0, 1, 5, 10, 20)  # true frames after a jump
 
 
 def arguments(parser: Parser) -> None:
@@ -48,17 +52,26 @@ def prepare(args: argparse.Namespace) -> Work:
 
     def work() -> tuple[Mapping[str, Any], str]:
         result = judge(run, held, out)
-        return result, "\n".join([summary(run.config.task, result), *result["files"]])
+        return result, "\n".join([summary(run.config.task, result), *more(result), *result["files"]])
 
     return work
 
 
 class Held(NamedTuple):
-    """Held-out episodes, what reads one, and how many frames of each are observed."""
+    """Held-out episodes, and how they are judged.
+
+    Attributes:
+        paths, fitted: the episodes, and those that the run was fitted to.
+        load: reads one, with the truths that no model is shown.
+        context: how many frames are observed.
+        jump: the frame at which the agent is put elsewhere, where it is.
+    """
 
     paths: list[Path]
+    fitted: list[Path]
     load: Callable[[Path], Rows]
     context: int
+    jump: int | None
 
 
 def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Path | None = None) -> Held:
@@ -86,9 +99,9 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
         raise ValueError(
             f"--context must be less than the {min(lengths)} frames of {shortest}, got {context}."
         )
-    load = Episode(*seams.spaces(run.make_envs, run.config.seed)).load
+    load = partial(Episode(*seams.spaces(run.make_envs, run.config.seed)).load, probes=True)
     load(paths[0])
-    return Held(paths, load, context)
+    return Held(paths, data.paths("train"), load, context, data.folders[0].record.get("jump"))
 
 
 def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
@@ -99,7 +112,9 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
     how its symbols look.
 
     Returns:
-        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`.
+        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`; with `gen_error_by_cue` (see
+        `by_cue`) where the agent is put elsewhere, and what `maze_probe.judge` returns where the episodes
+        tell of a maze.
     """
     agent, _ = run.agent()
     found = foresee(agent, map(held.load, held.paths), held.context).summary()
@@ -109,12 +124,42 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         if out is not None
         for key, figure in strips(agent, held.load(path), held.context, _picture_of(run)).items()
     ]
+    if held.jump is not None:
+        found["gen_error_by_cue"] = by_cue(agent, held, held.jump)
+    if set(maze_probe.KEYS) <= held.load(held.paths[0]).keys():
+        fitted = held.fitted[: maze_probe.EPISODES]
+        found |= maze_probe.judge(agent, map(held.load, fitted), map(held.load, held.paths))
     return found | {
         "backbone": run.config.backbone,
         "updates": agent.updates,
         "logdir": str(run.folder),
         "files": [str(path) for path in files],
     }
+
+
+def by_cue(agent: Agent, held: Held, jump: int, cues: Sequence[int] = CUES) -> dict[str, float]:
+    """The error of imagined frames after a jump, by the number of true frames seen of where it led.
+
+    All are errors of the same frames, those after the most cues, so that only what was seen differs.
+    """
+    return {
+        str(cue): foresee(agent, map(held.load, held.paths), jump + cue).error_from(jump + max(cues))
+        for cue in cues
+    }
+
+
+def more(found: Mapping[str, Any]) -> Iterator[str]:
+    """Lines on what some tasks alone have."""
+    if "doors" in found:
+        told = f"{found['door_recon_error']:.4g} reconstructed, {found['door_gen_error']:.4g} imagined"
+        yield f"error of a door in view: {told} ({found['doors']:,} of them)"
+    if "gen_error_by_cue" in found:
+        errors = ", ".join(f"{error:.4g} ({cues})" for cues, error in found["gen_error_by_cue"].items())
+        yield f"error of a frame imagined after a jump (and true frames seen there): {errors}"
+    if "walls_accuracy_mlp" in found:
+        for of, form in (("walls_accuracy", ".1%"), ("objects_error", ".3g")):
+            told = ", ".join(f"{found[f'{of}_{probe}']:{form}} {probe}" for probe in maze_probe.PROBES)
+            yield f"{of.replace('_', ' ')}: {told}"
 
 
 def _picture_of(run: SavedRun) -> PictureOf | None:
