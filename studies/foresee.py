@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import envs
-from agent.agent import Agent
 from agent.run import seams
 from agent.run.data import Data, Episode, held_out, length_of
 from agent.run.foresight import PictureOf, foresee, strips
@@ -112,9 +111,9 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
     how its symbols look.
 
     Returns:
-        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`; with `gen_error_by_cue` (see
-        `by_cue`) where the agent is put elsewhere, and what `maze_probe.judge` returns where the episodes
-        tell of a maze.
+        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`; where the agent is put
+        elsewhere, `gen_error_by_cue`: number of true frames seen there -> error of the frames after the most
+        of `CUES`; where the episodes tell of a maze, what `maze_probe.judge` returns.
     """
     agent, _ = run.agent()
     found = foresee(agent, map(held.load, held.paths), held.context).summary()
@@ -125,7 +124,12 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         for key, figure in strips(agent, held.load(path), held.context, _picture_of(run)).items()
     ]
     if held.jump is not None:
-        found["gen_error_by_cue"] = by_cue(agent, held, held.jump)
+        found["gen_error_by_cue"] = {  # of the same frames, so that only what was seen differs
+            str(cue): foresee(agent, map(held.load, held.paths), held.jump + cue).error_from(
+                held.jump + max(CUES)
+            )
+            for cue in CUES
+        }
     if set(maze_probe.KEYS) <= held.load(held.paths[0]).keys():
         fitted = held.fitted[: maze_probe.EPISODES]
         found |= maze_probe.judge(agent, map(held.load, fitted), map(held.load, held.paths))
@@ -134,17 +138,6 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         "updates": agent.updates,
         "logdir": str(run.folder),
         "files": [str(path) for path in files],
-    }
-
-
-def by_cue(agent: Agent, held: Held, jump: int, cues: Sequence[int] = CUES) -> dict[str, float]:
-    """The error of imagined frames after a jump, by the number of true frames seen of where it led.
-
-    All are errors of the same frames, those after the most cues, so that only what was seen differs.
-    """
-    return {
-        str(cue): foresee(agent, map(held.load, held.paths), jump + cue).error_from(jump + max(cues))
-        for cue in cues
     }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from agent.agent import Agent
 from replay import chunk
 from studies import collect, foresee, maze_probe
+from studies.experiments import EXPERIMENTS
 from studies.maze_probe import Moments, Probe, guess
 from tests.agent.run.episodes import SPACES, rows
 from tests.agent.run.house import configure
@@ -111,6 +112,7 @@ def test_foresee_probes_what_tells_of_a_maze(tmp_path: Path, call: Call) -> None
     words = ["fit", "--data", tmp_path / "data", "--logdir", tmp_path / "run", "--configs", "debug"]
     call(*words, "--updates", "2", "--device", "cpu", "--log.pictures", "0", "--recall.scale", "0")
     found = call("foresee", tmp_path / "run")
+    assert {score.key for score in EXPERIMENTS["maze_probe"].scores} <= found.keys()
     assert 0 <= found["walls_accuracy_mlp"] <= 1 and found["objects_error_linear"] > 0
     walls, objects = foresee.more(found)
     assert walls.startswith(f"walls accuracy: {found['walls_accuracy_guess']:.1%} guess, ")
