@@ -124,12 +124,11 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         for key, figure in strips(agent, held.load(path), held.context, _picture_of(run)).items()
     ]
     if held.jump is not None:
-        found["gen_error_by_cue"] = {  # of the same frames, so that only what was seen differs
-            str(cue): foresee(agent, map(held.load, held.paths), held.jump + cue).error_from(
-                held.jump + max(CUES)
-            )
-            for cue in CUES
-        }
+        found["gen_error_by_cue"] = {}
+        for cue in CUES:  # always of the same frames, so that only what was seen differs
+            each = foresee(agent, map(held.load, held.paths), held.jump + cue).summary()
+            late = each["gen_error_by_step"][max(CUES) - cue :]
+            found["gen_error_by_cue"][str(cue)] = sum(late) / len(late)
     if set(maze_probe.KEYS) <= held.load(held.paths[0]).keys():
         fitted = held.fitted[: maze_probe.EPISODES]
         found |= maze_probe.judge(agent, map(held.load, fitted), map(held.load, held.paths))

@@ -62,7 +62,7 @@ class Foresight:
         `context`, `episodes`. With doors, of a door in view in a frame of the query: `door_recon_error` and
         `door_gen_error`, and how many there were, `doors`.
         """
-        query = self._from(self.context)
+        query = self.there & (np.arange(self.there.shape[1]) >= self.context)
         kinds = {"recon": self.reconstructed, "gen": self.imagined}
         errors = {
             key: {f"{kind}_error": _mean(found[key], query) for kind, found in kinds.items()}
@@ -85,13 +85,6 @@ class Foresight:
             "context": self.context,
             "episodes": len(self.reward),
         } | self._at_doors(query)
-
-    def error_from(self, frame: int) -> float:
-        """The mean `gen_error` of the frames from number `frame` on, all of them imagined."""
-        return _mean(np.sum(list(self.imagined.values()), 0), self._from(frame))
-
-    def _from(self, frame: int) -> np.ndarray:
-        return self.there & (np.arange(self.there.shape[1]) >= frame)
 
     def _at_doors(self, query: np.ndarray) -> dict[str, Any]:
         if not self.doors or not self.doors["count"][query].any():

@@ -56,11 +56,6 @@ def test_what_is_said_of_doors_is_of_those_in_view_in_the_query() -> None:
     assert not foresight().summary().keys() & found.keys() - foresight(doors=none).summary().keys()
 
 
-def test_errors_from_a_frame_on() -> None:
-    assert (foresight().error_from(2), foresight().error_from(3)) == (6.0, 6.0)
-    assert foresight(imagined={"a": np.arange(8.0).reshape(2, 4)}).error_from(2) == (2 + 3 + 6) / 3
-
-
 def test_errors_at_tiles() -> None:
     """Of 3 x 2 tiles: pixels of a picture, and one code each; what has no tiles is left out."""
     space = spaces.Dict(
