@@ -105,7 +105,7 @@ def by_length(result: Mapping[str, Any], panels: Sequence[tuple[str, str, float]
             axes.loglog([row["length"] for row in own], values, marker="o", label=configs.label(name))
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
-        axes.set(xlabel="steps of a window", ylabel=title)
+        axes.set(xlabel="steps", ylabel=title)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(f"{result['what']} on {result['device']}, threads: {result['threads']}")

@@ -78,7 +78,7 @@ class Experiment:
 
 
 def _published(s4wm: str, rssm: str, tssm: str) -> dict[str, str]:
-    return dict(zip(BACKBONES, (s4wm, rssm, tssm), strict=True))
+    return {"s4wm": s4wm, "rssm_tbtt": rssm, "tssm": tssm}
 
 
 _REWARDS = {  # by width: accuracy in %, inferred / imagined
