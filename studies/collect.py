@@ -2,8 +2,10 @@
 
 A folder of episodes holds a chunk for each (replay/chunk.py) and `dataset.json`: format, task, policy and,
 for a trained agent, its checkpoint; seed; and `context_length`, the number of frames of the task's context
-where it has one. Environment and policy are seeded for each episode on its own, so an episode is the same
-whichever process plays it, and whether or not others were played before.
+where it has one. Where the agent is put elsewhere after the context, `jump` is the first frame there, and the
+context includes the true frames that a model is given of it. Environment and policy are seeded for each
+episode on its own, so an episode is the same whichever process plays it, and whether or not others were
+played before.
 """
 
 from __future__ import annotations
@@ -97,7 +99,10 @@ def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> 
     """
     env = envs.make(task, seed)
     has_script, interface = env.has_wrapper_attr("script"), env.get_wrapper_attr("interface")
-    context = env.get_wrapper_attr("context_length") if env.has_wrapper_attr("context_length") else None
+    context, cues = (
+        env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+        for name in ("context_length", "cue_length")
+    )
     env.close()
     if policy == "scripted" and not has_script:
         raise ValueError(
@@ -112,8 +117,8 @@ def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> 
         "policy": policy,
         "checkpoint": run and run.agent()[1],
         "seed": seed,
-        "context_length": context,
-    }
+        "context_length": context + cues if cues else context,
+    } | ({"jump": context} if cues else {})
 
 
 def check(folder: Path, planned: Mapping[str, Any]) -> None:

@@ -84,10 +84,17 @@ COLUMNS: tables.Columns = {
 
 def draw(result: Mapping[str, Any], out: Path) -> Path:
     """Draw time and memory of each name against steps of a window."""
+    panels = (("milliseconds a call", "median", 1e-3), ("peak memory, MB", "peak_memory", 1e6))
+    return save(by_length(result, panels), out)
+
+
+def by_length(result: Mapping[str, Any], panels: Sequence[tuple[str, str, float]]) -> Figure:
+    """Draw what `rows` of a result have for each name against their `length`.
+
+    `panels`: title, key and unit of each; one is left out where a row has None.
+    """
     rows = result["rows"]
-    panels = [("milliseconds a call", "median", 1e-3), ("peak memory, MB", "peak_memory", 1e6)]
-    if any(row["peak_memory"] is None for row in rows):
-        panels.pop()
+    panels = [panel for panel in panels if all(row[panel[1]] is not None for row in rows)]
     figure = Figure(figsize=(5.5 * len(panels), 4), layout="constrained")
     lengths = sorted({row["length"] for row in rows})
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -98,11 +105,11 @@ def draw(result: Mapping[str, Any], out: Path) -> Path:
             axes.loglog([row["length"] for row in own], values, marker="o", label=configs.label(name))
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
-        axes.set(xlabel="steps of a window", ylabel=title)
+        axes.set(xlabel="steps", ylabel=title)
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(f"{result['what']} on {result['device']}, threads: {result['threads']}")
-    return save(figure, out)
+    return figure
 
 
 def _layer(subject: Subject, length: int) -> Case:
@@ -157,6 +164,21 @@ def _imagination(subject: Subject, _length: int) -> Case:
     return Case(options.horizon, options.count * options.horizon, parameters, call)
 
 
+def _foresight(subject: Subject, length: int) -> Case:
+    """As many frames as a window has, imagined from actions and decoded, in all rows of a batch."""
+    agent, backbone, rows = subject.agent, subject.agent.backbone, subject.rows
+    action = agent.encoded(subject.batch(rows, length))["action"]
+
+    def call() -> None:
+        with torch.no_grad(), agent.autocast():
+            state = backbone.prepare_imagination(backbone.initial(rows), length)
+            for t in range(length):
+                state, feature = backbone.imagine_step(state, action[:, t])
+                agent.model.decoder(feature)
+
+    return Case(length, rows * length, count(backbone, agent.model.decoder), call)
+
+
 def _acting(subject: Subject, _length: int) -> Case:
     """One step of one environment, from the observation to the action."""
     agent = subject.agent
@@ -179,6 +201,7 @@ CASES: dict[str, Callable[[Subject, int], Case]] = {
     "layers": _layer,
     "world_model": _world_model,
     "imagination": _imagination,
+    "foresight": _foresight,
     "update": _update,
     "acting": _acting,
     "replay": _replay,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +20,13 @@ from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_run, add_video, count, run_of
 from replay.files import writable
 from replay.rows import Rows
+from studies import maze_probe
 from studies.fit import summary
 from studies.plots import save
 
 EPISODES = 100
 SHOWN = 2  # episodes that are drawn
+CUES = (0, 1, 5, 10, 20)  # true frames after a jump
 
 
 def arguments(parser: Parser) -> None:
@@ -54,17 +57,26 @@ def prepare(args: argparse.Namespace) -> Work:
 
     def work() -> tuple[Mapping[str, Any], str]:
         result = judge(run, held, out, args.video)
-        return result, "\n".join([summary(run.config.task, result), *result["files"]])
+        return result, "\n".join([summary(run.config.task, result), *more(result), *result["files"]])
 
     return work
 
 
 class Held(NamedTuple):
-    """Held-out episodes, what reads one, and how many frames of each are observed."""
+    """Held-out episodes, and how they are judged.
+
+    Attributes:
+        paths, fitted: the episodes, and those that the run was fitted to.
+        load: reads one, with the truths that no model is shown.
+        context: how many frames are observed.
+        jump: the frame at which the agent is put elsewhere, where it is.
+    """
 
     paths: list[Path]
+    fitted: list[Path]
     load: Callable[[Path], Rows]
     context: int
+    jump: int | None
 
 
 def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Path | None = None) -> Held:
@@ -92,9 +104,9 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
         raise ValueError(
             f"--context must be less than the {min(lengths)} frames of {shortest}, got {context}."
         )
-    load = Episode(*run.interface.spaces).load
+    load = partial(Episode(*run.interface.spaces).load, probes=True)
     load(paths[0])
-    return Held(paths, load, context)
+    return Held(paths, data.paths("train"), load, context, data.folders[0].record.get("jump"))
 
 
 def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None = None) -> dict[str, Any]:
@@ -105,7 +117,9 @@ def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None 
     how its symbols look. If asked for, a video of the same is written to `film`.
 
     Returns:
-        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`.
+        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`; where the agent is put
+        elsewhere, `gen_error_by_cue`: number of true frames seen there -> error of the frames after the most
+        of `CUES`; where the episodes tell of a maze, what `maze_probe.judge` returns.
 
     Raises:
         configs.Mistake: a video is asked for and there are no pictures.
@@ -130,12 +144,35 @@ def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None 
             for frame in open_loop_frames(moving, held.context):
                 write(frame)
         files.append(film)
+    if held.jump is not None:
+        found["gen_error_by_cue"] = {}
+        for cue in CUES:  # always of the same frames, so that only what was seen differs
+            each = foresee(agent, map(held.load, held.paths), held.jump + cue).summary()
+            late = each["gen_error_by_step"][max(CUES) - cue :]
+            found["gen_error_by_cue"][str(cue)] = sum(late) / len(late)
+    if set(maze_probe.KEYS) <= held.load(held.paths[0]).keys():
+        fitted = held.fitted[: maze_probe.EPISODES]
+        found |= maze_probe.judge(agent, map(held.load, fitted), map(held.load, held.paths))
     return found | {
         "backbone": run.config.backbone,
         "updates": agent.updates,
         "logdir": str(run.folder),
         "files": [str(path) for path in files],
     }
+
+
+def more(found: Mapping[str, Any]) -> Iterator[str]:
+    """Lines on what some tasks alone have."""
+    if "doors" in found:
+        told = f"{found['door_recon_error']:.4g} reconstructed, {found['door_gen_error']:.4g} imagined"
+        yield f"error of a door in view: {told} ({found['doors']:,} of them)"
+    if "gen_error_by_cue" in found:
+        errors = ", ".join(f"{error:.4g} ({cues})" for cues, error in found["gen_error_by_cue"].items())
+        yield f"error of a frame imagined after a jump (and true frames seen there): {errors}"
+    if "walls_accuracy_mlp" in found:
+        for of, form in (("walls_accuracy", ".1%"), ("objects_error", ".3g")):
+            told = ", ".join(f"{found[f'{of}_{probe}']:{form}} {probe}" for probe in maze_probe.PROBES)
+            yield f"{of.replace('_', ' ')}: {told}"
 
 
 def _picture_of(run: SavedRun) -> PictureOf | None:

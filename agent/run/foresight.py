@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ PictureOf = Callable[[Rows], np.ndarray]
 """Observations of one frame, by name -> a picture of it, uint8 `[H, W, 3]`."""
 Sequences = tuple[np.ndarray, np.ndarray, np.ndarray]
 """What an observation was, reconstructed, and imagined after the context, each `[T, ...]`."""
+DOORS = "probe/doors"  # of episodes: which of the H x W tiles of a view are doors, `[T, H, W]` bool
 RIGHT = 0.5  # a predicted reward above it says that there is one, as in the paper's tasks
 
 
@@ -39,6 +41,8 @@ class Foresight:
         reward: `[N]`, of the episodes' last frames.
         inferred, foretold: `[N]`, that reward as predicted after observing, and after imagining.
         kl: `[N, T]` nats, of posterior and prior, observing everything.
+        doors: where the episodes say what are doors, `count` of them in view, and `tile_errors` added over
+            these, `recon_error` and `gen_error`; all `[N, T]`.
     """
 
     context: int
@@ -49,6 +53,7 @@ class Foresight:
     inferred: np.ndarray
     foretold: np.ndarray
     kl: np.ndarray
+    doors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """The means over episodes and the frames of the query, errors added over the observations.
@@ -56,10 +61,10 @@ class Foresight:
         `recon_error`, `gen_error`, `gen_error_by_step` (a number for each frame of the query), `errors` (by
         observation); `reward_accuracy_inferred` and `reward_accuracy_imagined`, whether the reward of an
         episode's last frame is above one half, None where all or none are; `kl_by_step`, of all frames;
-        `context`, `episodes`.
+        `context`, `episodes`. With doors, of a door in view in a frame of the query: `door_recon_error` and
+        `door_gen_error`, and how many there were, `doors`.
         """
-        query = self.there.copy()
-        query[:, : self.context] = False
+        query = self.there & (np.arange(self.there.shape[1]) >= self.context)
         kinds = {"recon": self.reconstructed, "gen": self.imagined}
         errors = {
             key: {f"{kind}_error": _mean(found[key], query) for kind, found in kinds.items()}
@@ -81,7 +86,14 @@ class Foresight:
             "kl_by_step": [_mean(self.kl[:, t], self.there[:, t]) for t in range(self.kl.shape[1])],
             "context": self.context,
             "episodes": len(self.reward),
-        }
+        } | self._at_doors(query)
+
+    def _at_doors(self, query: np.ndarray) -> dict[str, Any]:
+        if not self.doors or not self.doors["count"][query].any():
+            return {}
+        seen = {name: values[query].sum() for name, values in self.doors.items()}
+        found = {f"door_{name}": float(seen[name] / seen["count"]) for name in ("recon_error", "gen_error")}
+        return found | {"doors": int(seen["count"])}
 
 
 def foresee(agent: Agent, episodes: Iterable[Rows], context: int) -> Foresight:
@@ -92,7 +104,7 @@ def foresee(agent: Agent, episodes: Iterable[Rows], context: int) -> Foresight:
     waiting = iter(episodes)
     parts = []
     while taken := list(islice(waiting, ROWS)):  # one batch of them in memory at a time
-        parts.append(_foresee(agent, _stacked(taken), context))
+        parts.append(_foresee(agent, stacked(taken), context))
     longest = max(part.there.shape[1] for part in parts)
 
     def joined(name: str, key: str = "") -> np.ndarray:
@@ -101,33 +113,61 @@ def foresee(agent: Agent, episodes: Iterable[Rows], context: int) -> Foresight:
             found = [np.pad(each, ((0, 0), (0, longest - each.shape[1]))) for each in found]
         return np.concatenate(found)
 
-    keys = list(parts[0].reconstructed)
+    def by_key(name: str) -> dict[str, np.ndarray]:
+        return {key: joined(name, key) for key in getattr(parts[0], name)}
+
     return Foresight(
         context=context,
         there=joined("there"),
-        reconstructed={key: joined("reconstructed", key) for key in keys},
-        imagined={key: joined("imagined", key) for key in keys},
+        reconstructed=by_key("reconstructed"),
+        imagined=by_key("imagined"),
+        doors=by_key("doors"),
         **{name: joined(name) for name in ("reward", "inferred", "foretold", "kl")},
     )
 
 
-def errors(decoder: Decoder, feature: Tensor, obs: Batch) -> Batch:
-    """By observation, how far what is decoded from features `[..., F]` is from the truth, `[...]`.
+def errors(decoder: Decoder, shown: Batch, obs: Batch) -> Batch:
+    """By observation, how far what a decoder's `observations` show is from the truth, `[...]`.
 
     The squared error summed over a picture in [0, 1], or over a vector; of one-hot codes, how many are wrong.
     """
     found: Batch = {}
-    for key, shown in decoder.observations(feature).items():
+    for key, value in shown.items():
         true, sizes = obs[key], decoder.classes.get(key)
         if sizes is None:
-            found[key] = (shown - true.float() / 255).square().sum((-3, -2, -1))
+            found[key] = (value - true.float() / 255).square().sum((-3, -2, -1))
         elif sizes:
-            codes = zip(shown.split(sizes, -1), true.split(sizes, -1), strict=True)
-            wrong = [told.argmax(-1) != code.argmax(-1) for told, code in codes]
-            found[key] = torch.stack(wrong).float().sum(0)
+            found[key] = _wrong(value, true, sizes).sum(-1)
         else:
-            found[key] = (shown - true).square().sum(-1)
+            found[key] = (value - true).square().sum(-1)
     return found
+
+
+def tile_errors(decoder: Decoder, shown: Batch, obs: Batch, tiles: Tensor) -> Tensor:
+    """The errors of frames at some of the H x W tiles of a view, `[N, H, W]` bool, added over these: `[N]`.
+
+    The squared error summed over a tile's pixels in [0, 1]; where there is a one-hot code for each tile, how
+    many are wrong. What else is observed has no tiles.
+    """
+    height, width = tiles.shape[1:]
+    total = tiles.new_zeros(len(tiles), dtype=torch.float32)
+    for key, value in shown.items():
+        true, sizes = obs[key], decoder.classes.get(key)
+        if sizes is None and not (value.shape[1] % height or value.shape[2] % width):
+            off = (value - true.float() / 255).square().sum(-1)
+            at = off.unflatten(2, (width, -1)).unflatten(1, (height, -1)).sum((2, 4))
+        elif sizes and len(sizes) == height * width:
+            at = _wrong(value, true, sizes).unflatten(1, (height, width))
+        else:
+            continue
+        total = total + (at * tiles).sum((1, 2))
+    return total
+
+
+def _wrong(shown: Tensor, true: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Of one-hot codes side by side, `[..., d]`, 1 for each that is wrong, else 0: `[..., codes]`."""
+    codes = zip(shown.split(sizes, -1), true.split(sizes, -1), strict=True)
+    return torch.stack([told.argmax(-1) != code.argmax(-1) for told, code in codes], -1).float()
 
 
 def strips(drawn: Mapping[str, Sequences], context: int) -> dict[str, Figure]:
@@ -146,7 +186,7 @@ def sequences(
 
     By observation; or, with a `picture_of` all the observations of a frame, as the one named `view`.
     """
-    data = agent.encoded({key: value[None] for key, value in episode.items()})
+    data = encoded(agent, {key: value[None] for key, value in episode.items()})
     steps = list(_steps(agent, data, context))
     decode = agent.model.decoder.observations
     kinds = (
@@ -209,18 +249,25 @@ def _steps(agent: Agent, data: Batch, context: int) -> Iterator[Step]:
 @torch.no_grad()
 def _foresee(agent: Agent, batch: Rows, context: int) -> Foresight:
     """The same of episodes `[N, T, ...]`, `there` `[N, T]` among them."""
-    there = batch.pop("there")
-    data = agent.encoded(batch)
+    there, doors = batch.pop("there"), batch.get(DOORS)
+    tiles = None if doors is None else torch.as_tensor(doors, device=agent.device)
+    data = encoded(agent, batch)
     obs, action, first = observations(data), data["action"], data["is_first"]
     decoder, backbone = agent.model.decoder, agent.backbone
     reconstructed: list[Batch] = []
     imagined: list[Batch] = []
+    at_doors: defaultdict[str, list[Tensor]] = defaultdict(list)
     inferred, foretold = [], []
     for t, step in enumerate(_steps(agent, data, context)):
         with agent.autocast():
             seen = {key: value[:, t] for key, value in obs.items()}
-            reconstructed.append(errors(decoder, step.feature, seen))
-            imagined.append(errors(decoder, step.dreamed, seen))
+            shown = [decoder.observations(feature) for feature in (step.feature, step.dreamed)]
+            reconstructed.append(errors(decoder, shown[0], seen))
+            imagined.append(errors(decoder, shown[1], seen))
+            if tiles is not None:
+                at_doors["count"].append(tiles[:, t].sum((1, 2)))
+                for name, each in zip(("recon_error", "gen_error"), shown, strict=True):
+                    at_doors[name].append(tile_errors(decoder, each, seen, tiles[:, t]))
             inferred.append(_reward(agent, step.state, action[:, t]))
             foretold.append(_reward(agent, step.dream, action[:, t]))
     with agent.autocast():
@@ -236,7 +283,13 @@ def _foresee(agent: Agent, batch: Rows, context: int) -> Foresight:
         inferred=_array(inferred)[at, last],
         foretold=_array(foretold)[at, last],
         kl=kl.float().cpu().numpy(),
+        doors={name: _array(steps) for name, steps in at_doors.items()},
     )
+
+
+def encoded(agent: Agent, batch: Rows) -> Batch:
+    """Episodes `[N, T, ...]` on the device, without the truths that no model is shown."""
+    return agent.encoded({key: value for key, value in batch.items() if not key.startswith("probe/")})
 
 
 def _reward(agent: Agent, state: State, action: Tensor) -> Tensor:
@@ -254,7 +307,7 @@ def _mean(values: np.ndarray, where: np.ndarray) -> float:
     return float(values[where].mean()) if where.any() else float("nan")
 
 
-def _stacked(episodes: Sequence[Rows]) -> Rows:
+def stacked(episodes: Sequence[Rows]) -> Rows:
     """Episodes side by side, `[N, T, ...]`; one that is shorter is followed by its last row, not `there`."""
     lengths = [len(episode["reward"]) for episode in episodes]
     longest = max(lengths)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
+from envs import ball
 from envs.arguments import Value, check_flag, check_one_of
 from envs.base import CheckedEnv
 from envs.suites import extras, gl
@@ -19,6 +22,8 @@ from envs.suites.maze_view import NEEDS, MazeView
 SIZES = ("9x9", "11x11", "13x13", "15x15")
 # What the constructor of a labmaze is given: a maze can be seeded by its constructor only.
 MAZE = "height width max_rooms room_min_size room_max_size max_variations spawns_per_room objects_per_room"
+NOISE = 0.2  # share of the script's steps whose action is random
+STEPS = 1000  # of the script
 REACH = 3.0  # metres: an object's radius and the ball's are 0.85 together, and a step goes 0.5 at most
 
 
@@ -59,8 +64,12 @@ class MemoryMaze(CheckedEnv):
       never terminates.
 
     `info["probe"]` holds what no agent is shown, in cells, x to the east and y to the north: `agent_pos`
-    float32 `[2]`, `agent_dir` float32 `[2]`, `targets` float32 `[objects, 2]`, `maze_layout` uint8
-    `[size, size]`, indexed y, x, 1 where one can walk.
+    float32 `[2]`, `agent_dir` float32 `[2]`, `targets_pos` float32 `[objects, 2]`, `maze_layout` uint8
+    `[size, size]`, indexed y, x, 1 where one can walk; and `targets_vec` float32 `[objects, 2]`, how far to
+    the right and ahead of the agent the objects are.
+
+    `script` walks as in the benchmark's offline data: 1000 steps at every size, to random places on shortest
+    paths, with noise in the actions (here one in five is random; how many were there is not known).
 
     Episodes are seeded: `reset(seed=s)` begins the episode that the package's `seed=s` begins with. A process
     should hold only one of these environments: use mode 'async' for vectors of them.
@@ -166,13 +175,37 @@ class MemoryMaze(CheckedEnv):
     def _info(self) -> dict[str, Any]:
         middle = np.array(self._layout.shape[::-1]) / 2
         cell = self._task._maze_arena.xy_scale
+        turned = self._data.xmat[self._body].reshape(3, 3)
+        away = self._data.geom_xpos[self._spheres] - self._data.xpos[self._body]
         probe = {
             "agent_pos": (self._data.xpos[self._body, :2] / cell + middle).astype(np.float32),
-            "agent_dir": self._data.xmat[self._body].reshape(3, 3)[:2, 1].astype(np.float32),
-            "targets": (self._data.geom_xpos[self._spheres, :2] / cell + middle).astype(np.float32),
+            "agent_dir": turned[:2, 1].astype(np.float32),
+            "targets_pos": (self._data.geom_xpos[self._spheres, :2] / cell + middle).astype(np.float32),
+            "targets_vec": (away @ turned)[:, :2].astype(np.float32) / np.float32(cell),
             "maze_layout": self._layout.copy(),
         }
         return {"probe": probe}
+
+    def script(self) -> Iterator[int]:
+        """Yield the actions of a walk from random place to random place.
+
+        The next action depends on where the agent is: step the environment after each.
+        """
+        random, cells = self.np_random, [(row, column) for row, column in np.argwhere(self._layout).tolist()]
+        goal, ways = (-1, -1), dict[ball.Cell, list[ball.Cell]]()
+        for _ in range(STEPS):
+            probe = self._info()["probe"]
+            x, y = probe["agent_pos"].tolist()
+            here = int(y), int(x)
+            if here == goal or not ways:
+                goal = cells[random.integers(len(cells))]
+                ways = ball.paths(self._layout, goal)  # from there, to be walked the other way
+            if random.random() < NOISE or not ways.get(here):
+                yield int(random.integers(6))
+                continue
+            row, column = [goal, *ways[here]][-2]
+            heading = math.atan2(probe["agent_dir"][1], probe["agent_dir"][0])
+            yield ball.steer(column + 0.5 - x, row + 0.5 - y, heading)
 
     def close(self) -> None:
         """Free the simulator."""

@@ -122,8 +122,12 @@ class GridWorld(CheckedEnv):
         dx, dy = STEPS[self.heading]
         return self.x + dx, self.y + dy
 
+    def _seen(self) -> np.ndarray:
+        """The cell contents in view, `[5, 5]`."""
+        return self._padded[self.y : self.y + VIEW, self.x : self.x + VIEW]
+
     def _observe(self) -> np.ndarray | dict[str, Any]:
-        seen = self._padded[self.y : self.y + VIEW, self.x : self.x + VIEW]
+        seen = self._seen()
         if self.observation == "symbols":
             return {"tiles": np.searchsorted(self.KINDS, seen), "heading": self.heading}
         return self._picture(seen, MARGIN, MARGIN, self.heading)

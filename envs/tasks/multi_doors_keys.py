@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ PICK_UP, USE = 3, 4
 FRAMES: dict[int, tuple[int, int]] = {3: (76, 174), 5: (170, 380), 7: (296, 654)}
 
 HEIGHT = 13
+IS_DOOR = np.isin(np.arange(KEY + 4), range(LOCKED, KEY))  # by cell content
 DOORS, CORRIDOR, GAPS, KEYS = 4, (5, 6, 7), 8, 9  # rows
 
 
@@ -35,6 +37,8 @@ class MultiDoorsKeys(GridWorld):
     - Start: in the middle of the corridor, heading east.
     - Reward: 1 for each door opened.
     - Time limit: `limit` steps, then the episode is truncated. It never terminates.
+
+    `info["probe"]` holds `doors`, bool `[5, 5]`: which of the tiles in view are doors, locked or open.
 
     Optimum: `keys`.
 
@@ -96,6 +100,9 @@ class MultiDoorsKeys(GridWorld):
             self.grid[y, x] = OPEN + thing - LOCKED
             return 1.0, False
         return 0.0, False
+
+    def _info(self) -> dict[str, Any]:
+        return {"probe": {"doors": IS_DOOR[self._seen()]}}
 
     def script(self) -> Iterator[int]:
         """Yield the actions of the paper's trajectory, from the start of an episode to its end.

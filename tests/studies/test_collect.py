@@ -78,6 +78,12 @@ def test_the_papers_trajectories(tmp_path):
         assert rows["action"][-2] == 2
 
 
+def test_where_the_agent_is_put_elsewhere_is_recorded():
+    record = collect.plan("rooms:teleport=true", "scripted")
+    assert (record["jump"], record["context_length"]) == (301, 321)
+    assert "jump" not in collect.plan("rooms", "scripted")
+
+
 def test_an_episode_that_does_not_end_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("studies.collect.LONGEST", 10)
     with pytest.raises(configs.Mistake, match="episode 0 has not ended after 10 steps"):

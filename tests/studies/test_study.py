@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,31 @@ import pytest
 
 import configs
 from configs.command_line import Parser
-from studies import fit, study
-from studies.study import Setting
+from envs.tasks import multi_doors_keys, rooms
+from run import main
+from studies import cost, fit, study
+from studies.experiments import BUDGETS, EXPERIMENTS, Experiment, Setting
+from studies.processes import Run
 from tests.studies.conftest import Call
 
 pytest.importorskip("minigrid")
 
 TASK = "distracting_memory:width=10,observation=symbols"
 OPTIONS = ("--configs", "debug", "--device=cpu", "--eval.episodes=2", "--log.pictures=0")
-TINY = Setting("tiny", TASK, 20, 2, OPTIONS, {"s4wm": "100 / 99"})
+TINY = Setting("tiny", TASK, 20, 2, (4, 3), OPTIONS, {"s4wm": "100 / 99"})
+OTHER = Setting("other", TASK.replace("10", "12"), 20, 2, (4, 4), OPTIONS)
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, name: str, *settings: Setting) -> None:
+    """Give an experiment other settings."""
+    monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(EXPERIMENTS[name], budgets={"cpu": settings}))
 
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """The words of a study of one run that takes seconds."""
-    monkeypatch.setattr(study, "EXPERIMENTS", {"distracting_memory": {"cpu": (TINY,), "paper": (TINY,)}})
-    words = ["study", "distracting_memory", "--backbones", "s4wm", "--seeds", "1"]
+    replaced(monkeypatch, "distracting_memory", TINY, OTHER)
+    words = ["study", "distracting_memory", "--backbones", "s4wm", "--seeds", "1", "--settings", "tiny"]
     return [*words, "--logdir", str(tmp_path / "study")]
 
 
@@ -50,9 +59,72 @@ def test_from_the_data_to_the_table(
     assert call(*tiny)["rows"][0]["gen_error"] == row["gen_error"], "a finished run was repeated"
     assert (folder / "tiny" / "s4wm" / "seed0" / "sessions.jsonl").read_text() == before
 
-    other = dataclasses.replace(TINY, task=TASK.replace("10", "12"))
-    monkeypatch.setattr(study, "EXPERIMENTS", {"distracting_memory": {"cpu": (other,)}})
+    replaced(monkeypatch, "distracting_memory", dataclasses.replace(TINY, task=OTHER.task))
     assert "holds the study" in refused(*tiny)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the runs of a study made here, which saves the time of starting others."""
+
+    def run_all(runs: Sequence[Run], _jobs: int, _logs: Path) -> None:
+        for each in runs:
+            assert main([str(word) for word in each.command[2:]]) == 0
+
+    monkeypatch.setattr(study, "run_all", run_all)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_doors(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multi_doors_keys.FRAMES, 3, (20, 15))
+    task = "multi_doors_keys:observation=symbols"
+    replaced(monkeypatch, "multi_doors_keys", Setting("keys3", task, 20, 2, (4, 4), OPTIONS))
+    report = call("study", "multi_doors_keys", "--backbones", "s4wm", "--seeds", "1", "--logdir", tmp_path)
+    (row,) = report["rows"]
+    assert 0 <= row["door_gen_error"]["mean"] <= 1 and (row["context"], row["episodes"]) == (20, 2)
+    assert "a door, imagined" in study.table(report)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_rooms(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rooms.FRAMES, 2, (4, 5))
+    replaced(monkeypatch, "rooms", Setting("rooms2", "rooms", 10, 1, (4, 4), OPTIONS))
+    report = call("study", "rooms", "--backbones", "tssm", "--seeds", "1", "--logdir", tmp_path)
+    (row,) = report["rows"]
+    assert [len(each) for each in row["gen_error_by_step"]] == [5] and row["context"] == 4
+    errors, curves = study.draw(EXPERIMENTS["rooms"], report["rows"]).axes
+    np.testing.assert_allclose(errors.lines[-1].get_ydata(), row["gen_error_by_step"][0])
+    assert curves.get_ylabel() == "error of a frame"
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_teleport(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rooms.FRAMES, 2, (5, 24))
+    replaced(monkeypatch, "teleport", Setting("rooms2", "rooms:teleport=true", 20, 1, (4, 2), OPTIONS))
+    report = call("study", "teleport", "--backbones", "rssm", "--seeds", "1", "--logdir", tmp_path)
+    (row,) = report["rows"]
+    (by_cue,) = row["gen_error_by_cue"]
+    assert list(by_cue) == ["0", "1", "5", "10", "20"] and row["context"] == 25
+    assert row["gen_error_by_cue.20"]["mean"] == by_cue["20"] == pytest.approx(row["gen_error"]["mean"])
+    errors, _ = study.draw(EXPERIMENTS["teleport"], report["rows"]).axes
+    np.testing.assert_array_equal(errors.lines[-1].get_xdata(), [0, 1, 5, 10, 20])
+
+
+def test_cost(
+    tmp_path: Path, call: Call, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is trained on segments needs the time of all of them, and the memory of one."""
+    monkeypatch.setitem(cost.SIZES, "cpu", ("memory_chain", ["debug"], 4, (8, 32), 1))
+    words = ["study", "cost", "--backbones", "s4wm", "rssm_tbtt", "--logdir", str(tmp_path / "cost")]
+    assert "cost measures the backbones in one process" in refused(*words, "--seeds", "2")
+    assert not list(tmp_path.iterdir())
+    report = call(*words)
+    assert report == json.loads((tmp_path / "cost" / "study.json").read_text())
+    assert [(row["name"], row["length"], row["window"]) for row in report["rows"]] == [
+        *(("s4wm", 8, 8), ("rssm_tbtt", 8, 8), ("s4wm", 32, 32), ("rssm_tbtt", 32, 16))
+    ]
+    assert all(row["median"] > 0 and row["imagined_per_second"] > 0 for row in report["rows"])
+    assert (tmp_path / "cost" / "study.png").stat().st_size > 10_000
 
 
 def test_what_is_refused(
@@ -65,6 +137,7 @@ def test_what_is_refused(
         (["distracting_memory", "--backbones", "s4mw"], "unknown backbone 's4mw'. Did you mean 's4wm'?"),
         (["distracting_memory", "--backbones", "rssm", "rssm"], "name each backbone once"),
         (["distracting_memory", "--budget", "gpu"], "invalid choice: 'gpu'"),
+        (["rooms", "--settings", "room4"], "unknown setting 'room4'. Did you mean 'rooms4'?"),
         (["distracting_memory", "--logdir", "a_file"], "a_file is there and no folder"),
     ):
         assert said in refused("study", *words)
@@ -87,25 +160,35 @@ def test_the_table_has_intervals_and_what_is_not_defined() -> None:
         "gen_error_by_step": [[1.0, 2.0], [3.0, 4.0]],
         "curves": [{"steps": [1, 2], "values": [0.5, 1.0]}] * 2,
     }
-    text = study.table({"study": "s", "budget": "cpu", "rows": [row]})
+    text = study.table({"study": "distracting_memory", "budget": "cpu", "rows": [row]})
     cells = text.splitlines()[-1].split("  ")
     assert [cell.strip() for cell in cells if cell.strip()] == [
         *("w", "rssm_tbtt", "2", "6,500", "0.75 [0.5, 1]", "0.75 [0.5, 1]", "-"),
         *("75.0% [50.0%, 100.0%]", "-", "2"),
     ]
-    errors, accuracy = study.draw([row]).axes
+    errors, accuracy = study.draw(EXPERIMENTS["distracting_memory"], [row]).axes
     np.testing.assert_array_equal(errors.lines[-1].get_ydata(), [2, 3])
     assert len(errors.lines) == 3 and len(accuracy.lines) == 2
 
 
-def test_the_settings_are_those_of_the_paper() -> None:
-    """Every setting can be fitted as it stands: tasks with a script, options that fit takes."""
-    for budgets in study.EXPERIMENTS.values():
-        for settings in budgets.values():
-            for setting in settings:
-                planned = study.collect.plan(setting.task, "scripted")
-                assert planned["context_length"] > 1 and setting.episodes >= 1000
-                parser = Parser("fit", "")
-                fit.arguments(parser)
-                args = parser.parse([*setting.options, "--updates", str(setting.updates)])
-                assert configs.load(None, None, args.configs, args.overrides).batch_size >= 8
+def test_what_is_trained_on_segments_sees_as_many_frames(tmp_path: Path) -> None:
+    made = study.Study("multi_doors_keys", "cpu", ["s4wm", "rssm_tbtt", "tssm"], 1, ["keys3"], tmp_path)
+    (setting,) = made.settings
+    assert setting.rows == (8, 31)  # 8 episodes of 250 frames, or 31 windows of 64
+    given = {run.backbone: run.command[run.command.index("--batch_size") + 1] for run in made.runs(setting)}
+    assert given == {"s4wm": "8", "rssm_tbtt": "31", "tssm": "31"}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_every_setting_can_be_fitted_as_it_stands(experiment: Experiment) -> None:
+    """Tasks with a script, options that fit takes; but for what this machine has no packages for."""
+    assert list(experiment.budgets) == list(BUDGETS)
+    for settings in experiment.budgets.values():
+        assert len({setting.name for setting in settings}) == len(settings)
+        for setting in settings:
+            parser = Parser("fit", "")
+            fit.arguments(parser)
+            args = parser.parse([*setting.options, "--updates", str(setting.updates)])
+            assert configs.load(None, None, args.configs, args.overrides).batch_size >= 1
+            if "maze" not in setting.task and "mujoco" not in setting.task:
+                assert study.collect.plan(setting.task, "scripted")["context_length"] > 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from envs import ball
 from envs.arguments import check_flag, check_one_of, check_whole
+from envs.ball import FORWARD, FORWARD_LEFT, FORWARD_RIGHT, LEFT, RIGHT, STAY
 from envs.base import CheckedEnv
 from envs.tasks.rooms.mujoco_renderer import MujocoRenderer
 from envs.tasks.rooms.raycaster import Raycaster
 from envs.tasks.rooms.scene import CELL, SPHERE, Plan, sample
 
-STAY, FORWARD, LEFT, RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(6)
 FRAMES: dict[int, tuple[int, int]] = {2: (301, 200), 4: (501, 500), 10: (1101, 900)}  # context, query
 CUE = 20  # true frames that a model is given after a teleport
 RENDERERS = ("raycast", "mujoco")
@@ -26,7 +26,7 @@ RENDERERS = ("raycast", "mujoco")
 CONTROL = 0.25  # seconds per step
 SUBSTEPS = 5
 SUBSTEP = CONTROL / SUBSTEPS
-SPEED, TURN = 2.1, math.radians(73.6)  # metres and radians per second
+SPEED, TURN = 2.1, ball.TURN / CONTROL  # metres and radians per second
 SPEED_SHARE = 1 - math.exp(
     -SUBSTEP / 0.208
 )  # of the way to the steady speed in a substep; the lag in seconds
@@ -189,7 +189,7 @@ class Rooms(CheckedEnv):
             waiting.remove(nearest)
             yield from self._follow(paths[nearest])
             side = LEFT if self.np_random.integers(2) else RIGHT
-            yield from [side] * math.ceil(math.tau / (TURN * CONTROL))
+            yield from [side] * math.ceil(math.tau / ball.TURN)
         yield from self._wander()
 
     def _wander(self) -> Iterator[int]:
@@ -198,30 +198,13 @@ class Rooms(CheckedEnv):
             yield from self._follow(self._paths()[cell])
             yield STAY
 
-    def _paths(self) -> dict[tuple[int, int], list[tuple[int, int]]]:
+    def _paths(self) -> dict[ball.Cell, list[ball.Cell]]:
         """Return the shortest path (cells after the present one) to every free cell."""
-        start = int(self.y / CELL), int(self.x / CELL)
-        paths: dict[tuple[int, int], list[tuple[int, int]]] = {start: []}
-        waiting = deque([start])
-        while waiting:
-            row, column = waiting.popleft()
-            for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-                if self._free[cell] and cell not in paths:
-                    paths[cell] = [*paths[row, column], cell]
-                    waiting.append(cell)
-        return paths
+        return ball.paths(self._free, (int(self.y / CELL), int(self.x / CELL)))
 
-    def _follow(self, path: list[tuple[int, int]]) -> Iterator[int]:
+    def _follow(self, path: list[ball.Cell]) -> Iterator[int]:
         """Walk from the middle of one cell to the next."""
         for row, column in path:
             x, y = CELL * (column + 0.5), CELL * (row + 0.5)
             while math.hypot(x - self.x, y - self.y) > CELL / 5:
-                bearing = math.atan2(y - self.y, x - self.x)
-                error = math.remainder(bearing - self.heading, math.tau)
-                turn = TURN * CONTROL
-                if abs(error) <= turn / 2:
-                    yield FORWARD
-                elif abs(error) <= 2 * turn:
-                    yield FORWARD_LEFT if error > 0 else FORWARD_RIGHT
-                else:
-                    yield LEFT if error > 0 else RIGHT
+                yield ball.steer(x - self.x, y - self.y, self.heading)

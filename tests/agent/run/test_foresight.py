@@ -1,19 +1,21 @@
 """What is said of what a world model foresees: errors, accuracies, of which frames."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
 from agent.agent import Agent
-from agent.run.foresight import Foresight, errors, foresee, sequences, strips
+from agent.run.foresight import Foresight, errors, foresee, sequences, strips, tile_errors
 from envs.spaces import OneHot
 from tests.agent.run.episodes import SPACES, rows
 from tests.agent.run.house import configure
 from worldmodels.encoder_decoder import Decoder
 
 
-def foresight(**changed: np.ndarray) -> Foresight:
+def foresight(**changed: Any) -> Foresight:
     """Two episodes of 4 and 3 frames, two of them observed."""
     found = {
         "there": np.array([[True] * 4, [True] * 3 + [False]]),
@@ -41,6 +43,45 @@ def test_the_summary_is_of_the_frames_that_there_are() -> None:
     assert alike["reward_accuracy_imagined"] is None is alike["reward_accuracy_inferred"]
 
 
+def test_what_is_said_of_doors_is_of_those_in_view_in_the_query() -> None:
+    """Means over doors, not over frames; the context and what is past an episode's end do not count."""
+    doors = {
+        "count": np.array([[5.0, 5, 3, 0], [5, 5, 1, 5]]),
+        "recon_error": np.array([[9.0, 9, 1, 0], [9, 9, 0, 9]]),
+        "gen_error": np.array([[9.0, 9, 2, 0], [9, 9, 1, 9]]),
+    }
+    found = foresight(doors=doors).summary()
+    assert (found["door_recon_error"], found["door_gen_error"], found["doors"]) == (0.25, 0.75, 4)
+    none = {name: np.zeros((2, 4)) for name in doors}
+    assert not foresight().summary().keys() & found.keys() - foresight(doors=none).summary().keys()
+
+
+def test_errors_at_tiles() -> None:
+    """Of 3 x 2 tiles: pixels of a picture, and one code each; what has no tiles is left out."""
+    space = spaces.Dict(
+        {
+            "image": spaces.Box(0, 255, (6, 4, 3), np.uint8),
+            "tiles": OneHot([4] * 6),
+            "other": OneHot([4] * 5),
+        }
+    )
+    decoder = Decoder(4, space, 2, 8, 1)
+    true = {"image": torch.zeros(2, 6, 4, 3, dtype=torch.uint8)}
+    shown = {"image": torch.zeros(2, 6, 4, 3)}
+    shown["image"][0, 2, 1] = 0.5  # at tile (1, 0), a pixel's three channels
+    shown["image"][0, 5, 3] = 1.0  # at tile (2, 1)
+    codes = torch.nn.functional.one_hot(torch.zeros(2, 6, dtype=torch.int64), 4).float()
+    true["tiles"], told = codes.flatten(1), codes.clone()
+    told[:, 4] = told[:, 4].roll(1, -1)  # tile (2, 0) is wrong
+    shown["tiles"] = told.flatten(1)
+    true["other"], shown["other"] = torch.eye(20)[:2], 1 - torch.eye(20)[:2]
+    where = torch.zeros(2, 3, 2, dtype=torch.bool)
+    where[:, 1, 0] = where[0, 2, 0] = True
+    assert tile_errors(decoder, shown, true, where).tolist() == [0.75 + 1, 0.0]
+    where[:] = True
+    assert tile_errors(decoder, shown, true, where).tolist() == [0.75 + 3 + 1, 1.0]
+
+
 def test_errors_by_kind() -> None:
     """Pictures: squared error summed over [0, 1]; codes: how many are wrong; vectors: squared error."""
     space = spaces.Dict(
@@ -63,7 +104,7 @@ def test_errors_by_kind() -> None:
         "codes": codes,
         "vector": torch.ones(7, 2),
     }
-    found = errors(decoder, feature, truth)
+    found = errors(decoder, shown, truth)
     torch.testing.assert_close(found["image"], (1 - shown["image"]).square().sum((1, 2, 3)))
     assert found["codes"].tolist() == [0, 1, 2, 3, 0, 1, 2]
     torch.testing.assert_close(found["vector"], (shown["vector"] - 1).square().sum(-1))
@@ -102,7 +143,7 @@ def test_many_episodes_of_several_lengths() -> None:
     for number in (0, 34):
         alone = foresee(agent, [episodes[number]], context=2)
         length = len(episodes[number]["reward"])
-        np.testing.assert_allclose(found.foretold[number], alone.foretold[0], atol=1e-5)
+        np.testing.assert_allclose(found.foretold[number], alone.foretold[0], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(
             found.imagined["vector"][number, :length], alone.imagined["vector"][0], rtol=1e-5, atol=1e-5
         )

@@ -55,8 +55,9 @@ class TestMaze:
                 probe["agent_pos"], moment.observation["agent_pos"].astype(np.float32)
             )
             np.testing.assert_array_equal(
-                probe["targets"], moment.observation["targets_pos"].astype(np.float32)
+                probe["targets_pos"], moment.observation["targets_pos"].astype(np.float32)
             )
+            np.testing.assert_allclose(probe["targets_vec"], moment.observation["targets_vec"], atol=1e-6)
             np.testing.assert_array_equal(
                 probe["agent_dir"], moment.observation["agent_dir"].astype(np.float32)
             )
@@ -122,12 +123,26 @@ class TestMaze:
         assert {key: (value.shape, value.dtype) for key, value in probe.items()} == {
             "agent_pos": ((2,), np.float32),
             "agent_dir": ((2,), np.float32),
-            "targets": ((3, 2), np.float32),
+            "targets_pos": ((3, 2), np.float32),
+            "targets_vec": ((3, 2), np.float32),
             "maze_layout": ((9, 9), np.uint8),
         }
-        for x, y in [probe["agent_pos"], *probe["targets"]]:
+        for x, y in [probe["agent_pos"], *probe["targets_pos"]]:
             assert probe["maze_layout"][int(y), int(x)] == 1
         assert np.linalg.norm(probe["agent_dir"]) == pytest.approx(1.0)
+
+    def test_the_script_goes_to_many_places(self, pair, monkeypatch):
+        monkeypatch.setattr(memory_maze, "STEPS", 150)
+        ours, _ = pair
+        _, info = ours.reset(seed=1)
+        actions, cells = [], set()
+        for action in ours.script():
+            x, y = info["probe"]["agent_pos"]
+            cells.add((int(y), int(x)))
+            actions.append(action)
+            info = ours.step(action)[4]
+        assert len(actions) == 150 and set(actions) == set(range(6))
+        assert len(cells) > 12
 
     def test_seeds_steps_and_the_time_limit(self, pair):
         ours, _ = pair
@@ -136,7 +151,7 @@ class TestMaze:
         again, info_again = ours.reset(seed=5)
         np.testing.assert_array_equal(first, again)
         assert (first != other).any()
-        np.testing.assert_array_equal(info["probe"]["targets"], info_again["probe"]["targets"])
+        np.testing.assert_array_equal(info["probe"]["targets_pos"], info_again["probe"]["targets_pos"])
         with pytest.raises(ValueError, match="whole number from 0 to 5, got 6"):
             ours.step(6)
         ours._env.physics.data.ptr.time = 249.0

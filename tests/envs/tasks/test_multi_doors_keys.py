@@ -82,6 +82,19 @@ def test_keys_and_doors_by_hand():
     assert (env.x, env.y) == (x, 3)  # through the open door
 
 
+def test_the_doors_in_view_are_told():
+    env = world(seed=2)
+    told = []
+    for action in env.solution():
+        info = env.step(action)[4]
+        told.append(info["probe"]["doors"])
+        rows, columns = np.nonzero(told[-1])
+        kinds = env._padded[env.y + rows, env.x + columns]
+        assert ((kinds >= LOCKED) & (kinds < KEY)).all()
+    assert told[0].sum() == 1 and told[0][0, 2]  # at the edge of the view
+    assert told[-1].sum() == 1 and told[-1][1, 2]  # the one ahead, which is open now
+
+
 def test_several_keys_can_be_held():
     env = world(7)
     gained = 0.0
