@@ -30,10 +30,7 @@ UNUSED = (
 def arguments(parser: Parser) -> None:
     """The episodes, how long, where, and the options of the world model."""
     add_run(parser, "folder of the run")
-    data = (
-        "episodes of one task: folders that collect wrote or of Memory Maze's offline set, or minari:ID, a "
-        "dataset of Minari's on this machine [the run's]"
-    )
+    data = "episodes of one task: folders (of collect, of Memory Maze's offline set) or minari:ID [the run's]"
     parser.add_argument("--data", nargs="+", type=Path, metavar="DIR", help=data)
     task = "task whose environment tells the spaces [the data's; those of others bring their own spaces]"
     parser.add_argument("--task", metavar="TASK", help=task)

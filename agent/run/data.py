@@ -66,11 +66,7 @@ class Data:
 
     @classmethod
     def of(cls, paths: Sequence[Path], task: str | None = None) -> Data:
-        """Split the episodes in folders.
-
-        Args:
-            paths: of the folders, or `minari:ID`.
-            task: whose they are, in place of what they say themselves.
+        """Split the episodes in folders, or of `minari:ID`; a `task` replaces what they say it is.
 
         Raises:
             ValueError: a folder is none of episodes; they are of several tasks, the same twice, or too few.

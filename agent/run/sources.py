@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -119,15 +118,10 @@ class MazeFiles:
     @property
     def record(self) -> dict[str, Any]:
         """Its task is Memory Maze of the size that the layout has."""
-        layout = self._shapes.get("maze_layout")
-        return {
-            "format": "memory_maze",
-            "task": f"memory_maze:{layout[0]}x{layout[1]}" if layout else "memory_maze",
-            "context_length": None,
-            "episodes": len(self._files),
-            "first": self._files[0].name,
-            "last": self._files[-1].name,
-        }
+        layout, files = self._shapes.get("maze_layout"), [path.name for path in self._files]
+        task = f"memory_maze:{layout[0]}x{layout[1]}" if layout else "memory_maze"
+        held = {"episodes": len(files), "first": files[0], "last": files[-1]}
+        return {"format": "memory_maze", "task": task, "context_length": None, **held}
 
     @property
     def interface(self) -> Interface:
@@ -167,13 +161,8 @@ class Minari:
         self.interface = Interface(dataset.observation_space, dataset.action_space)
         steps = dataset.storage.get_episode_metadata(self.numbers())
         self._lengths = [int(each["total_steps"]) + 1 for each in steps]
-        self.record: dict[str, Any] = {
-            "format": "minari",
-            "task": name,
-            "context_length": None,
-            "episodes": len(self._lengths),
-            "rows": sum(self._lengths),
-        }
+        size = {"episodes": len(self._lengths), "rows": sum(self._lengths)}
+        self.record: dict[str, Any] = {"format": "minari", "task": name, "context_length": None, **size}
 
     def numbers(self) -> list[int]:
         return list(range(self._dataset.total_episodes))
@@ -197,10 +186,8 @@ class Minari:
             taken = self.interface.actions.plain(episode.actions)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        nothing = np.zeros_like(taken[:1])
-        rows = {
-            **{f"obs/{name}": value for name, value in seen.items()},
-            "action": np.concatenate([nothing, taken]),
+        rows = {f"obs/{name}": value for name, value in seen.items()} | {
+            "action": np.concatenate([np.zeros_like(taken[:1]), taken]),
             "reward": np.concatenate([[0], episode.rewards]).astype(np.float32),
         }
         return _whole(path, rows, bool(ends[-1]))
@@ -227,25 +214,21 @@ def _there(path: Path) -> Path:
 @functools.lru_cache(maxsize=8)
 def _minari(name: str) -> Minari:
     """Open a dataset once."""
-    package, dataset = _package(name), name.removeprefix(MINARI)
-    try:
-        return Minari(name, package.load_dataset(dataset))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    except FileNotFoundError as error:
-        near = did_you_mean(dataset, package.list_local_datasets())
-        raise ValueError(
-            f"there is no Minari dataset {dataset!r} on this machine.{near} Get it with: minari download "
-            f"{dataset}"
-        ) from error
-
-
-def _package(name: str) -> ModuleType:
+    dataset = name.removeprefix(MINARI)
     try:
         import h5py  # noqa: F401 (what most datasets are stored with)
         import minari
+
+        return Minari(name, minari.load_dataset(dataset))
     except ImportError as error:
         raise ValueError(
             f"{name} needs the package {error.name}, which is not installed: pip install -e '.[minari]'"
         ) from error
-    return minari
+    except FileNotFoundError as error:
+        near = did_you_mean(dataset, minari.list_local_datasets())
+        raise ValueError(
+            f"there is no Minari dataset {dataset!r} on this machine.{near} Get it with: minari download "
+            f"{dataset}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
