@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import envs
 from agent.run import seams
 from agent.run.data import Data, Episode, held_out, length_of
-from agent.run.foresight import PictureOf, foresee, strips
+from agent.run.foresight import foresee, strips
 from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_run, count, run_of
 from replay.files import writable
@@ -102,12 +101,13 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`.
     """
     agent, _ = run.agent()
+    picture_of = seams.picture_of(run.config.task, agent.model.decoder.vectors)
     found = foresee(agent, map(held.load, held.paths), held.context).summary()
     files = [
         save(figure, out / f"{key}_{path.stem}.png")
         for path in held.paths[:SHOWN]
         if out is not None
-        for key, figure in strips(agent, held.load(path), held.context, _picture_of(run)).items()
+        for key, figure in strips(agent, held.load(path), held.context, picture_of).items()
     ]
     return found | {
         "backbone": run.config.backbone,
@@ -115,10 +115,3 @@ def judge(run: SavedRun, held: Held, out: Path | None = None) -> dict[str, Any]:
         "logdir": str(run.folder),
         "files": [str(path) for path in files],
     }
-
-
-def _picture_of(run: SavedRun) -> PictureOf | None:
-    """What draws the symbols of a run's task, where there are any and it can."""
-    env = envs.make(run.config.task)
-    symbols = "tiles" in env.observation_space.spaces and env.has_wrapper_attr("picture_of")  # type: ignore[attr-defined]
-    return env.get_wrapper_attr("picture_of") if symbols else None

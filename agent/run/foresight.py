@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,14 +14,13 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.run import pictures
+from agent.run.pictures import PictureOf
 from replay.rows import Rows
 from worldmodels import State
 from worldmodels.encoder_decoder import Batch, Decoder, observations
 from worldmodels.latent import MODE, Noise
 
 ROWS = 32  # episodes that are foreseen side by side
-PictureOf = Callable[[Rows], np.ndarray]
-"""Observations of one frame, by name -> a picture of it, uint8 `[H, W, 3]`."""
 RIGHT = 0.5  # a predicted reward above it says that there is one, as in the paper's tasks
 
 
@@ -146,19 +145,15 @@ def strips(
     )
     drawn = [{key: value[0].float().cpu().numpy() for key, value in kind.items()} for kind in kinds]
     if picture_of is not None:
-        drawn = [{"view": _pictures(kind, picture_of)} for kind in drawn]
-    return {key: pictures.open_loop(drawn[0][key], drawn[1][key], context, drawn[2][key]) for key in drawn[0]}
+        drawn = [{"view": pictures.views(kind, picture_of)} for kind in drawn]
+    return {
+        key: pictures.open_loop(drawn[0][key], drawn[1][key], context, drawn[2][key], key) for key in drawn[0]
+    }
 
 
 def _unit(value: Tensor) -> Tensor:
     """Pictures in [0, 1]; vectors as they are."""
     return value.float() / 255 if value.dtype == torch.uint8 else value
-
-
-def _pictures(shown: Rows, picture_of: PictureOf) -> np.ndarray:
-    """Frames `[T, H, W, 3]` in [0, 1] of observations, each `[T, ...]`."""
-    frames = range(len(next(iter(shown.values()))))
-    return np.stack([picture_of({key: value[t] for key, value in shown.items()}) for t in frames]) / 255
 
 
 class Step(NamedTuple):

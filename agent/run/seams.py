@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import envs
 import replay
 from agent.run.folder import REPOSITORY
 from agent.run.machine import choose_device
+from agent.run.pictures import PictureOf
 from replay.files import Fingerprint
 from worldmodels.encoder_decoder import is_image
 
@@ -154,6 +155,14 @@ def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gy
     found = envs.observation_space, envs.action_space
     close_quietly("environments", envs)
     return found
+
+
+def picture_of(task: str, observed: Container[str]) -> PictureOf | None:
+    """What draws the symbols that a task shows; None where none are `observed`, or it cannot draw them."""
+    if "tiles" not in observed:
+        return None
+    env = envs.make(task)
+    return env.get_wrapper_attr("picture_of") if env.has_wrapper_attr("picture_of") else None
 
 
 def batches(config: configs.Config, held: Iterable[gymnasium.Space] = ()) -> MakeBatches:

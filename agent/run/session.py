@@ -13,7 +13,7 @@ import numpy as np
 
 import configs
 from agent.agent import Agent
-from agent.run import checkpoint, crash, reports
+from agent.run import checkpoint, crash, reports, seams
 from agent.run.folder import RunFolder
 from agent.run.limits import Limits
 from agent.run.logger import Logger
@@ -223,9 +223,10 @@ class Session:
         for number, times in enumerate(reports.memory_times(self.agent)):
             self.logger.histogram(step, f"memory_log10_steps/{number}", np.log10(times))
         report = reports.open_loop(self.agent, batch, context)
-        for name, figure in report.figures(rows=2).items():
+        shown = report.seen(seams.picture_of(self.config.task, self.spaces[0]))
+        for name, figure in shown.figures(rows=2).items():
             self.logger.figure(step, name, figure)
-        if frames := report.frames(rows=1, side=96):  # small: there is one after the other in the log
+        if frames := shown.frames(rows=1, side=96):  # small: there is one after the other in the log
             self.logger.video(step, "open_loop/video", frames, reports.FPS)
         self.logger.add(step, report.metrics())
 
