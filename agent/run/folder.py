@@ -45,7 +45,7 @@ except ImportError as error:
 
 REPOSITORY = Path(__file__).parents[2]
 LINE, EPISODE = 3000, 250  # bytes in metrics.jsonl and TensorBoard, measured on small runs
-PICTURES, MOVING = 70_000, 800_000  # and of what is drawn of vectors, and of pictures with their video
+PICTURES, MOVING = 110_000, 900_000  # and of what is drawn of vectors, and of pictures with their video
 SEVERAL = 15  # options that differ between two sizes, of which one is chosen where there is a GPU
 
 
@@ -234,16 +234,17 @@ class RunFolder:
     def _run(self) -> str | None:
         """The word that names this run; None before its first session."""
         if self._name is None:
-            named = [str(line["run"]) for line in self._sessions() if "run" in line]
+            named = [str(line["run"]) for line in self.sessions() if "run" in line]
             self._name = named[-1] if named else None
         return self._name
 
-    def _sessions(self) -> Iterator[dict[str, Any]]:
+    def sessions(self) -> Iterator[dict[str, Any]]:
+        """The entries of `begin_session`, of one session after the other."""
         return read_lines(self.path / "sessions.jsonl")
 
     def commits(self) -> list[str]:
         """The commits that trained the run, each once, in order; none where no session was recorded."""
-        return list(dict.fromkeys(str(line["commit"]) for line in self._sessions() if "commit" in line))
+        return list(dict.fromkeys(str(line["commit"]) for line in self.sessions() if "commit" in line))
 
     def identity(self, *spaces: object) -> dict[str, str]:
         """What a checkpoint has to have in common with this run: its name, its configuration, its spaces.

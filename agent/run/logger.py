@@ -1,8 +1,6 @@
 """What a person sees of a run: `metrics.jsonl`, TensorBoard, and a progress line.
 
-Everything is written by the calling thread: tensorboardX's own writer thread dies silently on a full disk and
-then blocks the caller for ever, so its record format is used without the thread. A video is a GIF in an image
-summary, which TensorBoard shows moving; tensorboardX needs moviepy to make one.
+A video is a GIF in an image summary, which TensorBoard shows moving; tensorboardX needs moviepy to make one.
 """
 
 import contextlib
@@ -17,11 +15,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from tensorboardX import summary as tb
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from agent.run.events import Events
 from agent.run.pictures import to_array
 from agent.run.video import as_gif
 from replay.files import append, naming, publish
@@ -62,7 +59,7 @@ class Logger:
         self._path = folder / METRICS
         removed = _truncate(self._path, resume_step)
         self._metrics = append(self._path)
-        self._events = _Events(folder, resume_step) if tensorboard else None
+        self._events = Events(folder, resume_step) if tensorboard else None
         self._progress = _Progress(total_steps, resume_step, interval, unit, score)
         if removed:
             self.say(f"removed {removed} lines of {METRICS}, newer than step {resume_step:,} or damaged")
@@ -120,39 +117,6 @@ class Logger:
             self._events.close()
         with naming(self._path, WHAT):
             self._metrics.close()
-
-
-class _Events:
-    """A TensorBoard event file, written only when told to."""
-
-    def __init__(self, folder: Path, resume_step: int) -> None:
-        # tensorboardX names files by the second: the suffix keeps two sessions of one second apart
-        self._path = folder
-        self._writer: EventsWriter | None = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        self._flushed = time.monotonic()
-        if resume_step:  # hides what an earlier session logged from here on
-            start = Event(wall_time=time.time(), step=resume_step + 1)
-            start.session_log.status = SessionLog.START
-            self._writer.write_event(start)
-
-    def write(self, step: int, *summaries: Summary) -> None:
-        """Write summaries as one event; the first one 20 seconds after a flush flushes again."""
-        if self._writer is None:
-            raise ValueError("the logger is closed.")
-        event = Event(wall_time=time.time(), step=int(step))
-        for part in summaries:
-            event.summary.value.extend(part.value)
-        with naming(self._path, WHAT):
-            self._writer.write_event(event)
-            if time.monotonic() - self._flushed > 20:
-                self._writer.flush()
-                self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            with naming(self._path, WHAT):
-                self._writer.close()
-            self._writer = None
 
 
 @contextlib.contextmanager

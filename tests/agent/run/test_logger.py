@@ -14,6 +14,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from agent.run import logger
+from agent.run.events import read
 from agent.run.logger import Logger
 
 
@@ -24,14 +25,7 @@ def lines(logdir: Path) -> list[dict]:
 
 def events(logdir: Path) -> list[Event]:
     """Return all TensorBoard events of a run folder."""
-    found = []
-    for path in sorted(logdir.glob("events.out.tfevents.*")):
-        content, place = path.read_bytes(), 0
-        while place < len(content):  # length, its checksum, the event, its checksum
-            length = int.from_bytes(content[place : place + 8], "little")
-            found.append(Event.FromString(content[place + 12 : place + 12 + length]))
-            place += length + 16
-    return found
+    return list(read(logdir))
 
 
 def test_one_line_for_each_call_at_once(tmp_path: Path) -> None:
