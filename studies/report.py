@@ -6,7 +6,6 @@ import argparse
 import base64
 import io
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,16 +20,15 @@ from matplotlib.figure import Figure
 import configs
 import envs
 from agent.run import events
-from agent.run.evaluation import evaluate
 from agent.run.folder import RunFolder
-from agent.run.saved import SavedRun
-from configs.command_line import Parser, Work, add_device, count
+from configs.command_line import Parser, Work
 from configs.files import read_lines
 from replay.files import publish, writable
 from studies import plots
 from studies.curves import METRIC, read_curve
 
 METRICS = {METRIC: "Return in evaluation", "eval/gen_error": "Error of what is imagined of held-out episodes"}
+RETURN = "{eval/return_mean:.4g} (deviation {eval/return_std:.2g}, {eval/episodes} episodes)"
 INK = "#010203"  # stands for the page's colour of text
 STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
@@ -60,9 +58,6 @@ def arguments(parser: Parser) -> None:
     runs = "run folders, or folders of them"
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help=runs)
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.html", help="page to write")
-    episodes = "episodes to play with each run's newest checkpoint, and to show [none]"
-    parser.add_argument("--episodes", type=count, metavar="N", help=episodes)
-    add_device(parser)
 
 
 def prepare(args: argparse.Namespace) -> Work:
@@ -71,11 +66,8 @@ def prepare(args: argparse.Namespace) -> Work:
     folders = list(dict.fromkeys(path.absolute() for place in args.runs for path in plots.runs_in(place)))
     above = Path(os.path.commonpath([folder.parent for folder in folders]))
     runs = [Told.of(folder, str(folder.relative_to(above))) for folder in folders]
-    play = [SavedRun.that_acts(folder, args.device) for folder in folders] if args.episodes else []
 
     def work() -> tuple[Mapping[str, Any], str]:
-        for told, run in zip(runs, play, strict=False):
-            told.watch(run, args.episodes)
         out.parent.mkdir(parents=True, exist_ok=True)
         publish(out, page(runs), "the report")
         return {"out": str(out), "runs": [str(run.folder) for run in runs]}, str(out)
@@ -115,24 +107,11 @@ class Told:
         for line in read_lines(path / "metrics.jsonl"):
             last |= {key: value for key, value in line.items() if isinstance(value, int | float)}
         images, memory = _logged(path)
-        for place in (path / "imagine", path):
+        for place in (path / "imagine", path):  # where imagine draws, and where eval --video may film
             drawn = {*place.glob("open_loop_*_0.png"), *place.glob("*.gif"), *place.glob("probe.png")}
             images |= {str(each.relative_to(path)): each.read_bytes() for each in sorted(drawn)}
         shown = {caption: image for caption, image in images.items() if image[:4] in KINDS}
         return cls(folder, name, config, list(folder.sessions()), last, shown, memory)
-
-    def watch(self, run: SavedRun, episodes: int) -> None:
-        """Play episodes with the newest checkpoint: their mean return, and a film where there is one."""
-        with tempfile.TemporaryDirectory() as place:
-            film = Path(place) / "film.gif"
-            try:
-                result = evaluate(run, episodes, run.config.seed, film)
-            except configs.Mistake:  # nothing is to be seen
-                result = evaluate(run, episodes, run.config.seed)
-            else:
-                caption = f"{episodes} episodes, played at step {result['step']:,}"
-                self.images = {caption: film.read_bytes()} | self.images
-        self.last |= {f"played/{name}": value for name, value in result.items()}
 
     def facts(self) -> dict[str, str]:
         """What stands in the table of runs."""
@@ -143,8 +122,7 @@ class Told:
             "task": self.config.task,
             "world model": configs.label(self.config.backbone),
             "seed": self.config.seed,
-            "return": self._return("eval"),
-            "return, played anew": self._return("played"),
+            "return": RETURN.format_map(last) if METRIC in last else None,
             "error imagined": last.get("eval/gen_error"),
             "steps": f"{step:,} of {self.config.steps:,}",
             "updates": f"{last.get('time/updates', 0):,}",
@@ -156,12 +134,6 @@ class Told:
             "command": session.get("command"),
         }
         return {name: str(value) for name, value in found.items() if value not in (None, "")}
-
-    def _return(self, of: str) -> str | None:
-        mean, deviation, episodes = (
-            self.last.get(f"{of}/{name}") for name in ("return_mean", "return_std", "episodes")
-        )
-        return None if mean is None else f"{mean:.4g} (deviation {deviation:.2g}, {episodes} episodes)"
 
 
 def _logged(path: Path) -> tuple[dict[str, bytes], list[tuple[np.ndarray, np.ndarray]]]:

@@ -139,7 +139,7 @@ def strips(
     steps = list(_steps(agent, data, context))
     decode = agent.model.decoder.observations
     kinds = (
-        {key: _unit(value) for key, value in observations(data).items()},
+        {key: in_unit(value) for key, value in observations(data).items()},
         decode(torch.stack([step.dreamed for step in steps], 1)),
         decode(torch.stack([step.feature for step in steps], 1)),
     )
@@ -151,7 +151,7 @@ def strips(
     }
 
 
-def _unit(value: Tensor) -> Tensor:
+def in_unit(value: Tensor) -> Tensor:
     """Pictures in [0, 1]; vectors as they are."""
     return value.float() / 255 if value.dtype == torch.uint8 else value
 

@@ -16,6 +16,8 @@ from agent.run.video import SIDE, Colour, Tiles, rgb
 COLUMNS = 12  # images shown of a sequence
 IMAGE = 1.1  # inches that one takes
 LINES = 256  # entries shown of a vector
+BARS, HALF = 64, 20  # bars shown of a vector, and pixels at least of half of the width
+BAR: Colour = (120, 180, 250)
 OBSERVED: Colour = (60, 60, 60)
 PREDICTED: Colour = (200, 100, 0)
 PictureOf = Callable[[Mapping[str, np.ndarray]], np.ndarray]
@@ -94,7 +96,7 @@ def open_loop_frames(
         row = []
         for true, predicted in ((rgb(part[step].astype(np.float64)) for part in pair) for pair in pairs):
             panels = {f"true  step {step}": true, kind: predicted, "error": (predicted - true + 1) / 2}
-            row += [(_bytes(panel), text, colour) for text, panel in panels.items()]
+            row += [(as_bytes(panel), text, colour) for text, panel in panels.items()]
         yield tiles.draw(row)
 
 
@@ -102,6 +104,20 @@ def views(shown: Mapping[str, np.ndarray], picture_of: PictureOf) -> np.ndarray:
     """Frames `[T, H, W, 3]` in [0, 1] of observations, each `[T, ...]`."""
     steps = zip(*shown.values(), strict=True)
     return np.stack([picture_of(dict(zip(shown, step, strict=True))) for step in steps]) / 255
+
+
+def bars(values: np.ndarray, largest: float) -> np.ndarray:
+    """A vector as a bar a number, to the left of the middle where it is below 0: uint8 `[h, w, 3]`.
+
+    One of `largest` fills its half. Of a long vector every n-th number is shown.
+    """
+    values = values[:: -(-len(values) // BARS)]
+    half = max(HALF, 2 * len(values))
+    picture = np.full((4 * len(values), 2 * half + 1, 3), 40, np.uint8)
+    for line, value in enumerate(np.clip(values / largest, -1, 1)):
+        reach = round(float(value) * half)
+        picture[4 * line : 4 * line + 3, half + min(reach, 0) : half + max(reach, 0) + 1] = BAR
+    return picture
 
 
 def kl_by_step(kl: Mapping[int, float]) -> Figure:
@@ -155,7 +171,7 @@ def _images(shown: Mapping[str, np.ndarray], context: int, title: str) -> Figure
     return figure
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
+def as_bytes(image: np.ndarray) -> np.ndarray:
     """An image of values in [0, 1] as uint8."""
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 

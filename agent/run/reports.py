@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.run import pictures
+from agent.run.foresight import in_unit
 from agent.run.pictures import PictureOf
 from agent.run.video import SIDE
 from worldmodels import State
@@ -100,10 +101,7 @@ def open_loop(agent: Agent, batch: Mapping[str, np.ndarray], context: int) -> Op
     _, imagined = backbone.imagine(seen.last, action[:, context:], is_first[:, context:])
     predicted = agent.model.decoder.observations(torch.cat([seen.features, imagined], 1))
     return OpenLoop(
-        true={
-            key: (value.float() / 255 if value.dtype == torch.uint8 else value).cpu().numpy()
-            for key, value in obs.items()
-        },
+        true={key: in_unit(value).cpu().numpy() for key, value in obs.items()},
         predicted={key: value.cpu().numpy() for key, value in predicted.items()},
         kl=backbone.kl_losses(full)[0].cpu().numpy(),
         age=episode_age(batch["is_first"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import traceback
 import warnings
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -157,9 +157,9 @@ def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gy
     return found
 
 
-def picture_of(task: str, observed: Container[str]) -> PictureOf | None:
-    """What draws the symbols that a task shows; None where none are `observed`, or it cannot draw them."""
-    if "tiles" not in observed:
+def picture_of(task: str, observed: Iterable[str]) -> PictureOf | None:
+    """What draws the symbols of a task's observations; None where there are none, or it cannot draw them."""
+    if "tiles" not in {*observed}:
         return None
     env = envs.make(task)
     return env.get_wrapper_attr("picture_of") if env.has_wrapper_attr("picture_of") else None

@@ -223,7 +223,7 @@ class Session:
         for number, times in enumerate(reports.memory_times(self.agent)):
             self.logger.histogram(step, f"memory_log10_steps/{number}", np.log10(times))
         report = reports.open_loop(self.agent, batch, context)
-        shown = report.seen(seams.picture_of(self.config.task, self.spaces[0]))
+        shown = report.seen(seams.picture_of(self.config.task, report.true))
         for name, figure in shown.figures(rows=2).items():
             self.logger.figure(step, name, figure)
         if frames := shown.frames(rows=1, side=96):  # small: there is one after the other in the log

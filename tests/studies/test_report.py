@@ -10,7 +10,6 @@ import pytest
 
 from agent.run import pictures
 from agent.run.logger import Logger
-from envs.vector import VectorDoor
 
 Train = Callable[[str, str], Path]
 TASK = "memory_chain:n=5"
@@ -42,17 +41,6 @@ def test_runs_side_by_side(train: Train, tmp_path: Path, call: Callable[..., dic
     assert re.search(r"the preset \(debug\), the backbone or the task, alike in all: \d\d", text)
     sources = re.findall(r"(?:src|href)='?\"?([^#'\"> ]{1,5})", text)
     assert {*sources} == {"data:"}, "it needs something from elsewhere"
-
-
-def test_episodes_are_played_if_asked_for(
-    train: Train, tmp_path: Path, call: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a film where there is something to see, without one elsewhere."""
-    for films in (1, 0):
-        call("report", train("rssm", TASK), "--out", tmp_path / "page.html", "--episodes", "1")
-        text = (tmp_path / "page.html").read_text()
-        assert text.count("data:image/gif") == films and "return, played anew" in text
-        monkeypatch.setattr(VectorDoor, "render", lambda envs: None)
 
 
 @pytest.mark.parametrize(

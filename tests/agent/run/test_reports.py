@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from matplotlib.figure import Figure
 
-from agent.run import pictures, reports
+from agent.run import pictures, reports, seams
 from agent.run.reports import OpenLoop, episode_age
+from envs.spaces import OneHot
 from tests.agent.test_agent import SPACE, make, make_batch
 from worldmodels import BACKBONES
 
@@ -17,6 +19,7 @@ def report(kl: np.ndarray, is_first: np.ndarray) -> OpenLoop:
     return OpenLoop(true, predicted, kl, episode_age(is_first), context=2)
 
 
+SYMBOLS = spaces.Dict({"tiles": OneHot([6] * 25), "heading": OneHot([4])})
 KL = np.array([[9.0, 8.0, 1.0, 2.0], [3.0, 4.0, 5.0, 6.0], [9.0, 9.0, 9.0, 9.0]])
 FIRST = np.array([[False, False, True, False], [True, False, False, True], [False] * 4])
 
@@ -160,3 +163,12 @@ def test_open_loop(backbone: str) -> None:
     other["obs/image"][:, 5:] = 255 - other["obs/image"][:, 5:]
     again = reports.open_loop(agent, other, context=5)
     np.testing.assert_array_equal(again.predicted["image"], report.predicted["image"])
+
+
+def test_who_draws_symbols() -> None:
+    """The task, if it shows some; an observation space names what is observed."""
+    symbols = seams.picture_of("distracting_memory:width=10,observation=symbols", SYMBOLS)
+    assert symbols is not None
+    shown = symbols({"tiles": np.zeros(150), "heading": np.eye(4)[0]})
+    assert shown.shape == (40, 40, 3) and shown.any()
+    assert seams.picture_of("distracting_memory:width=10", SPACE) is None
