@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 
 import configs
 import envs
-from agent.run import events
 from agent.run.folder import RunFolder
+from agent.run.writers import read_events
 from configs.command_line import Parser, Work
 from configs.files import read_lines
 from replay.files import publish, writable
@@ -140,7 +140,7 @@ def _logged(path: Path) -> tuple[dict[str, bytes], list[tuple[np.ndarray, np.nda
     """The newest pictures of the first row, and how long states last, in a folder's TensorBoard events."""
     images: dict[str, tuple[int, bytes]] = {}
     memory: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for event in events.read(path):
+    for event in read_events(path):
         for value in event.summary.value:
             if value.HasField("image") and value.tag.endswith(("/0", "/video")):
                 images[value.tag] = event.step, value.image.encoded_image_string

@@ -2,7 +2,8 @@
 
 config.yaml     the merged configuration
 sessions.jsonl  command, commit and hardware of each session that trained it
-metrics.jsonl   one object a line; and TensorBoard's events.*
+metrics.jsonl   one object a line; and what `agent.run.writers` write: events.*, metrics.csv, wandb/
+tracked.json    the run's names at Weights & Biases and MLflow
 checkpoints/    see `agent.run.checkpoint`
 replay/         chunks of steps
 data.json       of a world model fitted to episodes on disk: which ones, see `agent.run.data`
@@ -262,7 +263,7 @@ class RunFolder:
         """Put aside what a run left of which no checkpoint can be loaded, if any, and say so."""
         if not checkpoint.folders(self.path):
             return
-        names = ("checkpoints", "replay", "metrics.jsonl", "result.json")
+        names = ("checkpoints", "replay", "metrics.jsonl", "metrics.csv", "tracked.json", "result.json")
         old = [path for name in names if (path := self.path / name).exists()] + [*self.path.glob("events.*")]
         place = put_aside(old, self.path)
         print(f"the run starts anew at step 0; what it had is in {place}", file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 import configs
 from agent.agent import Agent
-from agent.run import checkpoint, crash, reports, seams
+from agent.run import checkpoint, crash, reports, seams, writers
 from agent.run.folder import RunFolder
 from agent.run.limits import Limits
 from agent.run.logger import Logger
@@ -49,6 +49,7 @@ class Session:
         progress: Counters,
         behaviour: bool = True,
     ) -> None:
+        writers.chosen(config.log.to)
         self.config, self.folder, self.agent, self.spaces = config, folder, agent, tuple(spaces)
         self.replay, self.progress = replay, progress
         self.recorder = crash.FlightRecorder(agent, folder.path, behaviour)
@@ -114,10 +115,11 @@ class Session:
         self.logger = Logger(
             self.folder.path,
             self.config.steps,
-            tensorboard=log.tensorboard,
+            to=log.to,
             resume_step=self.progress.step,
             unit=self.unit,
             score=self.score,
+            config=self.config,
         )
         try:
             self._say_hello([*changed, *self.lost])
