@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
+from gymnasium.spaces import Discrete
 
 from agent.agent import Agent, Carry
 from agent.run import seams, video
@@ -21,7 +21,7 @@ from agent.run.foresight import in_unit
 from agent.run.pictures import OBSERVED, PREDICTED, PictureOf, as_bytes, bars
 from agent.run.saved import SavedRun
 from agent.run.seams import Environments
-from agent.run.video import Tile, Tiles, rgb
+from agent.run.video import Tiles, rgb
 from configs.command_line import Parser, Work, add_device, add_run, add_seed, add_video, count, run_of
 from studies import terminal
 from studies.terminal import ARROWS, Terminal
@@ -58,7 +58,7 @@ def prepare(args: argparse.Namespace) -> Work:
     seed = run.config.seed if args.seed is None else args.seed
     space = seams.spaces(run.make_envs, seed)[1]
     if args.keys and action_of("0", space) is None:
-        raise ValueError(f"keys cannot give actions of {space}; without --keys the agent acts.")
+        raise ValueError(f"keys give Discrete actions, this task has {space}; without --keys the agent acts.")
 
     def work() -> tuple[Mapping[str, Any], str]:
         with Terminal() if person else contextlib.nullcontext() as screen:
@@ -96,74 +96,52 @@ def play(
     """
     agent, step = run.agent(seed)
     envs = run.make_envs(1, seed, EVALUATION_ENVS)
-    moments: list[Moment] = []
+    shown, returns, errors = 0, list[float](), list[float]()
+    help_ = "q ends, o lets the model observe again" + "; digits, arrows and adws act" * keys
     with contextlib.ExitStack() as stack:
         stack.callback(envs.close)
         write = stack.enter_context(video.record(film, envs.fps)) if film else None
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))  # a way to end, as q is
         game = Game(agent, envs, context, seams.picture_of(run.config.task, envs.observation_space))
-        while len(moments) < steps:
+        while shown < steps:
             moment = game.look()
-            moments.append(moment)
+            shown += 1
+            returns += moment.returns
+            errors += [moment.error] * moment.dreamt
             if write:
-                if len(moments) == 1:
-                    height, width = moment.true.shape[:2]
-                    tiles = Tiles(2, height, width, columns=2)
-                write(tiles.draw(moment.tiles()))
-            given = None
+                height, width = moment.pictures[0].shape[:2]
+                tiles = Tiles(2, height, width, columns=2)
+                colour = PREDICTED if moment.dreamt else OBSERVED
+                pairs = zip(moment.pictures, moment.texts, strict=True)
+                write(tiles.draw([(picture, text, colour) for picture, text in pairs]))
+            key, given = "", None
             if screen:
-                help_ = "q ends, o lets the model observe again" + "; digits, arrows and adws act" * keys
-                screen.show([moment.true, moment.told], [*moment.lines(), help_])
-                while (key := screen.key(None if keys else 1 / envs.fps)) not in ("q", ""):
+                screen.show(moment.pictures, ["   |   ".join(moment.texts), *moment.more, help_])
+                while given is None and (key := screen.key(None if keys else 1 / envs.fps)) not in ("q", ""):
                     given = action_of(key, envs.action_space) if keys else None
                     if key == "o":
                         game.observe_again()
-                    if given is not None:
-                        break
-                if key == "q":
-                    break
+            if key == "q":
+                break
             game.act(given)
-    errors = [moment.error for moment in moments if moment.dreamt]
-    return {
-        "step": step,
-        "steps": len(moments),
-        "dreamt": len(errors),
-        "returns": [moment.total for moment in moments if moment.is_last],
-        "error": float(np.mean(errors)) if errors else None,
-    }
+    error = float(np.mean(errors)) if errors else None
+    return {"step": step, "steps": shown, "dreamt": len(errors), "returns": returns, "error": error}
 
 
 @dataclass
 class Moment:
-    """One step: pictures of what is true and what the model told, uint8 `[h, w, 3]`, and numbers of both."""
+    """One step: what is true beside what the model tells, as pictures uint8 `[h, w, 3]` and as text.
 
-    true: np.ndarray
-    told: np.ndarray
+    `texts` belong below the pictures, `more` are further lines; `error` is the mean squared error, `dreamt`
+    whether the model did not observe, `returns` that of the episode if it ended.
+    """
+
+    pictures: tuple[np.ndarray, np.ndarray]
+    texts: tuple[str, str]
+    more: list[str]
     error: float
     dreamt: bool
-    step: int
-    total: float
-    is_last: bool
-    action: np.ndarray
-    rewards: tuple[float, float]
-    goes_on: float
-
-    def tiles(self) -> list[Tile]:
-        """For a video."""
-        colour = PREDICTED if self.dreamt else OBSERVED
-        kind = "dreamt" if self.dreamt else "observed"
-        texts = f"true  step {self.step}", f"{kind}  error {self.error:.2g}"
-        return [(self.true, texts[0], colour), (self.told, texts[1], colour)]
-
-    def lines(self) -> list[str]:
-        """For a terminal."""
-        kind = "dreamt, from the actions alone" if self.dreamt else "observed"
-        true, told = self.rewards
-        return [
-            f"left: true   right: {kind}, error {self.error:.2g}",
-            f"step {self.step}   return {self.total:.3g}   last action {self.action}",
-            f"reward {true:.2f}, the model's {told:.2f}; that the episode goes on: {self.goes_on:.2f}",
-        ]
+    returns: list[float]
 
 
 class Game:
@@ -207,7 +185,7 @@ class Game:
     def look(self) -> Moment:
         """Where the environment is now, and what the model says of it."""
         agent, backbone, rows = self.agent, self.agent.backbone, self.rows
-        self.statistics.add(rows)
+        ended = self.statistics.add(rows)
         self.count += 1
         self.observed = 1 if rows["is_first"][0] else self.observed + 1
         agent.seed_torch("play", self.count)
@@ -226,17 +204,23 @@ class Game:
         true = {key: in_unit(value[0]).cpu().numpy() for key, value in seen.items()}
         shown = {key: value[0].float().cpu().numpy() for key, value in told.items()}
         self.largest = max([self.largest, *(abs(value).max() for value in true.values())])
+        error = float(np.mean([np.square(shown[key] - true[key]).mean() for key in true]))
+        dreamt, total = self.observed > self.context, self.statistics.returns[0]
+        known, foretold = rows["reward"][0], float(agent.model.reward.mean(reward)[0])
+        alive = float(agent.model.continues.mean(goes_on)[0])
         return Moment(
-            true=self._picture(true),
-            told=self._picture(shown),
-            error=float(np.mean([np.square(shown[key] - true[key]).mean() for key in true])),
-            dreamt=self.observed > self.context,
-            step=int(self.statistics.lengths[0]),
-            total=float(self.statistics.returns[0]),
-            is_last=bool(rows["is_last"][0]),
-            action=self.action[0],
-            rewards=(float(rows["reward"][0]), float(agent.model.reward.mean(reward)[0])),
-            goes_on=float(agent.model.continues.mean(goes_on)[0]),
+            (self._picture(true), self._picture(shown)),
+            (
+                f"true  step {self.statistics.lengths[0]}",
+                f"{'dreamt' if dreamt else 'observed'}  error {error:.2g}",
+            ),
+            [
+                f"return {total:.3g}   last action {self.action[0]}",
+                f"reward {known:.2f}, the model's {foretold:.2f}; that the episode goes on: {alive:.2f}",
+            ],
+            error,
+            dreamt,
+            [episode["episode/return"] for episode in ended],
         )
 
     def _picture(self, shown: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -250,22 +234,7 @@ class Game:
 
 
 def action_of(key: str, space: gymnasium.Space) -> np.ndarray | None:
-    """The action of a key, in a space of `Environments`; None if it has none.
-
-    A digit is the number of an action. Arrows and adws stand for 0 to 3; of numbers in [-1, 1] they are -1
-    and 1 of the first one (left, right), 1 and -1 of the second (up, down), and any digit is 0.
-    """
+    """The action of a key, in a Discrete space; None if it has none."""
     number = int(key) if key.isdecimal() and key.isascii() else DIRECTIONS.get(key)
-    if number is None:
-        return None
-    if isinstance(space, spaces.Discrete):
-        return np.array(number) if number < space.n else None
-    if not isinstance(space, spaces.Box) or np.prod(space.shape) > 2:
-        return None
-    action = np.zeros(space.shape, space.dtype).reshape(-1)
-    if not key.isdecimal():
-        which, sign = divmod(number, 2)
-        if which >= action.size:
-            return None
-        action[which] = (2 * sign - 1) * (1 - 2 * which)
-    return action.reshape(space.shape)
+    known = isinstance(space, Discrete) and number is not None and number < space.n
+    return np.array(number) if known else None

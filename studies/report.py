@@ -8,6 +8,7 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -182,13 +183,8 @@ def _returns(runs: Sequence[Told]) -> Iterator[str]:
         for task, group in groups.items():
             yield f"<h2>{title}: {escape(task)}</h2><div class='side'>"
             best = _optimum(task) if metric == METRIC else None
-            for axis in plots.AXES:
-
-                def draw(axes: Axes, axis: str = axis, group: Any = group, best: Any = best) -> None:
-                    plots.panel(axes, axis, group, colours, best, metric)  # noqa: B023
-                    axes.legend()
-
-                yield _svg(draw)
+            given: dict[str, Any] = {"group": group, "colours": colours, "optimum": best, "metric": metric}
+            yield from (_svg(partial(plots.panel, axis=axis, **given)) for axis in plots.AXES)
             yield "</div>"
 
 
@@ -213,7 +209,6 @@ def _news(runs: Sequence[Told]) -> Iterator[str]:
         axes.set(
             xlabel="steps since the episode began", ylabel="KL of posterior and prior, nats", ylim=(0, None)
         )
-        axes.legend()
 
     def lasting(axes: Axes) -> None:
         for number, run in enumerate(runs):
@@ -222,7 +217,6 @@ def _news(runs: Sequence[Told]) -> Iterator[str]:
                 bars = axes.stairs(np.add.reduceat(counts, every), 10 ** edges[[*every, -1]], label=label)
                 bars.set(color=f"C{number}", linestyle=("-", "--", ":", "-.")[layer % 4])
         axes.set(xscale="log", xlabel="steps until a state has decayed to 1/e", ylabel="states of a layer")
-        axes.legend()
 
     drawn = [*([kl] if ages else []), *([lasting] if any(run.memory for run in runs) else [])]
     if drawn:
@@ -291,7 +285,8 @@ def _svg(draw: Callable[[Axes], None]) -> str:
     """A figure in the page's colours."""
     with rc_context(STYLE):
         figure, text = Figure(figsize=(6.4, 4), layout="constrained"), io.StringIO()
-        draw(figure.subplots())
+        draw(axes := figure.subplots())
+        axes.legend()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
     _, begin, rest = text.getvalue().partition("<svg ")
     head, end, body = rest.partition(">")
