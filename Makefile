@@ -1,7 +1,7 @@
 # make run    create .venv, install the pinned dependencies, train the default agent on the default task
 # make test   the same set-up with the tools and all optional environments, then all tests
+# make test-extras   the same with what make test does without, and the tests that need it
 # make faults the same set-up, then every fault a run is meant to survive, and a table of what became of it (half an hour)
-# make test-extras  the same set-up with what make test does without, then the tests that need it
 # make check  formatting, lint, types, spelling, tests: what a change must pass
 # make lint   the same without the tests
 

@@ -135,8 +135,13 @@ class Logger:
     def close(self) -> None:
         """Show the last progress and close the files; a second call does nothing."""
         self._progress.close()
-        while self._writers:
-            self._writers.popitem()[1].close()
+        with contextlib.ExitStack() as stack:  # each is closed, whatever becomes of the others
+            stack.callback(self._close_metrics)
+            for writer in self._writers.values():
+                stack.callback(writer.close)
+            self._writers = {}
+
+    def _close_metrics(self) -> None:
         with naming(self._path, WHAT):
             self._metrics.close()
 
@@ -213,7 +218,7 @@ def _tracked(folder: Path, resume_step: int) -> dict[str, Any]:
     """Name of a service -> this run's name there; and the newest `step` that they may have got."""
     if not resume_step or not (folder / TRACKED).is_file():
         return {"step": 0}
-    found = read_json(folder / TRACKED)
+    found = {"step": 0} | read_json(folder / TRACKED)
     lines = (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
     steps = (step for line in lines if math.isfinite(step := _step_of(line)))
     return found | {"step": int(max([found["step"], *steps]))}
