@@ -1,5 +1,6 @@
 # make run    create .venv, install the pinned dependencies, train the default agent on the default task
 # make test   the same set-up with the tools and all optional environments, then all tests
+# make test-extras   the same with what make test does without, and the tests that need it
 # make faults the same set-up, then every fault a run is meant to survive, and a table of what became of it (half an hour)
 # make check  formatting, lint, types, spelling, tests: what a change must pass
 # make lint   the same without the tests
@@ -9,13 +10,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test faults check lint
+.PHONY: run test test-extras faults check lint
 
 run: $(VENV)/.installed
 	$(BIN)/python run.py --backbone s4wm $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+test-extras: $(VENV)/.installed-extras
+	$(BIN)/python -m pytest -m extras $(ARGS)
 
 faults: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --faults $(ARGS)
@@ -36,3 +40,7 @@ $(VENV)/.installed: requirements.txt
 $(VENV)/.installed-dev: requirements.txt requirements-dev.txt
 	.ci/setup $(VENV) requirements-dev.txt $(PYTHON)
 	touch $(VENV)/.installed $@
+
+$(VENV)/.installed-extras: requirements.txt requirements-dev.txt requirements-extras.txt
+	.ci/setup $(VENV) requirements-extras.txt $(PYTHON)
+	touch $(VENV)/.installed $(VENV)/.installed-dev $@

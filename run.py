@@ -133,6 +133,8 @@ COMMANDS: dict[str, str | type[Command]] = {
     "compare": "studies.compare",
     "collect": "studies.collect",
     "plot": "studies.plots",
+    "play": "studies.play",
+    "report": "studies.report",
     "bench": "studies.bench",
     "scale": "studies.scale",
     "gallery": "studies.gallery",

@@ -2,15 +2,20 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
+
+RENAMED = {"log.tensorboard": "log.to"}
+"""Old name of an option -> the new one."""
 
 
-def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+def did_you_mean(name: str, known: Collection[str], most: int = 1) -> str:
     """' Did you mean 'x'?' for the `most` known names nearest to this one, or ''; upper and lower case alike.
 
     A dotted name is compared as a whole, then by its last part; one without a dot, by last parts only. Where
     none is near, one of whose words is in the name is taken for near: 's4wm_lru' for 'lruwm'.
     """
+    if (now := RENAMED.get(name.lstrip("-"))) in {key.lstrip("-") for key in known}:
+        return f" It is '{now}' now."
     whole: dict[str, str] = {}
     by_end: dict[str, str] = {}
     for key in known:

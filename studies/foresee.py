@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import configs
-import envs
-from agent.run import video
+from agent.run import seams, video
 from agent.run.data import Data, Episode, held_out, length_of
-from agent.run.foresight import PictureOf, Sequences, foresee, sequences, strips
+from agent.run.foresight import Sequences, foresee, sequences, strips
 from agent.run.pictures import open_loop_frames
 from agent.run.reports import FPS
 from agent.run.saved import SavedRun
@@ -125,9 +124,12 @@ def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None 
         configs.Mistake: a video is asked for and there are no pictures.
     """
     agent, _ = run.agent()
+    picture_of = None
+    if run.has_environment:
+        picture_of = seams.picture_of(run.config.task, agent.model.decoder.vectors)
     drawn: dict[str, dict[str, Sequences]] = {}
     for path in held.paths[: SHOWN if out or film else 0]:
-        drawn[path.stem] = sequences(agent, held.load(path), held.context, _picture_of(run))
+        drawn[path.stem] = sequences(agent, held.load(path), held.context, picture_of)
     moving = [parts for each in drawn.values() for parts in each.values() if parts[0].ndim == 4]
     if film and not moving:
         seen = ", ".join(next(iter(drawn.values())))
@@ -173,12 +175,3 @@ def more(found: Mapping[str, Any]) -> Iterator[str]:
         for of, form in (("walls_accuracy", ".1%"), ("objects_error", ".3g")):
             told = ", ".join(f"{found[f'{of}_{probe}']:{form}} {probe}" for probe in maze_probe.PROBES)
             yield f"{of.replace('_', ' ')}: {told}"
-
-
-def _picture_of(run: SavedRun) -> PictureOf | None:
-    """What draws the symbols of a run's task, where there are any and it can."""
-    if not run.has_environment:
-        return None
-    env = envs.make(run.config.task)
-    symbols = "tiles" in env.observation_space.spaces and env.has_wrapper_attr("picture_of")  # type: ignore[attr-defined]
-    return env.get_wrapper_attr("picture_of") if symbols else None

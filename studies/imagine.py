@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 import configs
 from agent.agent import Agent
-from agent.run import video
+from agent.run import seams, video
 from agent.run.evaluation import EVALUATION_ENVS
 from agent.run.reports import FPS, memory_times, open_loop
 from agent.run.saved import SavedRun
@@ -60,7 +60,8 @@ def imagine(
     """Let the newest agent of a run act, then predict what it saw from its actions alone; draw it.
 
     Writes into `out`:
-        open_loop_<observation>_<episode>.png: true, predicted and error, the first `context` steps observed.
+        open_loop_<observation>_<episode>.png: true, predicted and error, the first `context` steps observed;
+            of symbols, where the task can draw them, one named `view`.
         kl_by_step.png: the mean KL of posterior and prior by step since the episode began.
         memory.png: after how many steps each layer's states have decayed to 1/e, if the backbone reports it.
 
@@ -77,13 +78,14 @@ def imagine(
     """
     agent, step = run.agent()
     report = open_loop(agent, play(agent, run.make_envs, steps, seed), context)
-    frames = report.frames(SHOWN)
+    shown = report.seen(seams.picture_of(run.config.task, report.true))
+    frames = shown.frames(SHOWN)
     if film and not frames:
         seen = ", ".join(report.true)
         raise configs.Mistake(
             f"--video: {run.config.task} shows no picture that could be predicted, only: {seen}."
         )
-    figures = report.figures(SHOWN)
+    figures = shown.figures(SHOWN)
     times = memory_times(agent)
     if times:
         figures["memory"] = _draw_times(times, steps)

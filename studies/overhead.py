@@ -25,7 +25,7 @@ QUIET = {
     "eval.episodes": 1,
     "eval.max_steps": 1,
     "log.pictures": 0,
-    "log.tensorboard": False,
+    "log.to": "none",
 }
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rcParams
+from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 
@@ -22,6 +24,8 @@ from studies.curves import METRIC, Curve, band, from_json, read_curve
 Groups = Mapping[str, Mapping[str, Sequence[Curve]]]
 """Task -> label -> curves of its runs, each with at least one evaluation."""
 
+AXES = ("steps", "seconds")
+"""What a curve can be drawn against."""
 SUFFIXES = tuple(f".{name}" for name in FigureCanvasBase.get_supported_filetypes())
 """Of the pictures that can be written."""
 
@@ -70,7 +74,7 @@ def gather(places: Iterable[Path], metric: str = METRIC) -> tuple[Groups, dict[s
     folders: list[Path] = []
     for path in dict.fromkeys(places):
         if not path.is_file():
-            folders += _runs(path)
+            folders += runs_in(path)
             continue
         if metric != METRIC:
             raise ValueError(f"{path} holds {METRIC} alone; name the folder of the runs to draw {metric}.")
@@ -102,38 +106,50 @@ def draw(groups: Groups, out: Path, optima: Mapping[str, float | None], metric: 
     Thin lines are single runs, the thick one their mean, the shade its 95 % interval, the dashed one the
     optimum.
     """
-    steps = "environment steps" if metric == METRIC else "steps"
     labels = dict.fromkeys(label for group in groups.values() for label in group)
     colours = {label: f"C{number}" for number, label in enumerate(labels)}
     figure = Figure(figsize=(11, 3.8 * len(groups)), layout="constrained")
     rows = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
     for panels, (task, group) in zip(rows, groups.items(), strict=True):
-        for panel, axis in zip(panels, ("steps", "seconds"), strict=True):
-            for label, curves in group.items():
-                timed = [curve for curve in curves if np.isfinite(getattr(curve, axis)).all()]
-                if timed:
-                    _draw_runs(panel, axis, timed, label, colours[label])
-            optimum = optima.get(task)
-            if optimum is not None:
-                panel.axhline(optimum, color="black", linestyle="--", linewidth=1, label="optimum")
-            panel.set_xlabel(steps if axis == "steps" else "minutes of training")
-            panel.set_title(task)
-            panel.grid(alpha=0.3)
-        panels[0].set_ylabel(metric)
+        for axes, axis in zip(panels, AXES, strict=True):
+            panel(axes, axis, group, colours, optima.get(task), metric)
+            axes.set_title(task)
+        panels[1].set_ylabel("")
         panels[0].legend()
     return save(figure, out)
 
 
-def _draw_runs(panel: Any, axis: str, curves: Sequence[Curve], label: str, colour: str) -> None:
+def panel(
+    axes: Axes,
+    axis: str,
+    group: Mapping[str, Sequence[Curve]],
+    colours: Mapping[str, str],
+    optimum: float | None = None,
+    metric: str = METRIC,
+) -> None:
+    """Draw the curves of one task, label -> runs, against one of `AXES`; see `draw`."""
+    for label, curves in group.items():
+        timed = [curve for curve in curves if np.isfinite(getattr(curve, axis)).all()]
+        if timed:
+            _draw_runs(axes, axis, timed, label, colours[label])
+    if optimum is not None:
+        ink = rcParams["text.color"]
+        axes.axhline(optimum, color=ink, linestyle="--", linewidth=1, label="optimum")
+    steps = "environment steps" if metric == METRIC else "steps"
+    axes.set(xlabel=steps if axis == "steps" else "minutes of training", ylabel=metric)
+    axes.grid(alpha=0.3)
+
+
+def _draw_runs(axes: Axes, axis: str, curves: Sequence[Curve], label: str, colour: str) -> None:
     scale = 1 if axis == "steps" else 60
     marker = "o" if max(len(curve.steps) for curve in curves) == 1 else ""
     for curve in curves:
         x = getattr(curve, axis) / scale
-        panel.plot(x, curve.values, color=colour, alpha=0.3, linewidth=0.8, marker=marker)
+        axes.plot(x, curve.values, color=colour, alpha=0.3, linewidth=0.8, marker=marker)
     mean = band(curves, axis)
     x, name = mean.x / scale, f"{label} ({len(curves)} run{'s' if len(curves) > 1 else ''})"
-    panel.plot(x, mean.mean, color=colour, linewidth=2, marker=marker, label=name)
-    panel.fill_between(x, mean.low, mean.high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(x, mean.mean, color=colour, linewidth=2, marker=marker, label=name)
+    axes.fill_between(x, mean.low, mean.high, color=colour, alpha=0.2, linewidth=0)
 
 
 def save(figure: Figure, out: Path) -> Path:
@@ -144,7 +160,7 @@ def save(figure: Figure, out: Path) -> Path:
     return out
 
 
-def _runs(logdir: Path) -> list[Path]:
+def runs_in(logdir: Path) -> list[Path]:
     """The run folders at or below `logdir`."""
     if not logdir.exists():
         raise ValueError(f"no {logdir}: expected the folder of a run or of several, or compare.json.")

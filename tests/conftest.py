@@ -1,10 +1,11 @@
-"""What holds for all tests: one torch thread each, those that need a CUDA GPU are skipped without one, and
-faults are counted.
+"""What holds for all tests: one torch thread each, those that need a CUDA GPU or an extra are skipped without
+one, and faults are counted.
 
 A test marked `faults("name")` is a line of the table that `pytest --faults` prints; with `full=True` it takes
 too long for every day, and runs with `--faults` only.
 """
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = chosen
     if left_out:
         config.hook.pytest_deselected(items=left_out)
+    for item in items:
+        if extras := item.get_closest_marker("extras"):
+            missing = [name for name in extras.args if importlib.util.find_spec(name) is None]
+            if missing:
+                item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}: make test-extras"))
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA GPU, and torch finds none")

@@ -120,6 +120,8 @@ REFUSED = [
     (["--agent.horizn", "3"], "unknown option '--agent.horizn'"),
     (["--batch_lenght=3"], "unknown option '--batch_lenght'. Did you mean '--batch_length'?"),
     (["--capacity", "3"], "Did you mean '--replay.capacity'?"),
+    (["--log.tensorboard", "false"], "unknown option '--log.tensorboard'. It is 'log.to' now."),
+    (["--log.to", "csv,wandbb"], "option 'log.to' expects none, or some of tensorboard, csv", "Did you mean"),
     (
         ["--horizon", "3"],
         "unknown option '--horizon'. Did you mean '--imagination.horizon'? All options: python run",

@@ -3,7 +3,8 @@
 config.yaml     the merged configuration
 sessions.jsonl  command, commit and hardware of each session that trained it
 spaces.json     the environment's own spaces of observations and actions
-metrics.jsonl   one object a line; and TensorBoard's events.*
+metrics.jsonl   one object a line; and what `agent.run.writers` write: events.*, metrics.csv, wandb/
+tracked.json    the run's names at Weights & Biases and MLflow
 checkpoints/    see `agent.run.checkpoint`
 replay/         chunks of steps
 data.json       of a world model fitted to episodes on disk: which ones, see `agent.run.data`
@@ -47,7 +48,7 @@ except ImportError as error:
 
 REPOSITORY = Path(__file__).parents[2]
 LINE, EPISODE = 3000, 250  # bytes in metrics.jsonl and TensorBoard, measured on small runs
-PICTURES, MOVING = 70_000, 800_000  # and of what is drawn of vectors, and of pictures with their video
+PICTURES, MOVING = 110_000, 900_000  # and of what is drawn of vectors, and of pictures with their video
 SEVERAL = 15  # options that differ between two sizes, of which one is chosen where there is a GPU
 
 
@@ -244,16 +245,17 @@ class RunFolder:
     def _run(self) -> str | None:
         """The word that names this run; None before its first session."""
         if self._name is None:
-            named = [str(line["run"]) for line in self._sessions() if "run" in line]
+            named = [str(line["run"]) for line in self.sessions() if "run" in line]
             self._name = named[-1] if named else None
         return self._name
 
-    def _sessions(self) -> Iterator[dict[str, Any]]:
+    def sessions(self) -> Iterator[dict[str, Any]]:
+        """The entries of `begin_session`, of one session after the other."""
         return read_lines(self.path / "sessions.jsonl")
 
     def commits(self) -> list[str]:
         """The commits that trained the run, each once, in order; none where no session was recorded."""
-        return list(dict.fromkeys(str(line["commit"]) for line in self._sessions() if "commit" in line))
+        return list(dict.fromkeys(str(line["commit"]) for line in self.sessions() if "commit" in line))
 
     def identity(self, *spaces: object) -> dict[str, str]:
         """What a checkpoint has to have in common with this run: its name, its configuration, its spaces.
@@ -271,7 +273,7 @@ class RunFolder:
         """Put aside what a run left of which no checkpoint can be loaded, if any, and say so."""
         if not checkpoint.folders(self.path):
             return
-        names = ("checkpoints", "replay", "metrics.jsonl", "result.json")
+        names = ("checkpoints", "replay", "metrics.jsonl", "metrics.csv", "tracked.json", "result.json")
         old = [path for name in names if (path := self.path / name).exists()] + [*self.path.glob("events.*")]
         place = put_aside(old, self.path)
         print(f"the run starts anew at step 0; what it had is in {place}", file=sys.stderr, flush=True)

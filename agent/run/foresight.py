@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,14 +15,13 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.run import pictures
+from agent.run.pictures import PictureOf
 from replay.rows import Rows
 from worldmodels import State
 from worldmodels.encoder_decoder import Batch, Decoder, observations
 from worldmodels.latent import MODE, Noise
 
 ROWS = 32  # episodes that are foreseen side by side
-PictureOf = Callable[[Rows], np.ndarray]
-"""Observations of one frame, by name -> a picture of it, uint8 `[H, W, 3]`."""
 Sequences = tuple[np.ndarray, np.ndarray, np.ndarray]
 """What an observation was, reconstructed, and imagined after the context, each `[T, ...]`."""
 DOORS = "probe/doors"  # of episodes: which of the H x W tiles of a view are doors, `[T, H, W]` bool
@@ -173,7 +172,7 @@ def _wrong(shown: Tensor, true: Tensor, sizes: Sequence[int]) -> Tensor:
 def strips(drawn: Mapping[str, Sequences], context: int) -> dict[str, Figure]:
     """Draw what `sequences` returned: true, reconstructed, imagined after the context, and its error."""
     return {
-        key: pictures.open_loop(true, imagined, context, reconstructed)
+        key: pictures.open_loop(true, imagined, context, reconstructed, key)
         for key, (true, reconstructed, imagined) in drawn.items()
     }
 
@@ -190,25 +189,19 @@ def sequences(
     steps = list(_steps(agent, data, context))
     decode = agent.model.decoder.observations
     kinds = (
-        {key: _unit(value) for key, value in observations(data).items()},
+        {key: in_unit(value) for key, value in observations(data).items()},
         decode(torch.stack([step.feature for step in steps], 1)),
         decode(torch.stack([step.dreamed for step in steps], 1)),
     )
     drawn = [{key: value[0].float().cpu().numpy() for key, value in kind.items()} for kind in kinds]
     if picture_of is not None:
-        drawn = [{"view": _pictures(kind, picture_of)} for kind in drawn]
+        drawn = [{"view": pictures.views(kind, picture_of)} for kind in drawn]
     return {key: (drawn[0][key], drawn[1][key], drawn[2][key]) for key in drawn[0]}
 
 
-def _unit(value: Tensor) -> Tensor:
+def in_unit(value: Tensor) -> Tensor:
     """Pictures in [0, 1]; vectors as they are."""
     return value.float() / 255 if value.dtype == torch.uint8 else value
-
-
-def _pictures(shown: Rows, picture_of: PictureOf) -> np.ndarray:
-    """Frames `[T, H, W, 3]` in [0, 1] of observations, each `[T, ...]`."""
-    frames = range(len(next(iter(shown.values()))))
-    return np.stack([picture_of({key: value[t] for key, value in shown.items()}) for t in frames]) / 255
 
 
 class Step(NamedTuple):

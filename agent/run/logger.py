@@ -1,9 +1,4 @@
-"""What a person sees of a run: `metrics.jsonl`, TensorBoard, and a progress line.
-
-Everything is written by the calling thread: tensorboardX's own writer thread dies silently on a full disk and
-then blocks the caller for ever, so its record format is used without the thread. A video is a GIF in an image
-summary, which TensorBoard shows moving; tensorboardX needs moviepy to make one.
-"""
+"""What a person sees of a run: `metrics.jsonl`, what `writers` write, and a progress line."""
 
 import contextlib
 import errno
@@ -11,23 +6,22 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from tensorboardX import summary as tb
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+import configs
 from agent.run.pictures import to_array
 from agent.run.video import as_gif
+from agent.run.writers import WHAT, WRITERS, Start, Writer, chosen
+from configs.files import read_json
 from replay.files import append, naming, publish
 
-WHAT = "the log"
-METRICS = "metrics.jsonl"
+METRICS, TRACKED = "metrics.jsonl", "tracked.json"
 
 
 class Logger:
@@ -36,33 +30,50 @@ class Logger:
     Arguments:
         logdir: folder of the run; created if it is not there.
         total_steps: environment steps at which the run ends.
-        tensorboard: also write TensorBoard events into `logdir`; without it pictures and histograms are not
-            written.
+        to: names of `writers.WRITERS`, with commas between, or none.
         resume_step: environment steps of the checkpoint the run resumes from. Metrics of later steps belong
             to what was lost and are removed; with 0 the log starts anew.
         interval: seconds between two progress lines where stderr is not a terminal.
         unit: what steps are, in the progress line: frames of environments, or updates.
         score: what the number shown beside them is.
+        config: the merged configuration, which services show.
 
-    Raises OSError with the path if a file cannot be written.
+    A service gets each step once: what was logged of steps that were lost and are played again stays as it
+    was there. One that fails is given up with a message.
+
+    Raises OSError with the path if a file cannot be written, configs.Mistake if a service cannot be reached.
     """
 
     def __init__(
         self,
         logdir: str | Path,
         total_steps: int,
-        tensorboard: bool = True,
+        to: str = "tensorboard",
         resume_step: int = 0,
         interval: float = 10.0,
         unit: str = "frame",
         score: str = "return",
+        config: configs.Config | None = None,
     ) -> None:
         folder = Path(logdir)
         folder.mkdir(exist_ok=True)
         self._path = folder / METRICS
+        tracked = _tracked(folder, resume_step)
         removed = _truncate(self._path, resume_step)
         self._metrics = append(self._path)
-        self._events = _Events(folder, resume_step) if tensorboard else None
+        self._writers: dict[str, Writer] = {}
+        self._tracked = tracked["step"]
+        for name in chosen(to):
+            start = Start(folder, resume_step, config or configs.Config({}), tracked.get(name, ""))
+            try:
+                self._writers[name] = WRITERS[name](start)
+            except OSError:
+                raise
+            except Exception as error:
+                raise configs.Mistake(f"log.to {name} could not begin: {error}") from error
+        tracked |= {name: writer.run for name, writer in self._writers.items() if writer.run}
+        if len(tracked) > 1:
+            publish(folder / TRACKED, json.dumps(tracked), WHAT)
         self._progress = _Progress(total_steps, resume_step, interval, unit, score)
         if removed:
             self.say(f"removed {removed} lines of {METRICS}, newer than step {resume_step:,} or damaged")
@@ -78,31 +89,39 @@ class Logger:
         with naming(self._path, WHAT):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
-        if self._events:
-            values = [
-                tb.scalar(name, value) for name, value in line.items() if name != "step" and value is not None
-            ]
-            self._events.write(step, *values)
+        known = {name: value for name, value in line.items() if name != "step" and value is not None}
+        self._to_each(step, lambda writer: writer.scalars(step, known))
 
     def figure(self, step: int, name: str, figure: Figure) -> None:
-        """Show a figure as a picture in TensorBoard."""
-        if self._events:
-            self._events.write(step, tb.image(name, to_array(figure), dataformats="HWC"))
+        """Show a figure as a picture."""
+        if self._writers:
+            picture = to_array(figure)
+            self._to_each(step, lambda writer: writer.picture(step, name, picture))
 
     def video(self, step: int, name: str, frames: Iterable[np.ndarray], fps: float) -> None:
-        """Show frames, uint8 `[H, W, 3]`, as a moving picture in TensorBoard."""
-        if self._events:
+        """Show frames, uint8 `[H, W, 3]`, as a moving picture."""
+        if self._writers:
             gif = as_gif(frames, fps)
-            width, height = (int.from_bytes(gif[place : place + 2], "little") for place in (6, 8))
-            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-            self._events.write(step, Summary(value=[Summary.Value(tag=name, image=image)]))
+            self._to_each(step, lambda writer: writer.video(step, name, gif))
 
     def histogram(self, step: int, name: str, values: np.ndarray, bins: int = 64) -> None:
-        """Show the distribution of an array's finite values in TensorBoard."""
+        """Show the distribution of an array's finite values."""
         finite = np.asarray(values, np.float64).ravel()
         finite = finite[np.isfinite(finite)]
-        if self._events and finite.size:
-            self._events.write(step, tb.histogram(name, finite, bins))
+        if finite.size:
+            self._to_each(step, lambda writer: writer.histogram(step, name, finite, bins))
+
+    def _to_each(self, step: int, write: Callable[[Writer], None]) -> None:
+        """Let each writer write; a service has had the steps that are played again."""
+        for name, writer in list(self._writers.items()):
+            try:
+                if not writer.run or step > self._tracked:
+                    write(writer)
+            except Exception as error:
+                if not writer.run:
+                    raise
+                del self._writers[name]
+                self.say(f"log.to {name} failed at step {step:,}; the run goes on without it: {error!r}")
 
     def progress(self, step: int, updates: int, score: float | None = None) -> None:
         """Show how far the run is. Cheap enough to be called at every step of the loop."""
@@ -116,43 +135,15 @@ class Logger:
     def close(self) -> None:
         """Show the last progress and close the files; a second call does nothing."""
         self._progress.close()
-        if self._events:
-            self._events.close()
+        with contextlib.ExitStack() as stack:  # each is closed, whatever becomes of the others
+            stack.callback(self._close_metrics)
+            for writer in self._writers.values():
+                stack.callback(writer.close)
+            self._writers = {}
+
+    def _close_metrics(self) -> None:
         with naming(self._path, WHAT):
             self._metrics.close()
-
-
-class _Events:
-    """A TensorBoard event file, written only when told to."""
-
-    def __init__(self, folder: Path, resume_step: int) -> None:
-        # tensorboardX names files by the second: the suffix keeps two sessions of one second apart
-        self._path = folder
-        self._writer: EventsWriter | None = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        self._flushed = time.monotonic()
-        if resume_step:  # hides what an earlier session logged from here on
-            start = Event(wall_time=time.time(), step=resume_step + 1)
-            start.session_log.status = SessionLog.START
-            self._writer.write_event(start)
-
-    def write(self, step: int, *summaries: Summary) -> None:
-        """Write summaries as one event; the first one 20 seconds after a flush flushes again."""
-        if self._writer is None:
-            raise ValueError("the logger is closed.")
-        event = Event(wall_time=time.time(), step=int(step))
-        for part in summaries:
-            event.summary.value.extend(part.value)
-        with naming(self._path, WHAT):
-            self._writer.write_event(event)
-            if time.monotonic() - self._flushed > 20:
-                self._writer.flush()
-                self._flushed = time.monotonic()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            with naming(self._path, WHAT):
-                self._writer.close()
-            self._writer = None
 
 
 @contextlib.contextmanager
@@ -221,6 +212,16 @@ class _Progress:
             line = ", ".join([head, *parts, f"{speed:,.0f} {self._unit}s/s", f"{left} left"])
             print(line, file=sys.stderr, flush=True)
         self._shown_step, self._shown_time = step, time.monotonic()
+
+
+def _tracked(folder: Path, resume_step: int) -> dict[str, Any]:
+    """Name of a service -> this run's name there; and the newest `step` that they may have got."""
+    if not resume_step or not (folder / TRACKED).is_file():
+        return {"step": 0}
+    found = {"step": 0} | read_json(folder / TRACKED)
+    lines = (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
+    steps = (step for line in lines if math.isfinite(step := _step_of(line)))
+    return found | {"step": int(max([found["step"], *steps]))}
 
 
 def _truncate(path: Path, step: int) -> int:

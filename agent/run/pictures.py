@@ -5,19 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 from agent.run.video import SIDE, Colour, Tiles, rgb
 
-COLUMNS = 16  # images shown of a sequence
+COLUMNS = 12  # images shown of a sequence
+IMAGE = 1.1  # inches that one takes
 LINES = 256  # entries shown of a vector
+BARS, HALF = 64, 20  # bars shown of a vector, and pixels at least of half of the width
+BAR: Colour = (120, 180, 250)
 OBSERVED: Colour = (60, 60, 60)
-PREDICTED: Colour = (200, 100, 0)  # as the line before the first predicted step
+PREDICTED: Colour = (200, 100, 0)
+PictureOf = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+"""Observations of one frame, by name -> a picture of it, uint8 `[H, W, 3]`."""
 
 
 def open_loop(
-    true: np.ndarray, predicted: np.ndarray, context: int, reconstructed: np.ndarray | None = None
+    true: np.ndarray,
+    predicted: np.ndarray,
+    context: int,
+    reconstructed: np.ndarray | None = None,
+    name: str = "observation",
 ) -> Figure:
     """Draw an open-loop prediction: rows true, predicted, error; time from left to right.
 
@@ -25,38 +37,42 @@ def open_loop(
         true, predicted: images `[T, H, W, C]` in [0, 1], or vectors `[T, d]`.
         context: number of steps the model had observed; a line stands before the first predicted one.
         reconstructed: for a further row, what is decoded where all is observed.
+        name: of the observation, for the title.
 
-    At most 16 images, evenly spaced, whose error is signed around grey. Of vectors a heat map, scaled by the
-    range of `true`, with every n-th entry if they are very long; the error is blue where predicted is too
+    At most 12 images, evenly spaced, whose error is signed around grey. Of vectors a heat map, scaled by the
+    range of `true`, with every n-th element if they are very long; the error is blue where predicted is too
     low, red where it is too high.
     """
+    error = f"{np.square(predicted[context:] - true[context:]).mean():.3g}" if context < len(true) else "-"
+    title = f"{name}: mean squared error of what is predicted {error}"
     if true.ndim == 4:
         shown = _rows(lambda images: rgb(images.astype(np.float64)), true, predicted, reconstructed)
-        return _images(shown, context)
-    every = -(-true.shape[1] // LINES)
+        return _images(shown, context, title)
+    size = true.shape[1]
+    every = -(-size // LINES)
     shown = _rows(lambda values: values[:, ::every].astype(np.float64), true, predicted, reconstructed)
-    true = shown["true"]
-    low, high = float(true.min()), float(true.max())
+    low, high = float(shown["true"].min()), float(shown["true"].max())
     span = max(high - low, 1e-6)
-    figure = Figure(
-        figsize=(9, 1.2 + len(shown) * float(np.clip(0.16 * true.shape[1], 0.6, 2.4))), layout="constrained"
-    )
+    height = 1.3 + len(shown) * float(np.clip(0.3 * size, 1.1, 2.6))
+    figure = Figure(figsize=(11, height), layout="constrained")
     axes = figure.subplots(len(shown), 1, sharex=True)
-    for axis, (name, values) in zip(axes, shown.items(), strict=True):
-        error = name == "error"
-        scale = (-span, span) if error else (low, low + span)
+    for axis, (row, values) in zip(axes, shown.items(), strict=True):
+        of_error = row == "error"
+        scale = (-span, span) if of_error else (low, low + span)
         drawn = axis.imshow(
             values.T,
-            cmap="RdBu_r" if error else "viridis",
+            cmap="RdBu_r" if of_error else "viridis",
             vmin=scale[0],
             vmax=scale[1],
+            extent=(-0.5, len(true) - 0.5, size - 0.5, -0.5),
             aspect="auto",
             interpolation="nearest",
         )
-        axis.set_ylabel(f"{name}\nelement")
-        _mark(axis, context - 0.5, context < len(true))
-        figure.colorbar(drawn, ax=axis)
-    axis.set_xlabel(f"step; predicted from {context} on")
+        axis.set_ylabel(f"{row}\nelement")
+        axis.set_yticks(np.unique(np.linspace(0, size - 1, min(size, 8)).round()))
+        figure.colorbar(drawn, ax=axis, label="predicted - true" if of_error else "value")
+    axis.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    _explain(figure, axes, title, context, context - 0.5)
     return figure
 
 
@@ -86,8 +102,28 @@ def open_loop_frames(
             true, *between, predicted = (rgb(part[at].astype(np.float64)) for part in parts)
             panels = [(f"true  step {at}", true), *(("reconstructed", each) for each in between)]
             panels += [(kind, predicted), ("error", (predicted - true + 1) / 2)]
-            row += [(_bytes(panel), text, colour) for text, panel in panels]
+            row += [(as_bytes(panel), text, colour) for text, panel in panels]
         yield tiles.draw(row)
+
+
+def views(shown: Mapping[str, np.ndarray], picture_of: PictureOf) -> np.ndarray:
+    """Frames `[T, H, W, 3]` in [0, 1] of observations, each `[T, ...]`."""
+    steps = zip(*shown.values(), strict=True)
+    return np.stack([picture_of(dict(zip(shown, step, strict=True))) for step in steps]) / 255
+
+
+def bars(values: np.ndarray, largest: float) -> np.ndarray:
+    """A vector as a bar a number, to the left of the middle where it is below 0: uint8 `[h, w, 3]`.
+
+    One of `largest` fills its half. Of a long vector every n-th number is shown.
+    """
+    values = values[:: -(-len(values) // BARS)]
+    half = max(HALF, 2 * len(values))
+    picture = np.full((4 * len(values), 2 * half + 1, 3), 40, np.uint8)
+    for line, value in enumerate(np.clip(values / largest, -1, 1)):
+        reach = round(float(value) * half)
+        picture[4 * line : 4 * line + 3, half + min(reach, 0) : half + max(reach, 0) + 1] = BAR
+    return picture
 
 
 def kl_by_step(kl: Mapping[int, float]) -> Figure:
@@ -121,31 +157,48 @@ def _rows(
     return shown | {"error": shown["predicted"] - shown["true"]}
 
 
-def _images(shown: Mapping[str, np.ndarray], context: int) -> Figure:
+def _images(shown: Mapping[str, np.ndarray], context: int, title: str) -> Figure:
     """Rows of images `[T, H, W, 3]` in [0, 1], and of their error."""
     true, rows = shown["true"], len(shown)
     steps = np.unique(np.linspace(0, len(true) - 1, min(len(true), COLUMNS)).round().astype(int))
     height, width = true.shape[1:3]
-    size = 0.75 * len(steps) + 0.7, 0.75 * rows * height / width + 0.9
+    size = max(IMAGE * len(steps) + 0.5, 6), IMAGE * rows * height / width + 1.4
     figure = Figure(figsize=size, layout="constrained")
-    for axis, (name, values) in zip(figure.subplots(rows, 1, sharex=True), shown.items(), strict=True):
+    axes = figure.subplots(rows, 1, sharex=True)
+    for axis, (name, values) in zip(axes, shown.items(), strict=True):
         frames = (values + 1) / 2 if name == "error" else values
         axis.imshow(np.concatenate(list(np.clip(frames[steps], 0, 1)), 1), interpolation="nearest")
+        between = np.arange(1, len(steps)) * width - 0.5
+        axis.vlines(between, -0.5, height - 0.5, color="white", linewidth=3)
         axis.set_yticks([])
-        axis.set_ylabel(name)
-        later = np.flatnonzero(steps >= context)
-        _mark(axis, later[0] * width - 0.5 if later.size else 0, bool(later.size))
-    axis.set_xticks((np.arange(len(steps)) + 0.5) * width, [str(step) for step in steps])
-    axis.set_xlabel(f"step; predicted from {context} on")
+        axis.set_ylabel(f"{name}\n(grey: none)" if name == "error" else name)
+    axis.set_xticks((np.arange(len(steps)) + 0.5) * width - 0.5, [str(step) for step in steps])
+    _explain(figure, axes, title, context, np.searchsorted(steps, context) * width - 0.5)
     return figure
 
 
-def _bytes(image: np.ndarray) -> np.ndarray:
+def as_bytes(image: np.ndarray) -> np.ndarray:
     """An image of values in [0, 1] as uint8."""
     return (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _mark(axis: object, place: float, there: bool) -> None:
-    """The line before the first predicted step."""
-    if there:
-        axis.axvline(place, color="darkorange", linewidth=2)  # type: ignore[attr-defined]
+def _explain(figure: Figure, axes: Sequence[Axes], title: str, context: int, place: float) -> None:
+    """Say what is drawn, and mark in rows from top to bottom the `place` from where on it is predicted."""
+    top, (left, right) = axes[0], axes[0].get_xlim()
+    figure.suptitle(title)
+    parts = [(f"observed: {context} steps", "left", OBSERVED, left, min(place, right))]
+    if place < right:
+        said = f"from step {context} on predicted, from the actions alone"
+        parts.append((said, "right", PREDICTED, place, right))
+        for axis in axes:
+            axis.axvline(place, color=_colour(PREDICTED), linewidth=3)
+    for text, side, colour, begin, end in parts:
+        top.set_title(text, loc=side, fontsize="medium", color=_colour(colour), pad=10)  # type: ignore[arg-type]
+        above = offset_copy(top.get_xaxis_transform(), figure, y=5, units="points")
+        top.hlines(1, begin, end, color=_colour(colour), transform=above, clip_on=False, linewidth=5)
+    axes[-1].set_xlabel("step")
+
+
+def _colour(colour: Colour) -> tuple[float, ...]:
+    """As matplotlib has it."""
+    return tuple(part / 255 for part in colour)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 
 from agent.agent import Agent
 from agent.run import pictures
+from agent.run.foresight import in_unit
+from agent.run.pictures import PictureOf
 from agent.run.video import SIDE
 from worldmodels import State
 from worldmodels.encoder_decoder import Batch, observations
@@ -54,10 +56,23 @@ class OpenLoop:
         by_step = self.kl_by_step()
         return {f"kl_by_step/{age:04d}": kl for age, kl in by_step.items() if age & (age - 1) == 0}
 
+    def seen(self, picture_of: PictureOf | None) -> OpenLoop:
+        """The same with one observation, `view`, the pictures of all; without a `picture_of` as it is."""
+        if picture_of is None:
+            return self
+
+        def view(shown: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            rows = ({key: value[row] for key, value in shown.items()} for row in range(len(self.kl)))
+            return {"view": np.stack([pictures.views(row, picture_of) for row in rows])}
+
+        return replace(self, true=view(self.true), predicted=view(self.predicted))
+
     def figures(self, rows: int) -> dict[str, Figure]:
         """The predictions of the first `rows` rows, and the KL by step where an episode begins."""
         drawn = {
-            f"open_loop/{key}/{row}": pictures.open_loop(true[row], self.predicted[key][row], self.context)
+            f"open_loop/{key}/{row}": pictures.open_loop(
+                true[row], self.predicted[key][row], self.context, name=key
+            )
             for key, true in self.true.items()
             for row in range(min(rows, len(true)))
         }
@@ -86,10 +101,7 @@ def open_loop(agent: Agent, batch: Mapping[str, np.ndarray], context: int) -> Op
     _, imagined = backbone.imagine(seen.last, action[:, context:], is_first[:, context:])
     predicted = agent.model.decoder.observations(torch.cat([seen.features, imagined], 1))
     return OpenLoop(
-        true={
-            key: (value.float() / 255 if value.dtype == torch.uint8 else value).cpu().numpy()
-            for key, value in obs.items()
-        },
+        true={key: in_unit(value).cpu().numpy() for key, value in obs.items()},
         predicted={key: value.cpu().numpy() for key, value in predicted.items()},
         kl=backbone.kl_losses(full)[0].cpu().numpy(),
         age=episode_age(batch["is_first"]),

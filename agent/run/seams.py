@@ -17,6 +17,7 @@ import envs
 import replay
 from agent.run.folder import REPOSITORY
 from agent.run.machine import choose_device
+from agent.run.pictures import PictureOf
 from replay.files import Fingerprint
 from worldmodels.encoder_decoder import is_image
 
@@ -163,6 +164,14 @@ def interface(make: MakeEnvironments, seed: int) -> envs.Interface:
 def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
     """The learner's spaces of observations and actions, of an environment that is built for it."""
     return interface(make, seed).spaces
+
+
+def picture_of(task: str, observed: Iterable[str]) -> PictureOf | None:
+    """What draws the symbols of a task's observations; None where there are none, or it cannot draw them."""
+    if "tiles" not in {*observed}:
+        return None
+    env = envs.make(task)
+    return env.get_wrapper_attr("picture_of") if env.has_wrapper_attr("picture_of") else None
 
 
 def batches(config: configs.Config, held: Iterable[gymnasium.Space] = ()) -> MakeBatches:

@@ -13,7 +13,7 @@ import numpy as np
 
 import configs
 from agent.agent import Agent
-from agent.run import checkpoint, crash, reports
+from agent.run import checkpoint, crash, reports, seams, writers
 from agent.run.folder import RunFolder
 from agent.run.limits import Limits
 from agent.run.logger import Logger
@@ -50,6 +50,7 @@ class Session:
         progress: Counters,
         behaviour: bool = True,
     ) -> None:
+        writers.chosen(config.log.to)
         self.config, self.folder, self.agent, self.spaces = config, folder, agent, tuple(spaces)
         self.replay, self.progress = replay, progress
         self.recorder = crash.FlightRecorder(agent, folder.path, behaviour)
@@ -115,10 +116,11 @@ class Session:
         self.logger = Logger(
             self.folder.path,
             self.config.steps,
-            tensorboard=log.tensorboard,
+            to=log.to,
             resume_step=self.progress.step,
             unit=self.unit,
             score=self.score,
+            config=self.config,
         )
         try:
             self._say_hello([*changed, *self.lost])
@@ -224,9 +226,10 @@ class Session:
         for number, times in enumerate(reports.memory_times(self.agent)):
             self.logger.histogram(step, f"memory_log10_steps/{number}", np.log10(times))
         report = reports.open_loop(self.agent, batch, context)
-        for name, figure in report.figures(rows=2).items():
+        shown = report.seen(seams.picture_of(self.config.task, report.true))
+        for name, figure in shown.figures(rows=2).items():
             self.logger.figure(step, name, figure)
-        if frames := report.frames(rows=1, side=96):  # small: there is one after the other in the log
+        if frames := shown.frames(rows=1, side=96):  # small: there is one after the other in the log
             self.logger.video(step, "open_loop/video", frames, reports.FPS)
         self.logger.add(step, report.metrics())
 

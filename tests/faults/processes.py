@@ -22,7 +22,7 @@ ENVS = 2  # of the preset: a step may overshoot by that
 WORDS = ["--task", "memory_chain:n=3", "--configs", "debug", "--device", "cpu", "--threads", "1"]
 WORDS += ["--batch_length", "8", "--replay.state_every", "4", "--train_ratio", "2"]
 WORDS += ["--eval.every", "0", "--checkpoint.every", "0", "--log.every", "8", "--log.pictures", "0"]
-WORDS += ["--log.tensorboard", "False"]
+WORDS += ["--log.to", "none"]
 ON_DISK = ["--replay.capacity", "300", "--replay.chunk", "8", "--replay.memory_gb", "2e-6"]
 """A replay that drops steps, and that has to read from its chunks."""
 

@@ -22,7 +22,7 @@ FULL = {
     "checkpoint": (["--checkpoint.every", "60"], 100_000, "agent.pt"),
     "replay": (["--checkpoint.every", "0"], 450_000, "chunk-0000-00000000.npz"),
     "metrics": (["--log.every", "2"], 10_000, "metrics.jsonl"),
-    "pictures": (["--log.tensorboard", "True", "--log.pictures", "20"], 40_000, "writing the log"),
+    "pictures": (["--log.to", "tensorboard", "--log.pictures", "20"], 40_000, "writing the log"),
 }
 
 

@@ -18,7 +18,7 @@ def test_nothing_grows_once_the_replay_is_full(tmp_path: Path, start: Start) -> 
     words = [*WORDS, "--envs.count", "16", "--train_ratio", "0.25", "--replay.capacity", "10000"]
     words += ["--replay.chunk", "64", "--replay.memory_gb", "1e-4"]
     words += ["--log.every", "1000", "--eval.every", "10000", "--checkpoint.every", "10000"]
-    words += ["--log.tensorboard", "True", "--log.pictures", "10000"]
+    words += ["--log.to", "tensorboard", "--log.pictures", "10000"]
     process = start(RUN, *words, "--steps", str(STEPS), "--logdir", str(tmp_path))
     seen: list[tuple[int, int, int, int]] = []
     folder = Path(f"/proc/{process.pid}")

@@ -141,13 +141,13 @@ def test_a_second_one_in_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_of_a_run() -> None:
     """Runs are started by the command a person would type."""
-    chosen = {"log.tensorboard": "false", "agent.x": "-1", "a": "b"}
+    chosen = {"log.to": "none", "agent.x": "-1", "a": "b"}
     comparison = Comparison("t:n=3", ["rssm"], 3, 100, Path("d"), 1, ["debug"], chosen, 1)
     assert comparison.runs[2].command[1:] == [
         str(Path(__file__).parents[2] / "run.py"),
         *shlex.split(
             "train --json --backbone rssm --task t:n=3 --seed 2 --steps 100 --logdir d/rssm/seed2 "
-            "--threads 1 --configs debug --log.tensorboard=false --agent.x=-1 --a=b"
+            "--threads 1 --configs debug --log.to=none --agent.x=-1 --a=b"
         ),
     ]
     (run,) = Comparison("t", ["rssm"], 1, 100, Path("d"), overrides={"threads": "1"}).runs

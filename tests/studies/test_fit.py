@@ -25,7 +25,7 @@ from tests.studies.conftest import Call, Train
 
 Refused = Callable[..., str]
 TASK = "memory_chain:n=5"
-SMALL = ["--configs", "debug", "--device", "cpu", "--recall.scale", "0", "--log.tensorboard", "false"]
+SMALL = ["--configs", "debug", "--device", "cpu", "--recall.scale", "0", "--log.to", "none"]
 ACTS = (
     ["eval"],
     ["imagine"],

@@ -26,7 +26,7 @@ def test_a_state_that_is_acting_s_own_has_no_error(tmp_path: Path, monkeypatch: 
     found = {}
     for mode in ("zero", "stored"):
         overrides = {"steps": 500, "prefill": 10**6, "batch_length": 16, "device": "cpu", "eval.every": 0}
-        overrides |= {"log.pictures": 0, "log.tensorboard": False, "replay.initial_state": mode}
+        overrides |= {"log.pictures": 0, "log.to": "none", "replay.initial_state": mode}
         config = configs.load("memory_chain:n=126", "rssm", ["debug"], overrides)
         training = Training(config, RunFolder(tmp_path / mode))
         training.run()

@@ -130,7 +130,7 @@ def configure(backbone: str = "s4wm", **changed: Any) -> configs.Config:
         "eval.every": 50,
         "log.every": 25,
         "log.pictures": 0,
-        "log.tensorboard": False,
+        "log.to": "none",
         "checkpoint.every": 60,
     }
     overrides |= {key.replace("__", "."): value for key, value in changed.items()}

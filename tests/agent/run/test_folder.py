@@ -276,4 +276,4 @@ def test_the_disk_that_a_run_takes_is_all_of_it() -> None:
     )
     drawn = configs.override(config, {"log.every": 0, "log.pictures": 10_000})
     logs = [on_disk(drawn, 1, lambda rows: (0, 0), images).split("log ")[1] for images in (False, True)]
-    assert logs == ["6.7 MiB), and 250 B an episode", "76.3 MiB), and 250 B an episode"]
+    assert logs == ["10.5 MiB), and 250 B an episode", "85.8 MiB), and 250 B an episode"]

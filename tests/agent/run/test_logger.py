@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from agent.run import logger
 from agent.run.logger import Logger
+from agent.run.writers import read_events
 
 
 def lines(logdir: Path) -> list[dict]:
@@ -24,14 +25,7 @@ def lines(logdir: Path) -> list[dict]:
 
 def events(logdir: Path) -> list[Event]:
     """Return all TensorBoard events of a run folder."""
-    found = []
-    for path in sorted(logdir.glob("events.out.tfevents.*")):
-        content, place = path.read_bytes(), 0
-        while place < len(content):  # length, its checksum, the event, its checksum
-            length = int.from_bytes(content[place : place + 8], "little")
-            found.append(Event.FromString(content[place + 12 : place + 12 + length]))
-            place += length + 16
-    return found
+    return list(read_events(logdir))
 
 
 def test_one_line_for_each_call_at_once(tmp_path: Path) -> None:
@@ -102,7 +96,7 @@ def test_tensorboard_gets_scalars_pictures_and_histograms(tmp_path: Path) -> Non
 
 def test_without_tensorboard_only_metrics_are_written(tmp_path: Path) -> None:
     """The switch leaves nothing but metrics.jsonl."""
-    log = Logger(tmp_path, 100, tensorboard=False)
+    log = Logger(tmp_path, 100, to="none")
     log.add(1, {"x": 1.0})
     log.figure(1, "picture", Figure())
     log.video(1, "film", [], 5)
@@ -116,7 +110,7 @@ def test_plain_lines_in_a_pipe(
     """Without a terminal a line is printed at intervals, and a last one at the end."""
     clock = [0.0]
     monkeypatch.setattr(logger.time, "monotonic", lambda: clock[0])
-    log = Logger(tmp_path, 1000, tensorboard=False)
+    log = Logger(tmp_path, 1000, to="none")
     for step in range(0, 301, 10):
         clock[0] += 1
         log.progress(step, step // 10, None if step < 150 else 0.75)
@@ -142,7 +136,7 @@ def test_a_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    log = Logger(tmp_path, 1000, tensorboard=False, resume_step=100)
+    log = Logger(tmp_path, 1000, to="none", resume_step=100)
     log.progress(400, 12, 0.5)
     log.close()
     shown = terminal.getvalue()
@@ -156,7 +150,7 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from agent.run.logger import Logger\n"
-        "log = Logger(sys.argv[1], 10, tensorboard=False)\n"
+        "log = Logger(sys.argv[1], 10, to='none')\n"
         "try:\n"
         "    for step in range(1000):\n"
         "        log.add(step, {'x': 1.0})\n"

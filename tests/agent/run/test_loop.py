@@ -336,7 +336,7 @@ def test_training_renews_the_states(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_pictures_and_kl_by_step(tmp_path: Path) -> None:
-    config = configure(steps=120, log__pictures=50, log__tensorboard=True)
+    config = configure(steps=120, log__pictures=50, log__to="tensorboard")
     House(config, waits=lambda index: 2).train(tmp_path)
     lines = [line for line in metrics_of(tmp_path) if "kl_by_step/0000" in line]
     assert len(lines) == 2

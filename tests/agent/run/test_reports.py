@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from matplotlib.figure import Figure
 
-from agent.run import pictures, reports
+from agent.run import pictures, reports, seams
 from agent.run.reports import OpenLoop, episode_age
+from envs.spaces import OneHot
 from tests.agent.test_agent import SPACE, make, make_batch
 from worldmodels import BACKBONES
 
@@ -17,6 +19,7 @@ def report(kl: np.ndarray, is_first: np.ndarray) -> OpenLoop:
     return OpenLoop(true, predicted, kl, episode_age(is_first), context=2)
 
 
+SYMBOLS = spaces.Dict({"tiles": OneHot([6] * 25), "heading": OneHot([4])})
 KL = np.array([[9.0, 8.0, 1.0, 2.0], [3.0, 4.0, 5.0, 6.0], [9.0, 9.0, 9.0, 9.0]])
 FIRST = np.array([[False, False, True, False], [True, False, False, True], [False] * 4])
 
@@ -91,17 +94,25 @@ def marks(figure: Figure) -> list[float]:
     return [float(line.get_xdata()[0]) for axes in figure.axes for line in axes.lines]
 
 
+def said(figure: Figure) -> list[str]:
+    return [figure.axes[0].get_title(side) for side in ("left", "right")]
+
+
 def test_images_of_an_open_loop_prediction() -> None:
-    """Rows by name, at most 16 columns, a line before the first predicted one; equal means a grey error."""
+    """Rows by name, at most 12 columns, a line before the first predicted one; equal means a grey error."""
     true = np.random.default_rng(0).random((30, 8, 10, 3))
     figure = pictures.open_loop(true, true, 15)
     drawn = panels(figure)
     assert list(drawn) == ["true", "predicted", "error"]
-    assert drawn["true"].shape == (8, 16 * 10, 3)
+    assert drawn["true"].shape == (8, 12 * 10, 3)
     np.testing.assert_array_equal(drawn["true"][:, :10], true[0])
     assert (drawn["error"] == 0.5).all()
-    assert marks(figure) == [8 * 10 - 0.5] * 3  # columns show steps 0, 2, ..., 14 | 15, ...
-    assert marks(pictures.open_loop(true, true, 30)) == []
+    assert marks(figure) == [6 * 10 - 0.5] * 3  # columns show steps 0, 3, ..., 13 | 16, ...
+    assert [label.get_text() for label in figure.axes[-1].get_xticklabels()][5:7] == ["13", "16"]
+    assert said(figure) == ["observed: 15 steps", "from step 15 on predicted, from the actions alone"]
+    everything = pictures.open_loop(true, true, 30, name="image")
+    assert marks(everything) == [] and said(everything) == ["observed: 30 steps", ""]
+    assert everything.get_suptitle() == "image: mean squared error of what is predicted -"
     grey = panels(pictures.open_loop(true[..., :1], true[..., :1], 3))["true"]
     assert grey.shape == drawn["true"].shape and (grey[..., 0] == grey[..., 2]).all()
 
@@ -116,13 +127,32 @@ def test_vectors_of_an_open_loop_prediction() -> None:
     np.testing.assert_array_equal(drawn["true"], true.T)
     np.testing.assert_array_equal(drawn["error"], (predicted - true).T)
     assert marks(figure) == [3.5] * 3
+    assert (
+        figure.axes[0].get_yticks().tolist() == [0, 1] and figure.axes[-1].get_ylabel() == "predicted - true"
+    )
+    assert figure.get_suptitle() == "observation: mean squared error of what is predicted 0.5"
     assert panels(pictures.open_loop(np.zeros((5, 1000)), np.zeros((5, 1000)), 2))["true"].shape == (250, 5)
+
+
+def test_symbols_are_seen_as_their_task_draws_them() -> None:
+    """One observation, of all; its errors stay those of the symbols."""
+    symbols = {"tiles": np.eye(2)[None, [0, 1, 1]], "heading": np.ones((1, 3, 1))}
+    kl = np.zeros((1, 3))
+    found = OpenLoop(symbols, {key: value[:, ::-1] for key, value in symbols.items()}, kl, kl, 1)
+    shown = found.seen(lambda seen: np.full((4, 4, 3), 255 * seen["tiles"].argmax(), np.uint8))
+    assert [view[0, :, 0, 0, 0].tolist() for view in (shown.true["view"], shown.predicted["view"])] == [
+        [0, 1, 1],
+        [1, 1, 0],
+    ]
+    assert list(shown.figures(1)) == ["open_loop/view/0", "kl_by_step"] and shown.frames(1) is not None
+    assert found.seen(None) is found
 
 
 @pytest.mark.parametrize("shape", [(5, 1), (300, 70), (40, 9, 9, 3), (3, 80, 40, 1)])
 def test_every_shape_becomes_a_picture(shape: tuple[int, ...]) -> None:
     picture = pictures.to_array(pictures.open_loop(np.zeros(shape), np.zeros(shape), 2))
     assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
+    assert picture.shape[0] >= 300 and picture.shape[1] >= 600
     assert picture.std() > 0, "nothing was drawn"
 
 
@@ -142,3 +172,12 @@ def test_open_loop(backbone: str) -> None:
     other["obs/image"][:, 5:] = 255 - other["obs/image"][:, 5:]
     again = reports.open_loop(agent, other, context=5)
     np.testing.assert_array_equal(again.predicted["image"], report.predicted["image"])
+
+
+def test_who_draws_symbols() -> None:
+    """The task, if it shows some; an observation space names what is observed."""
+    symbols = seams.picture_of("distracting_memory:width=10,observation=symbols", SYMBOLS)
+    assert symbols is not None
+    shown = symbols({"tiles": np.zeros(150), "heading": np.eye(4)[0]})
+    assert shown.shape == (40, 40, 3) and shown.any()
+    assert seams.picture_of("distracting_memory:width=10", SPACE) is None
