@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ class Logger:
         interval: seconds between two progress lines where stderr is not a terminal.
         unit: what steps are, in the progress line: frames of environments, or updates.
         score: what the number shown beside them is.
+        heard: gets each line that was added.
 
     Raises OSError with the path if a file cannot be written.
     """
@@ -56,7 +57,9 @@ class Logger:
         interval: float = 10.0,
         unit: str = "frame",
         score: str = "return",
+        heard: Callable[[dict[str, float | None]], object] = lambda _: None,
     ) -> None:
+        self._heard = heard
         folder = Path(logdir)
         folder.mkdir(exist_ok=True)
         self._path = folder / METRICS
@@ -78,6 +81,7 @@ class Logger:
         with naming(self._path, WHAT):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
+        self._heard(line)
         if self._events:
             values = [
                 tb.scalar(name, value) for name, value in line.items() if name != "step" and value is not None
