@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -64,6 +65,7 @@ class Training(Session):
             self.envs.close()
             raise
         self.restarts_seen = 0
+        self.best: float | None = None  # return of the best checkpoint, once known
         self.saved_acting: Mapping[str, np.ndarray] = {}
 
     def close(self) -> None:
@@ -213,6 +215,21 @@ class Training(Session):
             )
         names = ("return_mean", "return_std", "length_mean", "episodes", "cut")
         self.logger.add(progress.step, {f"eval/{name}": result[name] for name in names} | self._times())
+        self._keep_best(result["return_mean"])
+
+    def _keep_best(self, score: float) -> None:
+        """Keep the agent, without replay, if no evaluation of the run had such a return before."""
+        place = self.folder.best
+        if self.best is None:
+            saved = checkpoint.load_newest(place, identity=self.identity)
+            self.best = saved.loop_state["return_mean"] if saved else -math.inf
+        if score > self.best:
+            self.folder.check()
+            self.recorder.check()
+            place.mkdir(exist_ok=True)
+            state, known = self.agent.state_dict(), {"return_mean": score}
+            checkpoint.save(place, self.progress.step, state, None, known, keep=1, identity=self.identity)
+            self.best = score
 
     def _shown(self) -> tuple[Rows, int]:
         return self.replay.peek(self.agent.updates), self.config.batch_length // 2
