@@ -84,7 +84,7 @@ class Train:
 
 
 class Evaluate:
-    """Evaluate the newest checkpoint of a run with its saved configuration."""
+    """Evaluate the newest checkpoint of a run, or another, with its saved configuration."""
 
     @staticmethod
     def arguments(parser: Parser) -> None:
@@ -94,6 +94,18 @@ class Evaluate:
         )
         parser.add_argument(
             "--sampled", action="store_true", help="sample latents and actions, as in training"
+        )
+        parser.add_argument(
+            "--task",
+            metavar="NAME",
+            help="another one of the same spaces, such as other arguments [the run's]",
+        )
+        which = parser.add_mutually_exclusive_group()
+        which.add_argument(
+            "--step", type=count, metavar="N", help="of an older checkpoint that is still there"
+        )
+        which.add_argument(
+            "--best", action="store_true", help="the checkpoint of the highest return evaluated"
         )
         add_video(parser, "the episodes")
         add_seed(parser, "of the environments [the run's]")
@@ -108,14 +120,14 @@ class Evaluate:
         if args.video:
             video.check(args.video)
 
-        run = SavedRun.that_acts(run_of(args), args.device)
+        run = SavedRun.that_acts(run_of(args), args.device, args.task)
         if args.sampled:
             run.config = configs.override(run.config, {"eval.deterministic": False})
         seed = run.config.seed if args.seed is None else args.seed
 
         def work() -> tuple[Mapping[str, Any], str]:
-            result = evaluate(run, args.episodes, seed, args.video)
-            text = _evaluation(run.config, result)
+            result = evaluate(run, args.episodes, seed, args.video, args.step, args.best)
+            text = f"{_evaluation(run.config, result)}, at step {result['step']:,}"
             return result, f"{text}\nvideo: {args.video}" if args.video else text
 
         return work

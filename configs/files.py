@@ -11,7 +11,8 @@ from typing import Any
 MOST = 16 << 20  # bytes of a small file, or of one line of a log
 
 
-def _to_stderr(message: str) -> None:
+def to_stderr(message: str) -> None:
+    """Print a line there."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -44,7 +45,7 @@ def read_json(path: str | Path, most: int = MOST) -> dict[str, Any]:
     return _object(read_text(path, most), path, 0)
 
 
-def read_lines(path: str | Path, report: Callable[[str], None] = _to_stderr) -> Iterator[dict[str, Any]]:
+def read_lines(path: str | Path, report: Callable[[str], None] = to_stderr) -> Iterator[dict[str, Any]]:
     """The lines of a file of JSON objects, one a line; none if there is no file.
 
     A line that is cut or damaged is left out, and `report` gets a message with its number.

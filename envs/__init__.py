@@ -60,6 +60,9 @@ TASKS: dict[str, str] = {name: env_id for name, (env_id, _) in _OWN.items()} | {
     name: masked_id(source) for name, (source, _) in MASKED.items()
 }
 
+# Prefix of tasks that a program made, and no name can make again
+PYTHON = "python"
+
 # Families of tasks: prefix -> our module with `names()`, `arguments(name)` and `build(name, **arguments)`.
 FAMILIES: dict[str, str] = {
     "popgym": "envs.suites.popgym",
@@ -137,6 +140,7 @@ def make_vector(
     timeout: float = 300.0,
     restarts: int = 3,
     render: bool = False,
+    make_env: Callable[[], gymnasium.Env] | None = None,
 ) -> VectorDoor:
     """Build `num_envs` environments as one: see `VectorDoor` for rows and arguments, `make` for errors.
 
@@ -147,8 +151,9 @@ def make_vector(
         mode, timeout, restarts: see `VectorDoor`.
         first_index: number of the first environment in the run, at least 0; the others follow.
         render: see `make`.
+        make_env: builds one, in place of the task, which is then for messages; picklable for 'async'.
     """
-    build = _constructor(task, render)
+    build = make_env or _constructor(task, render)
     indices = range(first_index, first_index + num_envs)
     builders = [functools.partial(_wrap, build, seed, index) for index in indices]
     return VectorDoor(builders, task, mode, first_index, seed, timeout, restarts)
@@ -176,6 +181,11 @@ def _constructor(task: str, render: bool = False) -> Callable[[], gymnasium.Env]
     if name in TASKS:
         return gym.constructor(task, TASKS[name], arguments, render=render)
     prefix, _, member = name.partition(":")
+    if prefix == PYTHON:
+        raise ValueError(
+            f"Task {task!r} is what `agent.train` was given to make environments with: only it can make them "
+            "again, given the same. `agent.Agent.load` needs none."
+        )
     if prefix not in FAMILIES:
         return gym.constructor(task, name, arguments, others=task_names(), render=render)
     family = importlib.import_module(FAMILIES[prefix])

@@ -94,7 +94,7 @@ def play(
         `step` of the checkpoint, `steps` shown, how many of them were `dreamt`, `returns` of episodes that
         ended, `error`: the mean squared error of what was dreamt, None if nothing was.
     """
-    agent, step = run.agent(seed)
+    agent, step = run.agent()
     envs = run.make_envs(1, seed, EVALUATION_ENVS)
     shown, returns, errors = 0, list[float](), list[float]()
     help_ = "q ends, o lets the model observe again" + "; digits, arrows and adws act" * keys

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +28,7 @@ import numpy as np
 import torch
 
 import configs
-from configs.files import MOST, read_json
+from configs.files import MOST, read_json, to_stderr
 from replay.chunk import read_rows
 from replay.files import Fingerprint, check_unpacked, fingerprint, naming, put_aside, sync
 
@@ -54,10 +53,6 @@ class DamagedError(Exception):
 
 class WrongError(DamagedError):
     """A checkpoint whose checksums are right does not hold what this run can go on from."""
-
-
-def _to_stderr(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def save(
@@ -130,9 +125,10 @@ def save(
 def load_newest(
     logdir: str | Path,
     with_replay: bool = True,
-    report: Callable[[str], None] = _to_stderr,
+    report: Callable[[str], None] = to_stderr,
     identity: Mapping[str, str] | None = None,
     accept: Callable[[Checkpoint], object] | None = None,
+    step: int | None = None,
 ) -> Checkpoint | None:
     """Read the newest checkpoint that is complete, undamaged and of this run; None if there is none.
 
@@ -142,6 +138,7 @@ def load_newest(
         identity: what the checkpoint has to have in common with the run; entries of one side alone do not
             count.
         accept: takes over what was found; the checkpoint is skipped if it raises.
+        step: of the only checkpoint that is looked at.
 
     Returns: `(step, agent_state, replay_state, loop_state, chunks)`, tensors on the CPU. The chunks are not
     verified here but by the replay, which continues without those that are missing or damaged.
@@ -152,7 +149,7 @@ def load_newest(
     """
     root = Path(logdir) / "checkpoints"
     skipped, unread, wrong = 0, None, ""
-    for folder in folders(logdir):
+    for folder in folders(logdir, step):
         try:
             found = _read(folder, with_replay, identity or {})
             if accept is not None:
@@ -324,13 +321,14 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def folders(logdir: str | Path) -> list[Path]:
-    """Return the checkpoint folders of a run, newest first."""
+def folders(logdir: str | Path, step: int | None = None) -> list[Path]:
+    """Return the checkpoint folders of a run, newest first, or the one of a step."""
     root = Path(logdir) / "checkpoints"
     if not root.is_dir():
         return []
     named = [path for path in root.iterdir() if re.fullmatch(r"\d{12,}", path.name) and path.is_dir()]
-    return sorted(named, key=lambda path: int(path.name), reverse=True)
+    asked = [path for path in named if step in (None, int(path.name))]
+    return sorted(asked, key=lambda path: int(path.name), reverse=True)
 
 
 def _agent_bytes(state: Mapping[str, Any]) -> memoryview:

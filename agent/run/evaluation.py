@@ -104,19 +104,27 @@ def run_episodes(
     }
 
 
-def evaluate(run: SavedRun, episodes: int, seed: int, video: Path | None = None) -> dict[str, Any]:
-    """Evaluate the newest valid checkpoint of a run: the result of `run_episodes`, with the saved `step`.
+def evaluate(
+    run: SavedRun,
+    episodes: int,
+    seed: int,
+    video: Path | None = None,
+    step: int | None = None,
+    best: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a checkpoint of a run: the result of `run_episodes`, with the saved `step`.
 
     Args:
         run: see `SavedRun`.
         episodes: whole ones to play.
         seed: of the environments and of what is sampled.
         video: file to write a video of the episodes to, named in the result.
+        step, best: which checkpoint, see `SavedRun.agent`.
 
     Raises:
         configs.Mistake: there is no checkpoint, or nothing to be seen in the video.
     """
-    agent, step = run.agent()
+    agent, step = run.agent(step=step, best=best)
     options, seed = run.config.eval, derive_seed(seed, "evaluate")
     sizes = episodes, options.envs, seed, options.max_steps
     if video is None:

@@ -6,6 +6,7 @@ spaces.json     the environment's own spaces of observations and actions
 metrics.jsonl   one object a line; and what `agent.run.writers` write: events.*, metrics.csv, wandb/
 tracked.json    the run's names at Weights & Biases and MLflow
 checkpoints/    see `agent.run.checkpoint`
+best/           the same of the best evaluation, without replay
 replay/         chunks of steps
 data.json       of a world model fitted to episodes on disk: which ones, see `agent.run.data`
 result.json     the last evaluation, once the run is done
@@ -69,6 +70,11 @@ class RunFolder:
             raise ValueError(f"{path}: {error.strerror or error}; give another --logdir.") from error
         self._held: tuple[int, int] | None = None  # device and inode of the lock, while it is held
         self._name: str | None = None  # of the run, once known
+
+    @property
+    def best(self) -> Path:
+        """Where the checkpoint of the best evaluation is, as if it were a run's."""
+        return self.path / "best"
 
     @classmethod
     def of(cls, config: configs.Config) -> RunFolder:
@@ -273,7 +279,15 @@ class RunFolder:
         """Put aside what a run left of which no checkpoint can be loaded, if any, and say so."""
         if not checkpoint.folders(self.path):
             return
-        names = ("checkpoints", "replay", "metrics.jsonl", "metrics.csv", "tracked.json", "result.json")
+        names = (
+            "checkpoints",
+            "best",
+            "replay",
+            "metrics.jsonl",
+            "metrics.csv",
+            "tracked.json",
+            "result.json",
+        )
         old = [path for name in names if (path := self.path / name).exists()] + [*self.path.glob("events.*")]
         place = put_aside(old, self.path)
         print(f"the run starts anew at step 0; what it had is in {place}", file=sys.stderr, flush=True)
@@ -353,10 +367,10 @@ def on_disk(
     chunks, _ = disk(min(config.steps, capacity + late))
     _, rows = disk(capacity)
     moments = 3  # a parameter and what the optimiser keeps of it
-    saved = keep * (moments * 4 * parameters + rows)
+    saved = keep * (moments * 4 * parameters + rows) + moments * 4 * parameters
     logged = (LINE, log.every), (MOVING if images else PICTURES, log.pictures)
     written = sum(size * config.steps // every for size, every in logged if every)
-    parts = (("replay", chunks), (f"{keep} checkpoints", saved), ("log", written))
+    parts = (("replay", chunks), (f"{keep} checkpoints and the best", saved), ("log", written))
     listed = ", ".join(f"{name} {readable(size)}" for name, size in parts)
     total = readable(chunks + saved + written)
     return f"on disk at the end: about {total} ({listed}), and {readable(EPISODE)} an episode"

@@ -37,6 +37,7 @@ class Logger:
         unit: what steps are, in the progress line: frames of environments, or updates.
         score: what the number shown beside them is.
         config: the merged configuration, which services show.
+        heard: gets each line that was added.
 
     A service gets each step once: what was logged of steps that were lost and are played again stays as it
     was there. One that fails is given up with a message.
@@ -54,7 +55,9 @@ class Logger:
         unit: str = "frame",
         score: str = "return",
         config: configs.Config | None = None,
+        heard: Callable[[dict[str, float | None]], object] = lambda _: None,
     ) -> None:
+        self._heard = heard
         folder = Path(logdir)
         folder.mkdir(exist_ok=True)
         self._path = folder / METRICS
@@ -89,6 +92,7 @@ class Logger:
         with naming(self._path, WHAT):
             self._metrics.write(json.dumps(line) + "\n")
             self._metrics.flush()
+        self._heard(line)
         known = {name: value for name, value in line.items() if name != "step" and value is not None}
         self._to_each(step, lambda writer: writer.scalars(step, known))
 

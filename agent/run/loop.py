@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import signal
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
+import gymnasium
 import numpy as np
 import torch
 
 import configs
+import envs
 from agent.agent import Agent, derive_seed
 from agent.compiling import check_compiler
-from agent.run import checkpoint, seams
+from agent.run import checkpoint, machine, seams
 from agent.run.evaluation import EpisodeStatistics, run_episodes
 from agent.run.folder import RunFolder, on_disk
 from agent.run.machine import choose_device
 from agent.run.progress import Acting, Progress, to_numpy
 from agent.run.saved import load_agent
 from agent.run.seams import Batches, MakeBatches, MakeEnvironments, Rows, close_quietly
-from agent.run.session import Session
+from agent.run.session import Callback, Result, Session, record
 from agent.run.stopping import Stopped
 
 
@@ -59,6 +65,7 @@ class Training(Session):
             self.envs.close()
             raise
         self.restarts_seen = 0
+        self.best: float | None = None  # return of the best checkpoint, once known
         self.saved_acting: Mapping[str, np.ndarray] = {}
 
     def close(self) -> None:
@@ -208,6 +215,21 @@ class Training(Session):
             )
         names = ("return_mean", "return_std", "length_mean", "episodes", "cut")
         self.logger.add(progress.step, {f"eval/{name}": result[name] for name in names} | self._times())
+        self._keep_best(result["return_mean"])
+
+    def _keep_best(self, score: float) -> None:
+        """Keep the agent, without replay, if no evaluation of the run had such a return before."""
+        place = self.folder.best
+        if self.best is None:
+            saved = checkpoint.load_newest(place, identity=self.identity)
+            self.best = saved.loop_state["return_mean"] if saved else -math.inf
+        if score > self.best:
+            self.folder.check()
+            self.recorder.check()
+            place.mkdir(exist_ok=True)
+            state, known = self.agent.state_dict(), {"return_mean": score}
+            checkpoint.save(place, self.progress.step, state, None, known, keep=1, identity=self.identity)
+            self.best = score
 
     def _shown(self) -> tuple[Rows, int]:
         return self.replay.peek(self.agent.updates), self.config.batch_length // 2
@@ -220,6 +242,47 @@ class Training(Session):
         self.progress.envs = self.envs.state() if restorable else []
         self._write(self.replay.state_dict() | self.acting.arrays(), self.replay.chunks())
         self.replay.prune(checkpoint.chunks_needed(self.folder.path))
+
+
+def train(
+    config: configs.Config,
+    logdir: str | Path | None = None,
+    make_env: Callable[[], gymnasium.Env] | None = None,
+    callback: Callback | None = None,
+) -> Result:
+    """Train an agent online, as run.py does; the same call again goes on with the run in the folder.
+
+    Args:
+        config: of `configs.load`.
+        logdir: folder of the run; None for the configuration's, or runs/<task>/<backbone>/seed<seed>.
+        make_env: makes one environment, such as its class, in place of the configuration's task, which is
+            then python:<its name>; picklable for `envs.mode` async. A run is gone on with by the same one.
+        callback: called with the metrics of each logged line and its step, between two steps; where it
+            returns False, the run is saved and ends. What it raises is raised here, also after saving.
+
+    Returns:
+        see `Session.run`.
+
+    Raises:
+        ValueError: options that do not fit each other, the task, or the run in the folder.
+        KeyboardInterrupt, SystemExit: it was stopped by a signal, and all is saved.
+    """
+    if make_env is not None:
+        name = f"{envs.PYTHON}:{getattr(make_env, '__qualname__', type(make_env).__name__)}"
+        config = configs.Config(config.to_dict() | {"task": name})
+    if logdir is not None:
+        config = configs.override(config, {"logdir": str(logdir)}, "train")
+    folder = RunFolder.of(config)
+    changed = folder.refuse_another(config)
+    machine.prepare(config.threads)
+    training = Training(config, folder, seams.environments(config, make_env=make_env))
+    training.callback = callback
+    try:
+        return record(training, training.envs.interface, ["python", *sys.argv], changed)
+    except Stopped as stopped:
+        if stopped.signal == signal.SIGINT:
+            raise KeyboardInterrupt(str(stopped)) from None
+        raise SystemExit(128 + (stopped.signal or 0)) from None
 
 
 def check(config: configs.Config) -> None:

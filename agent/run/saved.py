@@ -50,19 +50,25 @@ class SavedRun:
         return cls(folder, config, seams.environments(config))
 
     @classmethod
-    def of(cls, path: Path, device: str | None = None, checkpoint: bool = True) -> SavedRun:
-        """`opened`, and its task looked at; torch gets its number of threads.
+    def of(
+        cls, path: Path, device: str | None = None, checkpoint: bool = True, task: str | None = None
+    ) -> SavedRun:
+        """`opened`, and its task looked at, or another one in its place; torch gets its number of threads.
 
         Raises:
-            ValueError: also if there is no such task here, or it has other spaces now.
+            ValueError: also if there is no such task here, or it has other spaces than the run was trained
+                with.
         """
         run = cls.opened(path, device, checkpoint)
-        config = run.config
+        config = configs.Config(run.config.to_dict() | {"task": task}) if task else run.config
+        make_envs = seams.environments(config)
         if run.has_environment:
             given = seams.check_task(config.task, config.seed, config.envs.mode)
-            given = given or seams.interface(run.make_envs, config.seed)
-            run.interface = run.folder.interface() or given
+            given = given or seams.interface(make_envs, config.seed)
+            if task is None:
+                run.interface = run.folder.interface() or given
             run.check_spaces(config.task, given)
+        run.config, run.make_envs = config, make_envs
         machine.prepare(config.threads)
         return run
 
@@ -73,9 +79,9 @@ class SavedRun:
         return known is None or not Data.of_json(known).brings_spaces
 
     @classmethod
-    def that_acts(cls, path: Path, device: str | None = None) -> SavedRun:
+    def that_acts(cls, path: Path, device: str | None = None, task: str | None = None) -> SavedRun:
         """`of` a run that trained an actor; raises ValueError also of one fitted to episodes on disk."""
-        run = cls.of(path, device)
+        run = cls.of(path, device, task=task)
         run.check_acts()
         return run
 
@@ -99,22 +105,31 @@ class SavedRun:
         """An agent for the run's spaces, not trained, on the device of the configuration."""
         return Agent(*self.interface.spaces, self.config, machine.choose_device(self.config.device))
 
-    def agent(self) -> tuple[Agent, int]:
-        """The agent of the newest valid checkpoint, and its step.
+    def agent(self, *, step: int | None = None, best: bool = False) -> tuple[Agent, int]:
+        """The agent of the newest valid checkpoint, of that of a step, or of the best; and its step.
 
         Raises:
-            configs.Mistake: none of the checkpoints can be loaded.
+            configs.Mistake: there is no such checkpoint, or it cannot be loaded.
         """
+        place = self.folder.best if best else self.folder.path
+        if step is not None:
+            places = (self.folder.best, self.folder.path)
+            steps = {int(each.name): place for place in places for each in checkpoint.folders(place)}
+            if step not in steps:
+                there = ", ".join(f"{each:,}" for each in sorted(steps))
+                raise configs.Mistake(f"{self.folder} has no checkpoint of step {step:,}: there are {there}.")
+            place = steps[step]
         agent = self.new_agent()
         saved = checkpoint.load_newest(
-            self.folder.path,
+            place,
+            step=step,
             with_replay=False,
             identity=self.folder.identity(*self.interface.spaces),
             accept=lambda found: load_agent(agent, found.agent_state),
         )
         if saved is None:
             raise configs.Mistake(
-                f"no checkpoint in {self.folder}/checkpoints can be loaded: train the run first, or again"
+                f"no checkpoint in {place}/checkpoints can be loaded: train the run first, or again"
             )
         return agent, saved.step
 

@@ -141,13 +141,16 @@ def close_quietly(what: str, part: Closes) -> None:
         warnings.warn(f"closing the {what} failed, which loses nothing: {error!r}", stacklevel=3)
 
 
-def environments(config: configs.Config, render: bool = False) -> MakeEnvironments:
-    """The environments of a configuration's task; with `render` they draw, where they can."""
+def environments(
+    config: configs.Config, render: bool = False, make_env: Callable[[], gymnasium.Env] | None = None
+) -> MakeEnvironments:
+    """Those of a configuration's task, which with `render` draw, where they can; or that `make_env` makes."""
 
     def make(count: int, seed: int, first_index: int) -> envs.VectorDoor:
         options = config.envs
         return envs.make_vector(
-            config.task, count, seed, options.mode, first_index, options.timeout, options.restarts, render
+            *(config.task, count, seed, options.mode, first_index, options.timeout, options.restarts, render),
+            make_env,
         )
 
     return make

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import gymnasium
 import numpy as np
@@ -23,6 +24,8 @@ from agent.run.stopping import Stopped, StopRequest
 from envs import Interface
 
 Result = dict[str, object]
+Callback = Callable[[dict[str, float | None], int], object]
+"""(metrics of a line that was logged, step) -> False to stop the run."""
 
 
 class Session:
@@ -58,6 +61,8 @@ class Session:
         self.limits = Limits(agent)
         self.lost: list[str] = []  # what a checkpoint could not bring back
         self.newest_score: float | None = None
+        self.callback: Callback | None = None
+        self.logged: deque[dict[str, float | None]] = deque()  # lines that the callback has not had
         self.begun = self.updating = False
 
     # What a subclass says
@@ -103,8 +108,8 @@ class Session:
             changed: lines on options that are not as in the session before, to be said.
 
         Returns:
-            the last evaluation, with `steps`, `updates`, `seconds` (of training, evaluation left out, over
-            all sessions) and `logdir`.
+            the last evaluation (the newest, if there is one, where the callback stopped the run), with
+            `steps`, `updates`, `seconds` (of training, evaluation left out, over all sessions) and `logdir`.
 
         Raises:
             Stopped: on a signal, after the update in progress was finished and a checkpoint saved.
@@ -121,6 +126,7 @@ class Session:
             unit=self.unit,
             score=self.score,
             config=self.config,
+            heard=self.logged.append,
         )
         try:
             self._say_hello([*changed, *self.lost])
@@ -131,13 +137,16 @@ class Session:
                         self._log()
                         self._evaluate()
                         self._save()
+                        with suppress(Stopped):
+                            self._tell()
                 except Stopped as error:
-                    self.logger.say(
-                        f"{error}: saving at step {self.progress.step:,}, a second one leaves at once"
-                    )
+                    second = ", a second one leaves at once" if error.signal else ""
+                    self.logger.say(f"{error}: saving at step {self.progress.step:,}{second}")
                     self._log()
                     self._save()
-                    raise
+                    if error.signal:
+                        raise
+                    return self._result()
                 except FloatingPointError:
                     raise  # the agent is no longer sound: the checkpoint on disk is the last good state
                 except Exception as error:
@@ -195,6 +204,15 @@ class Session:
         if progress.is_due("checkpoint", config.checkpoint.every) and going_on:
             self._save()
         self.logger.progress(progress.step, self.agent.updates, self.newest_score)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Hand what was logged to the callback, at a place where it may stop the run, or raise."""
+        while self.logged:
+            metrics = self.logged.popleft()
+            step = int(metrics.pop("step") or 0)
+            if self.callback and self.callback(metrics, step) is False:
+                raise Stopped
 
     @contextmanager
     def _extra(self, what: str) -> Iterator[None]:
@@ -270,9 +288,7 @@ class Session:
         }
 
 
-def carry_out(
-    session: Session, interface: Interface, command: Sequence[str], changed: Sequence[str]
-) -> Result:
+def record(session: Session, interface: Interface, command: Sequence[str], changed: Sequence[str]) -> Result:
     """Run a session in its folder, which is locked meanwhile and records it.
 
     Args:
@@ -282,14 +298,20 @@ def carry_out(
         changed: see `Session.run`.
 
     Raises:
-        SystemExit: it was stopped by a signal, and saved.
+        Stopped: by a signal, and all is saved.
     """
-    folder = session.folder
-    with folder.locked():
-        folder.begin_session(session.config, command, changed, interface)
-        try:
-            return session.run(changed)
-        except Stopped as stopped:
-            again = shlex.join(command)
-            print(f"run.py: {stopped} and saved in {folder}; to go on: {again}", file=sys.stderr)
-            raise SystemExit(128 + stopped.signal) from None  # as a shell reports such a death
+    with session.folder.locked():
+        session.folder.begin_session(session.config, command, changed, interface)
+        return session.run(changed)
+
+
+def carry_out(
+    session: Session, interface: Interface, command: Sequence[str], changed: Sequence[str]
+) -> Result:
+    """`record` for a command, which a signal ends with SystemExit."""
+    try:
+        return record(session, interface, command, changed)
+    except Stopped as stopped:
+        again = shlex.join(command)
+        print(f"run.py: {stopped} and saved in {session.folder}; to go on: {again}", file=sys.stderr)
+        raise SystemExit(128 + (stopped.signal or 0)) from None  # as a shell reports such a death

@@ -10,10 +10,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
-    """A run was asked to stop by `signal`."""
+    """A run was asked to stop by `signal`, or by its callback (None)."""
 
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(f"stopped by {number.name}")
+    def __init__(self, number: signal.Signals | None = None) -> None:
+        super().__init__(f"stopped by {number.name if number else 'the callback'}")
         self.signal = number
 
 

@@ -49,31 +49,34 @@ class TrainedAgent:
     `interface.actions.raw` (numpy). The process's random generators are left as they are.
     """
 
-    def __init__(self, learner: Agent, interface: envs.Interface, config: configs.Config, step: int) -> None:
+    def __init__(self, learner: Agent, step: int, interface: envs.Interface, config: configs.Config) -> None:
         self.learner, self.interface, self.config, self.step = learner, interface, config, step
         self.observation_space = interface.observations.given
         self.action_space = interface.actions.given
         self._calls = 0
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> TrainedAgent:
-        """The agent of a run's newest valid checkpoint.
+    def load(
+        cls, path: str | Path, device: str = "auto", step: int | None = None, best: bool = False
+    ) -> TrainedAgent:
+        """The agent of a run's newest valid checkpoint, or of another one.
 
         No environment is built, but for a run of earlier code, which has no spaces.json.
 
         Args:
             path: the run's folder.
             device: auto (a GPU where there is one), cpu or cuda.
+            step: of an older checkpoint that is still there.
+            best: the checkpoint whose evaluation had the highest return.
 
         Raises:
-            ValueError: there is no such run or device, the run has no checkpoint that can be loaded, or was
-                fitted to episodes on disk and cannot act.
+            ValueError: there is no such run or device, the run has no such checkpoint that can be loaded, or
+                was fitted to episodes on disk and cannot act.
         """
         run = SavedRun.opened(path, device)
         run.check_acts()
         with _own_randomness(machine.choose_device(run.config.device)):
-            learner, step = run.agent()
-        return cls(learner, run.interface, run.config, step)
+            return cls(*run.agent(step=step, best=best), run.interface, run.config)
 
     def make_env(self, render: bool = False) -> gymnasium.Env:
         """The environment that the agent was trained in, as `predict` takes it; `render`: see `envs.make`."""

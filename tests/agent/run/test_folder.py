@@ -271,7 +271,8 @@ def test_the_disk_that_a_run_takes_is_all_of_it() -> None:
     config = configs.override(CONFIG, {"steps": 1_000_000, "log.every": 1000, "log.pictures": 0})
     said = on_disk(config, 1_000_000, lambda rows: (rows * 100, 1024))
     assert said == (
-        "on disk at the end: about 121.1 MiB (replay 95.4 MiB, 2 checkpoints 22.9 MiB, log 2.9 MiB), "
+        "on disk at the end: about 132.6 MiB (replay 95.4 MiB, 2 checkpoints and the best 34.3 MiB, "
+        "log 2.9 MiB), "
         "and 250 B an episode"
     )
     drawn = configs.override(config, {"log.every": 0, "log.pictures": 10_000})

@@ -90,7 +90,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def untrained(kind: str, **overrides: object) -> Agent:
     interface = Interface(*KINDS[kind])
     config = configs.load(presets=["debug"], overrides={"device": "cpu", **overrides})
-    return Agent(Learner(*interface.spaces, config), interface, config, 0)
+    return Agent(Learner(*interface.spaces, config), 0, interface, config)
 
 
 def samples(kind: str, count: int) -> tuple[list, object]:
