@@ -17,12 +17,12 @@ from envs.spaces import Observations
 ARGUMENTS = {
     "Dict": ("spaces",),
     "Tuple": ("spaces",),
-    "Box": ("low", "high", "shape", "dtype"),
-    "Discrete": ("n", "start", "dtype"),
-    "MultiDiscrete": ("nvec", "start", "dtype"),
+    "Box": ("low", "high", "shape"),
+    "Discrete": ("n", "start"),
+    "MultiDiscrete": ("nvec", "start"),
     "MultiBinary": ("n",),
 }
-"""Of the constructors of what can be seen or acted in."""
+"""Of the constructors of what can be seen or acted in, beside the dtype."""
 MOST = 1 << 24
 """Numbers of a leaf that is read from a file."""
 
@@ -139,18 +139,24 @@ def _scalar(reward: Any) -> float:
 
 
 def _to_json(space: spaces.Space) -> dict[str, Any]:
-    """A space as its type and the arguments that make it; a bound that is one number throughout as that."""
+    """A space as its type and the arguments that make it."""
     kind = next(name for name in ARGUMENTS if isinstance(space, getattr(spaces, name)))
     if isinstance(space, spaces.Dict):
         return {"type": kind, "spaces": [[key, _to_json(each)] for key, each in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):
         return {"type": kind, "spaces": [_to_json(each) for each in space.spaces]}
-    found = {name: np.asarray(getattr(space, name)).tolist() for name in ARGUMENTS[kind] if name != "dtype"}
+    found = {name: np.asarray(getattr(space, name)).tolist() for name in ARGUMENTS[kind]}
     if isinstance(space, spaces.Box):
-        for name, bound in (("low", space.low), ("high", space.high)):
-            same = bound.size and (bound == bound.flat[0]).all()
-            found[name] = bound.flat[0].item() if same else found[name]
+        found |= {"low": _numbers(space.low), "high": _numbers(space.high)}
     return {"type": kind, **found, "dtype": np.dtype(space.dtype).name}
+
+
+def _numbers(bound: np.ndarray) -> list[float | str]:
+    """A bound's numbers, or one if all are the same; infinities, which JSON lacks, as text."""
+    flat: list[float] = bound.reshape(-1).tolist()
+    return [
+        str(each) if abs(each) == math.inf else each for each in (flat[:1] if len({*flat}) == 1 else flat)
+    ]
 
 
 def _of_json(saved: Mapping[str, Any]) -> spaces.Space:
@@ -160,13 +166,14 @@ def _of_json(saved: Mapping[str, Any]) -> spaces.Space:
         return spaces.Dict([(key, _of_json(each)) for key, each in parts])
     if kind == "Tuple":
         return spaces.Tuple([_of_json(each) for each in parts])
+    found = {name: np.array(saved[name]) for name in ARGUMENTS[kind]}
     dtype = np.dtype(saved["dtype"]).type
-    found = {name: np.array(saved[name]) for name in ARGUMENTS[kind] if name != "dtype"}
-    if math.prod(found.get("shape", found.get("n", np.ones(1))).reshape(-1).tolist()) > MOST:
+    if math.prod(found.get("shape", np.ravel(found.get("n", 1))).tolist()) > MOST:
         raise ValueError(f"a leaf of more than {MOST:,} numbers")
     if kind == "Box":
         shape = tuple(found["shape"])
-        low, high = (np.broadcast_to(found[end].astype(dtype), shape) for end in ("low", "high"))
+        flat = [found[end].astype(dtype) for end in ("low", "high")]
+        low, high = (np.broadcast_to(end.reshape(() if end.size == 1 else shape), shape) for end in flat)
         return spaces.Box(low, high, dtype=dtype)
     if kind == "Discrete":
         return spaces.Discrete(int(found["n"]), start=int(found["start"]), dtype=dtype)

@@ -25,7 +25,7 @@ from agent.run.machine import choose_device
 from agent.run.progress import Acting, Progress, to_numpy
 from agent.run.saved import load_agent
 from agent.run.seams import Batches, MakeBatches, MakeEnvironments, Rows, close_quietly
-from agent.run.session import Callback, Result, Session, record
+from agent.run.session import Callback, Result, Session, carry_out
 from agent.run.stopping import Stopped
 
 
@@ -278,11 +278,11 @@ def train(
     training = Training(config, folder, seams.environments(config, make_env=make_env))
     training.callback = callback
     try:
-        return record(training, training.envs.interface, ["python", *sys.argv], changed)
-    except Stopped as stopped:
-        if stopped.signal == signal.SIGINT:
-            raise KeyboardInterrupt(str(stopped)) from None
-        raise SystemExit(128 + (stopped.signal or 0)) from None
+        return carry_out(training, training.envs.interface, ["python", *sys.argv], changed)
+    except SystemExit as stopped:
+        if stopped.code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise
 
 
 def check(config: configs.Config) -> None:

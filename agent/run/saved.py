@@ -109,15 +109,17 @@ class SavedRun:
         """The agent of the newest valid checkpoint, of that of a step, or of the best; and its step.
 
         Raises:
-            configs.Mistake: there is no such checkpoint, or it cannot be loaded.
+            configs.Mistake: there is no such checkpoint, or it cannot be loaded; or both are asked for.
         """
+        if best and step is not None:
+            raise configs.Mistake(f"step {step} and the best checkpoint were asked for: choose one.")
         place = self.folder.best if best else self.folder.path
         if step is not None:
             places = (self.folder.best, self.folder.path)
             steps = {int(each.name): place for place in places for each in checkpoint.folders(place)}
             if step not in steps:
-                there = ", ".join(f"{each:,}" for each in sorted(steps))
-                raise configs.Mistake(f"{self.folder} has no checkpoint of step {step:,}: there are {there}.")
+                there = ", ".join(map(str, sorted(steps)))
+                raise configs.Mistake(f"{self.folder} has no checkpoint of step {step}; there are: {there}.")
             place = steps[step]
         agent = self.new_agent()
         saved = checkpoint.load_newest(

@@ -288,7 +288,9 @@ class Session:
         }
 
 
-def record(session: Session, interface: Interface, command: Sequence[str], changed: Sequence[str]) -> Result:
+def carry_out(
+    session: Session, interface: Interface, command: Sequence[str], changed: Sequence[str]
+) -> Result:
     """Run a session in its folder, which is locked meanwhile and records it.
 
     Args:
@@ -298,20 +300,14 @@ def record(session: Session, interface: Interface, command: Sequence[str], chang
         changed: see `Session.run`.
 
     Raises:
-        Stopped: by a signal, and all is saved.
+        SystemExit: it was stopped by a signal, and saved.
     """
-    with session.folder.locked():
-        session.folder.begin_session(session.config, command, changed, interface)
-        return session.run(changed)
-
-
-def carry_out(
-    session: Session, interface: Interface, command: Sequence[str], changed: Sequence[str]
-) -> Result:
-    """`record` for a command, which a signal ends with SystemExit."""
-    try:
-        return record(session, interface, command, changed)
-    except Stopped as stopped:
-        again = shlex.join(command)
-        print(f"run.py: {stopped} and saved in {session.folder}; to go on: {again}", file=sys.stderr)
-        raise SystemExit(128 + (stopped.signal or 0)) from None  # as a shell reports such a death
+    folder = session.folder
+    with folder.locked():
+        folder.begin_session(session.config, command, changed, interface)
+        try:
+            return session.run(changed)
+        except Stopped as stopped:
+            again = shlex.join(command)
+            print(f"run.py: {stopped} and saved in {folder}; to go on: {again}", file=sys.stderr)
+            raise SystemExit(128 + (stopped.signal or 0)) from None  # as a shell reports such a death

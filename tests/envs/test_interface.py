@@ -39,7 +39,7 @@ ACTIONS = [
 @pytest.mark.filterwarnings("ignore")
 def test_spaces_come_back_from_json_as_they_were(action):
     interface = Interface(NESTED, action)
-    text = json.dumps(interface.to_json())
+    text = json.dumps(interface.to_json(), allow_nan=False)
     for again in (Interface.of_json(json.loads(text)), pickle.loads(pickle.dumps(interface))):
         assert again.observations.given == NESTED and again.actions.given == action
         assert list(again.observations.leaves) == list(interface.observations.leaves)

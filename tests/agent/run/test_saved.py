@@ -52,14 +52,16 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
     assert (found.step, found.loop_state, found.replay_state) == (40, {"return_mean": 0.7}, None)
     assert found.agent_state["updates"] == Agent.load(tmp_path, step=40).learner.updates
     assert Agent.load(tmp_path, step=80).learner.updates > found.agent_state["updates"]
-    with pytest.raises(configs.Mistake, match="no checkpoint of step 60: there are 40, 80"):
+    with pytest.raises(configs.Mistake, match="no checkpoint of step 60; there are: 40, 80"):
         Agent.load(tmp_path, step=60)
+    with pytest.raises(ValueError, match="choose one"):
+        Agent.load(tmp_path, step=40, best=True)
 
     for words, step in ((["--best"], 40), (["--step", "80"], 80), ([], 80)):
         assert run.main(["eval", str(tmp_path), "--episodes", "1", "--json", *words]) == 0
         assert json.loads(capsys.readouterr().out)["step"] == step
     for words, says in (
-        (["--step", "60"], "there are 40, 80"),
+        (["--step", "60"], "there are: 40, 80"),
         (["--step", "40", "--best"], "not allowed with"),
     ):
         with pytest.raises(SystemExit) as stopped:

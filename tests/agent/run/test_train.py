@@ -75,7 +75,7 @@ def test_a_callback_stops_a_run_that_goes_on_to_the_bit(tmp_path: Path) -> None:
     assert train(config, tmp_path / "whole")["steps"] == 80
     result = train(config, tmp_path / "cut", callback=lambda metrics, step: step < 30)
     assert 0 < result["steps"] < 80 and not (tmp_path / "cut" / "result.json").exists()
-    with pytest.raises(KeyboardInterrupt, match="SIGINT"):
+    with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "cut", callback=lambda metrics, step: os.kill(os.getpid(), signal.SIGINT))
     train(config, tmp_path / "cut")
     ends = [checkpoint.load_newest(tmp_path / name).agent_state for name in ("whole", "cut")]
