@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +153,14 @@ class _Events:
             with naming(self._path, WHAT):
                 self._writer.close()
             self._writer = None
+
+
+class Mute:
+    """A log that nobody keeps, on the ranks of a job that do not write: it takes what a `Logger` does."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        getattr(Logger, name)  # else there is no such method
+        return lambda *_arguments, **_options: None
 
 
 @contextlib.contextmanager
