@@ -31,6 +31,7 @@ from configs.command_line import (
     add_video,
     count,
     exit_2_on,
+    place,
     run_of,
 )
 
@@ -57,6 +58,7 @@ class Train:
 
         from agent.run import machine
         from agent.run.folder import RunFolder
+        from agent.run.job import Job
         from agent.run.loop import Training
         from agent.run.saved import SavedRun
         from agent.run.seams import configure
@@ -66,19 +68,19 @@ class Train:
         config = configure(task, backbone, args.configs, options, folder.saved())
         changed = folder.refuse_another(config)
         for line in (*args.twice, *configs.inert(config, options)):
-            print(f"run.py: {line}", file=sys.stderr)
+            Job().report(f"run.py: {line}")
         machine.prepare(config.threads)
         anew = args.init is not None and not folder.has_checkpoint()
         trained = SavedRun.of(args.init, config.device).agent_for(config) if anew else None
         training = Training(config, folder)
         if trained is not None:
             training.agent.model.load_state_dict(trained.model.state_dict())
-            print(f"run.py: world model of {args.init}, {trained.updates:,} updates", file=sys.stderr)
+            training.job.report(f"run.py: world model of {args.init}, {trained.updates:,} updates")
         command = ["python", "run.py", *args.argv]
 
         def work() -> tuple[Mapping[str, Any], str]:
             result = carry_out(training, training.envs.interface, command, changed)
-            return result, _summary(config, result)
+            return result, _summary(config, result) if training.job.leads else ""
 
         return work
 
@@ -159,11 +161,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (a user's mistake and `--help` raise SystemExit instead)."""
     words = list(sys.argv[1:] if argv is None else argv)
     name = words.pop(0) if words and not words[0].startswith("-") else "train"
+    rank, ranks = place()
     if name not in COMMANDS:
         hint = configs.did_you_mean(name, COMMANDS)
         print(
             f"run.py: unknown command '{name}'.{hint} Expected one of {', '.join(COMMANDS)}.", file=sys.stderr
         )
+        return 2
+    if ranks > 1 and name not in ("train", "bench"):
+        print(f"run.py: torchrun is for train and bench; start '{name}' with python.", file=sys.stderr)
         return 2
     found = COMMANDS[name]
     try:
@@ -171,7 +177,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = Parser(name, (command.__doc__ or "").partition("\n")[0])
         command.arguments(parser)
         args = parser.parse(words)
-        with stdout_for_results() if args.json else contextlib.nullcontext():
+        with contextlib.ExitStack() as around:
+            if args.json:
+                around.enter_context(stdout_for_results())
+            if ranks > 1:
+                from agent.run.job import begun
+
+                around.enter_context(begun())
             with exit_2_on(ValueError):
                 work = command.prepare(args)
             with exit_2_on(configs.Mistake):
@@ -179,6 +191,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("run.py: interrupted.", file=sys.stderr)
         return 130
+    if rank:
+        return 0
     with contextlib.suppress(BrokenPipeError):  # nobody reads on; what was to be done is done
         print(json.dumps(result) if args.json else text, flush=True)
     return 0

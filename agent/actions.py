@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
+from worldmodels import ranks
 from worldmodels.latent import finite_log, mix_uniform, sample_onehot
 
 
@@ -107,7 +108,7 @@ class BoundedNormal:
 
     def rsample(self) -> Tensor:
         """`[..., A]`, reparametrised; may lie outside [-1, 1], `decode` clips what the environment gets."""
-        return self.mean + self.std * torch.randn_like(self.mean)
+        return self.mean + self.std * ranks.normal_like(self.mean)
 
     def mode(self) -> Tensor:
         """`[..., A]`."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from agent.actions import ActionCodec, BoundedNormal, Categoricals
 from agent.imagination import Trajectory
+from worldmodels import ranks
 from worldmodels.heads import TwoHotHead
 from worldmodels.nets import MLP, frozen
 
@@ -57,8 +58,10 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
-        """Update with a batch of returns; return the scale `[]` by which advantages are divided."""
-        low, high = torch.quantile(returns.flatten(), returns.new_tensor([0.05, 0.95])).unbind()
+        """Update with a batch of returns, of all ranks; return the scale `[]` that divides advantages."""
+        low, high = torch.quantile(
+            ranks.gathered(returns.flatten()), returns.new_tensor([0.05, 0.95])
+        ).unbind()
         self.low.lerp_(low, 1 - self.decay)
         self.high.lerp_(high, 1 - self.decay)
         self.weight.lerp_(torch.ones_like(self.weight), 1 - self.decay)

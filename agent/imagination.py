@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldmodels import Backbone, State
+from worldmodels import Backbone, State, ranks
 
 
 @dataclass
@@ -68,5 +68,5 @@ def choose_starts(kind: str, count: int, rows: int, steps: int, device: torch.de
     """
     each = steps if kind == "all" else min(max(count // rows, 1), steps)
     if kind == "random":
-        return torch.rand(rows, steps, device=device).argsort(1)[:, :each]
+        return ranks.uniform((rows, steps), device=device).argsort(1)[:, :each]
     return torch.arange(steps - each, steps, device=device).expand(rows, each)

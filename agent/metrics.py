@@ -1,4 +1,4 @@
-"""Means of metrics over updates, added up on the device, and whether all of them were finite."""
+"""Means of metrics over updates and ranks, added up on the device, and whether all of them were finite."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from worldmodels import ranks
 from worldmodels.metrics import Counted
 
 
@@ -45,11 +46,12 @@ class Means:
         """
         if not self._added:
             return
-        finite = self._finite.tolist()
+        finite = ranks.gathered(self._finite[None]).amin(0).tolist()
         if min(finite) < self._added:
             first = finite.index(min(finite))
             update = updates - self._added + int(finite[first]) + 1
-            mean = self._totals[first] / self._counts[first]
+            totals, counts = self._sums()
+            mean = totals[first] / counts[first]
             raise FloatingPointError(
                 f"train/{self._names[first]} is not finite (mean {mean:g}) since "
                 f"update {update}; the last checkpoint is older than that. Lower the learning rate "
@@ -63,6 +65,12 @@ class Means:
         """
         if not self._added:
             return {}
-        means = zip(self._names, (self._totals / self._counts).tolist(), self._counts.tolist(), strict=True)
+        totals, counts = self._sums()
+        means = zip(self._names, (totals / counts).tolist(), counts.tolist(), strict=True)
         self._added = 0
         return {name: mean for name, mean, count in means if count}
+
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """Totals and counts over all ranks."""
+        totals, counts = ranks.gathered(torch.stack([self._totals, self._counts])[None]).sum(0)
+        return totals, counts

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from worldmodels import ranks
+
 
 class Optimiser:
     """AdamW over named modules with gradient clipping by the global norm.
@@ -61,9 +63,10 @@ class Optimiser:
         )
 
     def step(self, loss: Tensor) -> Tensor:
-        """Backpropagate, clip, step; returns the gradient norm `[]` before clipping, on the device."""
+        """Backpropagate, average over ranks, clip, step; returns the norm `[]` before clipping."""
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.average_(p.grad for p in self.parameters if p.grad is not None)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.adam.step()
         self.schedule.step()

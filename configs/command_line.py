@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from typing import Any, NoReturn, Protocol
 
 import configs
 
+PATIENCE = 5.0
+"""Seconds in which torchrun ends the other ranks of a job, once one has ended."""
 Work = Callable[[], tuple[Mapping[str, Any], str]]
 """What a command does after its arguments were checked; its result, and the text that a person reads."""
 
@@ -71,6 +75,7 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def error(self, message: str) -> NoReturn:
+        let_the_first_say_it()
         end = "" if message.endswith((".", "?")) else "."
         self.exit(2, f"{self.prog}: {message}{end} All options: python {self.prog} --help\n")
 
@@ -167,11 +172,24 @@ def count(text: str) -> int:
     return int(number)
 
 
+def place() -> tuple[int, int]:
+    """Number of this process among those that torchrun started, and how many they are; 0 and 1 elsewhere."""
+    if {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return 0, 1
+
+
+def let_the_first_say_it() -> None:
+    """Wait on the other ranks: if the first one says the same, torchrun ends them meanwhile."""
+    time.sleep(PATIENCE * (place()[0] > 0))
+
+
 @contextmanager
 def exit_2_on(mistake: type[ValueError]) -> Iterator[None]:
     """Within, such an error becomes a message and exit code 2."""
     try:
         yield
     except mistake as error:
+        let_the_first_say_it()
         print(f"run.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error

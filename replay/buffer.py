@@ -22,7 +22,7 @@ class Replay:
         capacity: hard limit on the rows that can be sampled, all streams together.
         streams: number of environments, the leading axis N of every added row.
         batch_size, batch_length, seed, options: see `Sampling`.
-        folder, chunk: see `Store`.
+        folder, chunk, first_stream: see `Store`.
         memory_gb: GiB that rows may take in memory.
         prepare: what the background thread of `next` does with the rows it has read, such as pinning them
             for a device.
@@ -40,6 +40,7 @@ class Replay:
         *,
         folder: Path | None = None,
         chunk: int = 1024,
+        first_stream: int = 0,
         memory_gb: float = 4.0,
         prepare: Callable[[Rows], Mapping[str, Any]] = dict,
         **options: Any,
@@ -55,7 +56,7 @@ class Replay:
                 f"step is stored one step earlier, and it starts where a state is kept. Use a capacity of at "
                 f"least {streams * needed}, fewer environments or a shorter batch_length."
             )
-        self.store = Store(streams, length, folder, chunk, int(memory_gb * 2**30))
+        self.store = Store(streams, length, folder, chunk, int(memory_gb * 2**30), first_stream)
         self.states = KeptStates(streams, length, self.options.state_every) if keeps else None
         self.sampler = Sampler(self.store, self.states, self.options)
         self._prepare = prepare

@@ -36,6 +36,7 @@ class Store:
         folder: where chunks are written; None keeps all rows in memory.
         chunk_rows: rows of a stream in a chunk.
         memory: bytes that rows may take in memory; with a folder, at least two chunks of every stream.
+        first_stream: number of the first stream in the names of chunks; the folder may hold those of others.
     """
 
     def __init__(
@@ -45,9 +46,10 @@ class Store:
         folder: Path | None = None,
         chunk_rows: int = 1024,
         memory: int = 4 << 30,
+        first_stream: int = 0,
     ) -> None:
         self.streams, self.limit, self.folder = streams, limit, folder
-        self.chunk_rows, self.memory = chunk_rows, memory
+        self.chunk_rows, self.memory, self.first_stream = chunk_rows, memory, first_stream
         self.added = 0  # rows ever added to each stream
         self.begin = 0  # number of the first row there is
         self.memory_rows = limit  # rows of each stream that the rings hold
@@ -154,7 +156,9 @@ class Store:
     def flush(self) -> dict[str, Fingerprint]:
         """Wait for background jobs; return the fingerprints of chunks with rows that count, by name."""
         self.settle(self.added)
-        return {name: found for name, found in self._chunks.items() if _identity(name)[1] >= self._needed()}
+        return {
+            name: found for name, found in self._chunks.items() if self._identity(name)[1] >= self._needed()
+        }
 
     def prune(self, keep: Iterable[str]) -> None:
         """Remove the chunks without a row that counts, except those named in `keep`.
@@ -163,7 +167,7 @@ class Store:
         """
         self.settle(self.added)
         for name in self._on_disk() - set(keep):
-            if _identity(name)[1] < self._needed():
+            if self._identity(name)[1] < self._needed():
                 self._path(name).unlink()
                 self._chunks.pop(name, None)
 
@@ -189,6 +193,7 @@ class Store:
         self._allocate({key: value[:, 0] for key, value in tail.items()})
         self.begin, self.added = begin, first + tail["reward"].shape[1]
         floor = self._floor()
+        chunks = {name: found for name, found in chunks.items() if self._owns(name)}
         self._chunks = dict(chunks)
         problems = []
         with ThreadPoolExecutor() as pool:
@@ -197,14 +202,14 @@ class Store:
                     problems.append(f"{self._path(name)}: {problem}")
                     del self._chunks[name]
         if self.folder is not None:  # also those that were lost before: no checkpoint names them any more
-            kept = set(map(_identity, self._chunks))
+            kept = set(map(self._identity, self._chunks))
             numbers = range(self._needed(), first // self.chunk_rows)
             self.holes = {(s, n) for s in range(self.streams) for n in numbers if (s, n) not in kept}
         if self.holes:
-            whole = [_identity(name)[1] * self.chunk_rows for name in self._chunks]
+            whole = [self._identity(name)[1] * self.chunk_rows for name in self._chunks]
             self.begin = max(begin, min(whole, default=first))
         for name in self._chunks:
-            stream, number = _identity(name)
+            stream, number = self._identity(name)
             origin = number * self.chunk_rows
             rows = np.arange(max(origin, floor), origin + self.chunk_rows)
             if rows.size:
@@ -243,10 +248,26 @@ class Store:
         return self.folder / name
 
     def _on_disk(self) -> set[str]:
-        """Return the names of the chunks in the folder."""
+        """Return the names of our chunks in the folder."""
         if self.folder is None or not self.folder.is_dir():
             return set()
-        return {path.name for path in self.folder.iterdir() if _NAME.fullmatch(path.name)}
+        return {path.name for path in self.folder.iterdir() if self._owns(path.name)}
+
+    def _owns(self, name: str) -> bool:
+        """Return whether a file is a chunk of one of our streams."""
+        return bool(_NAME.fullmatch(name)) and self._identity(name)[0] in range(self.streams)
+
+    def _name(self, stream: int, number: int) -> str:
+        return f"chunk-{self.first_stream + stream:04d}-{number:08d}.npz"
+
+    def _identity(self, name: str) -> tuple[int, int]:
+        """Return stream, counted from our first one, and number of a chunk by its name."""
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(
+                f"{name!r} is no name of a replay chunk, which looks like chunk-0000-00000000.npz."
+            )
+        return int(match[1]) - self.first_stream, int(match[2])
 
     def _submit(
         self, pool: ThreadPoolExecutor, lowest: int, task: Callable[..., T], *arguments: Any
@@ -260,7 +281,7 @@ class Store:
         begin = number * self.chunk_rows % self.memory_rows
         for stream in range(self.streams):
             rows = {key: ring[stream, begin : begin + self.chunk_rows] for key, ring in self.rings.items()}
-            name = _name(stream, number)
+            name = self._name(stream, number)
             self._chunks[name] = chunk.write_rows(self._path(name), rows)
 
     def _verify(self, name: str) -> str:
@@ -278,9 +299,10 @@ class Store:
         if self.folder is None:
             return
         for path in self.folder.glob(".chunk-*"):
-            path.unlink()
+            if self._owns(re.sub(r"^\.(chunk-\d+-\d+).*", r"\1.npz", path.name)):
+                path.unlink()
         strangers = self._on_disk() - self._chunks.keys()
-        stray = [name for name in strangers if (at := _identity(name))[1] >= number or at in self.holes]
+        stray = [name for name in strangers if (at := self._identity(name))[1] >= number or at in self.holes]
         for name in stray:
             (self.folder / "orphaned").mkdir(exist_ok=True)
             os.replace(self._path(name), self.folder / "orphaned" / name)
@@ -311,7 +333,7 @@ class Store:
         for number in range(max(0, first - 1) // size, (min(first + count, floor) - 1) // size + 1):
             if (stream, number) in self.holes:
                 continue
-            path = self._path(_name(stream, number))
+            path = self._path(self._name(stream, number))
             self._offsets = self._offsets or chunk.offsets(path)
             handle = os.open(path, os.O_RDONLY)
             try:
@@ -326,15 +348,3 @@ class Store:
                         raise OSError(f"{path} ended before row {end} of stream {stream}: it was cut short")
             finally:
                 os.close(handle)
-
-
-def _name(stream: int, number: int) -> str:
-    return f"chunk-{stream:04d}-{number:08d}.npz"
-
-
-def _identity(name: str) -> tuple[int, int]:
-    """Return stream and number of a chunk by its name."""
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(f"{name!r} is no name of a replay chunk, which looks like chunk-0000-00000000.npz.")
-    return int(match[1]), int(match[2])

@@ -17,6 +17,7 @@ import configs
 from agent.agent import Agent
 from studies import tables, timing
 from studies.timing import Configurations, Result, Subject
+from worldmodels import ranks
 
 REST = "rest"
 
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Agent], list[tuple[object, str]]]] = {
         (agent.actor_critic, "update_slow_critic"),
     ],
     "critic, backward": lambda agent: [(agent.optimisers["critic"], "step")],
+    "ranks": lambda _agent: [(ranks, "average_"), (ranks, "gathered")],
     "optimisers": lambda agent: [(optimiser.adam, "step") for optimiser in agent.optimisers.values()],
 }
 """Name of a part -> the methods whose time is its own."""

@@ -23,6 +23,7 @@ import configs
 from agent.agent import Agent
 from agent.imagination import choose_starts
 from agent.run import machine, seams
+from agent.run.job import Job
 
 WARM_UP = 2
 COMPILATIONS = 8  # of one function for one subject, after which torch gives up, by its own default
@@ -141,6 +142,7 @@ class Subject:
     """An agent of one configuration, under a name, and made-up data of its task's shapes."""
 
     def __init__(self, name: str, config: configs.Config) -> None:
+        config = Job().share(config)
         self.name, self.config, self.rows = name, config, config.batch_size
         envs = seams.environments(config)(1, config.seed, 0)
         self.observations, self.actions = envs.observation_space, envs.action_space

@@ -24,7 +24,13 @@ OTHERS = {
     "--key.path",
     "--signal",
     "--no-deps",
-}  # of pytest, sbatch, pip
+    "--nnodes",
+    "--nproc-per-node",
+    "--no-python",
+    "--rdzv-backend",
+    "--rdzv-endpoint",
+    "--max-restarts",
+}  # of pytest, sbatch, pip, torchrun
 EXAMPLES = {"gru"}  # a backbone that a page shows how to add
 NAMED = re.compile(r"[\w./-]+\.(?:py|md|yaml|json|png)")
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodels import ranks
 from worldmodels.nets import widen
 
 MODE: Final = "mode"
@@ -87,7 +88,7 @@ class Gaussian:
         if isinstance(noise, str):
             return mean[..., None]
         if noise is None:
-            normal = torch.randn_like(mean)
+            normal = ranks.normal_like(mean)
         else:
             tiny = torch.finfo(mean.dtype).eps
             normal = torch.special.ndtri(noise.to(mean.dtype).clamp(tiny, 1 - tiny))
@@ -126,7 +127,7 @@ def sample_onehot(probs: Tensor, noise: Noise = None) -> Tensor:
             index = probs.argmax(-1, keepdim=True)
         else:
             if noise is None:
-                noise = torch.rand(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
+                noise = ranks.uniform(probs.shape[:-1], dtype=probs.dtype, device=probs.device)
             noise = noise[..., None].contiguous()
             index = torch.searchsorted(probs[..., :-1].cumsum(-1), noise, right=True)
         sample = torch.zeros_like(probs).scatter_(-1, index, 1.0)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodels import ranks
 from worldmodels.encoder_decoder import Batch, Decoder
 
 WAVES = 8
@@ -46,6 +47,8 @@ class Recall(nn.Module):
     def forward(self, features: Tensor, weight: Tensor, is_first: Tensor, obs: Batch) -> Tensor:
         """Loss of each drawn pair `[positions]`, 0 where no step follows s.
 
+        With several ranks pairs are drawn from the whole batch, and the mean over all ranks is the loss.
+
         Args:
             features: `[B, T, F]`.
             weight: `[B, T]`, of each step s.
@@ -55,13 +58,16 @@ class Recall(nn.Module):
         left = steps_left(is_first)
         # something to draw even where no weight is positive, or no step has one after it
         weight = weight.clamp(min=1e-6).nan_to_num(0.0, 0.0) * (left > 0) + 1e-30
-        pair = torch.multinomial(weight.flatten(), self.positions, replacement=True)
+        pair = torch.multinomial(ranks.gathered(weight).flatten(), self.positions, replacement=True)
+        share = torch.rand(self.positions, dtype=weight.dtype, device=weight.device)
+        here, pair = ranks.own(pair, weight.numel())
         row, past = pair // left.shape[1], pair % left.shape[1]
         left = left[row, past]
-        lag = (torch.rand_like(weight[row, past]) * (left + 1).log()).exp().long().minimum(left)
+        lag = (share[here] * (left + 1).log()).exp().long().minimum(left)
         inputs = torch.cat([features[row, past + lag], lag_features(lag.to(weight.dtype))], -1)
         losses = self.decoder.losses(inputs, {key: value[row, past] for key, value in obs.items()})
-        return torch.stack(list(losses.values())).sum(0).masked_fill(left == 0, 0)
+        summed = torch.stack(list(losses.values())).sum(0).masked_fill(left == 0, 0)
+        return ranks.scattered(summed, here, self.positions)
 
 
 @torch.no_grad()
@@ -69,8 +75,8 @@ def excess_loss(decoder: Decoder, prior: Tensor, of_posterior: Batch, obs: Batch
     """How much worse observations are decoded from a sample of the prior than of the posterior, `[B, T]`.
 
     For a model that codes sparingly the KL measures the same, but below the free nats it counts noise as
-    well. Of more than `most` steps, so many are drawn and measured, as decoding pictures is dear; the rest
-    are 0.
+    well. Of more than `most` steps of all ranks, so many are drawn and measured, as decoding pictures is
+    dear; the rest are 0.
 
     Args:
         decoder: the model's own.
@@ -82,8 +88,8 @@ def excess_loss(decoder: Decoder, prior: Tensor, of_posterior: Batch, obs: Batch
     rows, steps = prior.shape[:2]
     count, device = rows * steps, prior.device
     drawn = torch.arange(count, device=device)
-    if count > most:
-        drawn = torch.randperm(count, device=device)[:most]
+    if (whole := count * ranks.place()[1]) > most:
+        _, drawn = ranks.own(torch.randperm(whole, device=device)[:most], count)
     shown = {key: value.flatten(0, 1)[drawn] for key, value in obs.items()}
     of_prior = decoder.losses(prior.flatten(0, 1)[drawn], shown)
     excess = [of_prior[key] - loss.flatten()[drawn] for key, loss in of_posterior.items()]

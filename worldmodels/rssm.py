@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldmodels import ranks
 from worldmodels.base import Backbone, Rollout, State, keep_states, reset_rows, reset_state, steps_with_resets
 from worldmodels.latent import Latent, Noise
 from worldmodels.nets import MLP, BlockLinear, RMSNorm, linear
@@ -90,7 +91,7 @@ class RSSM(Backbone):
         action = self.action_in(reset_rows(is_first, action.to(embed.dtype)))
         embed = self.embed_in(embed)
         if noise is None:
-            noise = torch.rand(*is_first.shape, self.latent.shape[0], device=embed.device)
+            noise = ranks.uniform((*is_first.shape, self.latent.shape[0]), device=embed.device)
         latents, deters, posteriors = [], [], []
         # Unbound rather than indexed: the backward pass of an index is a zero tensor of the whole window.
         steps = (leaf.unbind(1) for leaf in (is_first, embed, action, noise))

@@ -22,6 +22,7 @@ import numpy as np
 
 from agent.agent import Agent
 from agent.run import checkpoint
+from agent.run.job import Job
 from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_run, run_of
 from worldmodels import State
@@ -79,11 +80,17 @@ class FlightRecorder:
             for number, batch in enumerate(self._batches)
             for key, value in batch.items()
         }
+        job = Job()
+        shares = job.collect(arrays)  # of the rows of each batch
         loop = {"message": message, "batches": len(self._batches), "behaviour": self._behaviour}
-        (self._logdir / FOLDER).mkdir(exist_ok=True)
-        return checkpoint.save(
-            self._logdir / FOLDER, self._state["updates"], self._state, arrays, loop, keep=1
-        )
+        folder = self._logdir / FOLDER
+
+        def write() -> Path:
+            folder.mkdir(exist_ok=True)
+            whole = {key: np.concatenate([share[key] for share in shares]) for key in arrays}
+            return checkpoint.save(folder, self._state["updates"], self._state, whole, loop, keep=1)
+
+        return job.first(write)
 
 
 def reproduce(agent: Agent, logdir: Path) -> dict[str, Any]:

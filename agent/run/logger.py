@@ -150,6 +150,14 @@ class Logger:
             self._metrics.close()
 
 
+class Mute:
+    """A log that nobody keeps, on the ranks of a job that do not write: it takes what a `Logger` does."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        getattr(Logger, name)  # else there is no such method
+        return lambda *_arguments, **_options: None
+
+
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
     """Within, a line that cannot be printed is dropped: a closed terminal or pipe ends no run."""

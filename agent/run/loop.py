@@ -21,16 +21,21 @@ from agent.compiling import check_compiler
 from agent.run import checkpoint, machine, seams
 from agent.run.evaluation import EpisodeStatistics, run_episodes
 from agent.run.folder import RunFolder, on_disk
+from agent.run.job import Job
 from agent.run.machine import choose_device
 from agent.run.progress import Acting, Progress, to_numpy
 from agent.run.saved import load_agent
 from agent.run.seams import Batches, MakeBatches, MakeEnvironments, Rows, close_quietly
 from agent.run.session import Callback, Result, Session, carry_out
 from agent.run.stopping import Stopped
+from replay import shards
 
 
 class Training(Session):
     """One online run: its parts, and the loop that brings them together.
+
+    In a job of several ranks each has a block of the environments, the replay of these, and a block of the
+    rows of each batch; steps, updates and everything that is logged or saved are those of the job.
 
     Args:
         config: the merged configuration.
@@ -51,21 +56,25 @@ class Training(Session):
         make_envs: MakeEnvironments | None = None,
         make_batches: MakeBatches | None = None,
     ) -> None:
+        job = Job()
+        share = job.share(config)
         self.make_envs = make_envs or seams.environments(config)
-        self.envs = self.make_envs(config.envs.count, config.seed, 0)
+        self.envs = self.make_envs(share.envs.count, config.seed, job.number * share.envs.count)
         try:
             spaces = seen, taken = self.envs.observation_space, self.envs.action_space
-            agent = Agent(seen, taken, config, choose_device(config.device))
-            make_batches = make_batches or seams.batches(config, [*seen.values(), taken])
+            agent = Agent(seen, taken, share, choose_device(config.device))
+            make_batches = make_batches or seams.batches(share, [*seen.values(), taken])
             place, count = folder.path / "replay", self.envs.num_envs
+            self.mine = slice(job.number * count, (job.number + 1) * count)  # of the job's environments
             self.new_replay = partial(make_batches, count, place, agent.prepare)
-            progress = Progress(episodes=[-1] * count)
+            progress = Progress(episodes=[-1] * count * job.size)
             super().__init__(config, folder, agent, spaces, self.new_replay(), progress)
         except BaseException:
             self.envs.close()
             raise
         self.restarts_seen = 0
         self.best: float | None = None  # return of the best checkpoint, once known
+        self.ready = False  # a batch can be had on every rank
         self.saved_acting: Mapping[str, np.ndarray] = {}
 
     def close(self) -> None:
@@ -75,10 +84,10 @@ class Training(Session):
     # What a session begins with
 
     def take_over(self, saved: checkpoint.Checkpoint) -> None:
-        arrays, progress = saved.replay_state or {}, Progress.of(saved.loop_state)
-        count = self.envs.num_envs
-        if progress.step != saved.step or len(progress.episodes) != count:
+        progress, count = Progress.of(saved.loop_state), self.envs.num_envs
+        if progress.step != saved.step or len(progress.episodes) != count * self.job.size:
             raise ValueError(f"it is at step {progress.step} of {len(progress.episodes)} environments")
+        arrays, ranks = shards.split(saved.replay_state or {}, self.job.number, self.job.size)
         Acting(self.agent.initial(count), {}, EpisodeStatistics(count)).check(arrays)
         load_agent(self.agent, saved.agent_state)
         try:
@@ -88,20 +97,27 @@ class Training(Session):
             self.replay = self.new_replay()  # it takes contents only once
             raise
         self.lost = [f"lost steps of replay: {problem}; the run goes on without them" for problem in lost]
+        if ranks != self.job.size:
+            self.lost.append(
+                f"what {ranks} ranks held of the replay is now held by {self.job.size}, all of it"
+            )
         self.progress = progress
         self.saved_acting = {key: value for key, value in arrays.items() if key.startswith(Acting.PREFIX)}
 
     def _greeting(self) -> Iterator[str]:
+        steps = sum(self.job.collect(len(self.replay)))
+        if self.job.size > 1:
+            yield f"{self.job.size} ranks, each with {self.envs.num_envs} environments and their replay"
         if self.progress.step:
-            yield f"going on from step {self.progress.step:,} with {len(self.replay):,} steps of replay"
+            yield f"going on from step {self.progress.step:,} with {steps:,} steps of replay"
 
     def _begin(self) -> Acting:
         """Begin new episodes, or go on in those that the run was saved in."""
         count, progress, saved = self.envs.num_envs, self.progress, self.saved_acting
         if progress.envs and saved:
-            rows, back = self.envs.restore(progress.envs)
+            rows, back = self.envs.restore(progress.envs[self.mine])
         else:
-            rows = self.envs.reset(first_episodes=np.array(progress.episodes) + 1)
+            rows = self.envs.reset(first_episodes=np.array(progress.episodes[self.mine]) + 1)
             back = np.zeros(count, bool)
         self.replay.close_episodes(~back)
         acting = Acting(self.agent.initial(count), rows, EpisodeStatistics(count))
@@ -123,7 +139,7 @@ class Training(Session):
             began = time.monotonic()
             prefilled = progress.step >= self.config.prefill
             taken = self._step(prefilled)
-            if prefilled and self.replay.ready():
+            if prefilled and self.ready:
                 tokens = self.config.batch_size * self.config.batch_length
                 progress.credit += taken * self.config.train_ratio / tokens
             progress.seconds += time.monotonic() - began
@@ -132,7 +148,7 @@ class Training(Session):
                 self._describe_replay()
                 described = True
             self._do_what_is_due()
-            self.stop.check()
+            self.job.check(self.stop)
 
     def _step(self, prefilled: bool) -> int:
         """Act, store the rows acted on, step the environments; how many steps were taken."""
@@ -151,27 +167,37 @@ class Training(Session):
         lost = acting.rows["is_first"] & ~ended
         if lost.any():  # the environments had to be restarted
             self.replay.close_episodes(lost)
-        if self.envs.restarted > self.restarts_seen:  # the rows do not show it if every episode had ended
-            self.progress.restarts += self.envs.restarted - self.restarts_seen
-            self.restarts_seen = self.envs.restarted
-            self.logger.add(self.progress.step, {"env/restarts": self.progress.restarts})
         self.limits.see(acting.rows["reward"])
-        taken = int((~acting.rows["is_first"]).sum())
+        acting.episodes.add(acting.rows)
+        return self._count(acting.rows, acting.episodes)
+
+    def _count(self, rows: Rows, episodes: EpisodeStatistics) -> int:
+        """Count and log what the environments of all ranks have just done; how many steps were taken."""
+        here = [~rows["is_first"], rows["is_last"], episodes.returns, episodes.lengths]
+        all_here = [
+            np.full(len(rows["is_first"]), value) for value in (self.envs.restarted, self.replay.ready())
+        ]
+        seen = self.job.rows(np.stack([*here, *all_here], 1).astype(float))
+        taken, ended = int(seen[:, 0].sum()), seen[:, 1] > 0
+        restarted = int(seen[:: self.envs.num_envs, 4].sum())
+        self.ready = bool(seen[:, 5].all())
+        if restarted > self.restarts_seen:  # the rows do not show it if every episode had ended
+            self.progress.restarts += restarted - self.restarts_seen
+            self.restarts_seen = restarted
+            self.logger.add(self.progress.step, {"env/restarts": self.progress.restarts})
         self.progress.step += taken
         # Before a checkpoint of this step can be written: what is logged later would be logged again.
-        for statistics in acting.episodes.add(acting.rows):
-            self.newest_score = statistics["episode/return"]
-            self.logger.add(
-                self.progress.step, {key: statistics[key] for key in ("episode/return", "episode/length")}
-            )
+        for returned, length in seen[ended, 2:4].tolist():
+            self.newest_score = returned
+            self.logger.add(self.progress.step, {"episode/return": returned, "episode/length": length})
         return taken
 
     def _random_actions(self) -> np.ndarray:
         """A uniform action for each environment, which depends on seed and step alone."""
         random = np.random.default_rng(derive_seed(self.config.seed, "prefill", self.progress.step))
         space, actions = self.envs.action_space, []
-        for _ in range(self.envs.num_envs):
-            space.seed(int(random.integers(2**31)))
+        for seed in random.integers(2**31, size=self.job.size * self.envs.num_envs)[self.mine]:
+            space.seed(int(seed))
             actions.append(np.asarray(space.sample()))
         return np.stack(actions)
 
@@ -180,7 +206,7 @@ class Training(Session):
         while self.progress.credit >= 1:
             self._update()
             self.progress.credit -= 1
-            self.stop.check()
+            self.job.check(self.stop)
 
     # What is done now and then
 
@@ -188,11 +214,12 @@ class Training(Session):
         return {"time/fps": self.progress.step / max(self.progress.seconds, 1e-9)}
 
     def _describe_replay(self) -> None:
-        self.logger.say(self.replay.describe())
+        of = f"of the first of {self.job.size} ranks: " if self.job.size > 1 else ""
+        self.logger.say(f"{of}{self.replay.describe()}")
         parameters = sum(self.agent.parameter_counts().values())
         images = any(len(leaf.shape or ()) == 3 for leaf in self.envs.observation_space.values())
         self.logger.say(on_disk(self.config, parameters, self.replay.disk, images))
-        orphaned = self.replay.orphaned
+        orphaned = sum(self.job.collect(self.replay.orphaned))
         if orphaned:
             put = self.folder.path / "replay" / "orphaned"
             self.logger.say(f"{orphaned} chunks that no checkpoint knows are now in {put}")
@@ -203,7 +230,7 @@ class Training(Session):
         seed = derive_seed(self.config.seed, "evaluate")
         sizes = (options.episodes, options.envs, seed, options.max_steps)
         try:
-            result = run_episodes(self.agent, self.make_envs, *sizes, self.stop.check)
+            result = self.job.first(lambda: run_episodes(self.agent, self.make_envs, *sizes, self.stop.check))
         except Stopped:
             progress.due["eval"] = progress.step  # the resumed run begins with it
             raise
@@ -219,6 +246,8 @@ class Training(Session):
 
     def _keep_best(self, score: float) -> None:
         """Keep the agent, without replay, if no evaluation of the run had such a return before."""
+        if not self.job.leads:
+            return
         place = self.folder.best
         if self.best is None:
             saved = checkpoint.load_newest(place, identity=self.identity)
@@ -238,10 +267,19 @@ class Training(Session):
         """Write a checkpoint; unless environments are `restorable`, new episodes begin when it is gone on."""
         self.folder.check()
         self.recorder.check()
-        self.progress.episodes = self.envs.episodes.tolist()
-        self.progress.envs = self.envs.state() if restorable else []
-        self._write(self.replay.state_dict() | self.acting.arrays(), self.replay.chunks())
-        self.replay.prune(checkpoint.chunks_needed(self.folder.path))
+        episodes, envs = self.envs.episodes.tolist(), self.envs.state() if restorable else []
+        arrays = self.replay.state_dict() | self.acting.arrays()
+        held = self.job.collect((episodes, envs, arrays, self.replay.chunks()))
+
+        def write() -> set[str]:
+            self.progress.episodes = [number for share in held for number in share[0]]
+            known = all(share[1] for share in held)
+            self.progress.envs = [state for share in held for state in share[1]] if known else []
+            chunks = {name: found for share in held for name, found in share[3].items()}
+            self._write(shards.join([share[2] for share in held]), chunks)
+            return checkpoint.chunks_needed(self.folder.path)
+
+        self.replay.prune(self.job.first(write))
 
 
 def train(

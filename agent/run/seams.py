@@ -15,7 +15,9 @@ import numpy as np
 import configs
 import envs
 import replay
+from agent.agent import derive_seed
 from agent.run.folder import REPOSITORY
+from agent.run.job import Job
 from agent.run.machine import choose_device
 from agent.run.pictures import PictureOf
 from replay.files import Fingerprint
@@ -179,10 +181,13 @@ def picture_of(task: str, observed: Iterable[str]) -> PictureOf | None:
 
 def batches(config: configs.Config, held: Iterable[gymnasium.Space] = ()) -> MakeBatches:
     """The replay of a configuration, whose memory holds rows of these spaces (observations and action)."""
+    rank = Job().number
 
     def make(streams: int, folder: Path | None, prepare: Prepare) -> replay.Replay:
-        sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": config.seed}
-        rows = replay.Replay(streams=streams, folder=folder, prepare=prepare, **sizes, **config.replay)
+        seed = derive_seed(config.seed, "replay", rank) if rank else config.seed
+        sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": seed}
+        place = {"streams": streams, "first_stream": rank * streams, "folder": folder}
+        rows = replay.Replay(prepare=prepare, **sizes, **place, **config.replay)  # type: ignore[arg-type]
         if held:
             rows.check_memory(held)
         return rows

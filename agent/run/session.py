@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import gymnasium
 import numpy as np
@@ -16,8 +16,9 @@ import configs
 from agent.agent import Agent
 from agent.run import checkpoint, crash, reports, seams, writers
 from agent.run.folder import RunFolder
+from agent.run.job import Job
 from agent.run.limits import Limits
-from agent.run.logger import Logger
+from agent.run.logger import Logger, Mute
 from agent.run.progress import Counters, to_numpy
 from agent.run.seams import Chunks, Rows, Source, close_quietly
 from agent.run.stopping import Stopped, StopRequest
@@ -56,6 +57,7 @@ class Session:
         writers.chosen(config.log.to)
         self.config, self.folder, self.agent, self.spaces = config, folder, agent, tuple(spaces)
         self.replay, self.progress = replay, progress
+        self.job = Job()
         self.recorder = crash.FlightRecorder(agent, folder.path, behaviour)
         self.stop = StopRequest(config.warning_signal)
         self.limits = Limits(agent)
@@ -118,19 +120,22 @@ class Session:
         """
         self.restore()
         log = self.config.log
-        self.logger = Logger(
-            self.folder.path,
-            self.config.steps,
-            to=log.to,
-            resume_step=self.progress.step,
-            unit=self.unit,
-            score=self.score,
-            config=self.config,
-            heard=self.logged.append,
-        )
+        self.logger: Logger | Mute = Mute()
+        if self.job.leads:
+            self.logger = Logger(
+                self.folder.path,
+                self.config.steps,
+                to=log.to,
+                resume_step=self.progress.step,
+                unit=self.unit,
+                score=self.score,
+                config=self.config,
+                heard=self.logged.append,
+            )
         try:
-            self._say_hello([*changed, *self.lost])
-            with self.stop:
+            lost = [line for lines in self.job.collect(self.lost) for line in lines]
+            self._say_hello([*changed, *dict.fromkeys(lost)])
+            with self.stop, self.job.watched():
                 try:
                     if not self._is_done():
                         self._go_on()
@@ -156,15 +161,27 @@ class Session:
             self.close()
             close_quietly("log", self.logger)
         result = self._result()
-        self.folder.publish_result(result)
+        if self.job.leads:
+            self.folder.publish_result(result)
         return result
 
     def restore(self) -> None:
-        """Go on from the newest checkpoint, if any; `lost` has a line for what of the replay was lost."""
+        """Go on from the newest checkpoint, if any; `lost` has a line for what of the replay was lost.
+
+        Raises:
+            RuntimeError: the ranks of a job do not read the same one.
+        """
         self.identity = self.folder.identity(*self.spaces)
-        saved = checkpoint.load_newest(self.folder.path, identity=self.identity, accept=self.take_over)
+        saved = checkpoint.load_newest(
+            self.folder.path, identity=self.identity, accept=self.take_over, report=self.job.report
+        )
+        steps = self.job.rows(np.array([saved.step if saved else 0])).tolist()
+        if len(set(steps)) > 1:
+            raise RuntimeError(
+                f"the ranks have read checkpoints of different steps in {self.folder}: {steps}"
+            )
         if saved is None:
-            self.folder.begin_anew()
+            self.job.first(self.folder.begin_anew)
 
     def _say_hello(self, news: Iterable[str]) -> None:
         config, counts = self.config, self.agent.parameter_counts()
@@ -195,7 +212,7 @@ class Session:
         going_on = progress.step < config.steps
         if progress.is_due("log", config.log.every):
             self._log()
-        if progress.is_due("pictures", config.log.pictures) and self.replay.ready():
+        if progress.is_due("pictures", config.log.pictures):
             with self._extra("drawing pictures"):
                 self._draw()
         if progress.is_due("eval", config.eval.every) and going_on:
@@ -236,9 +253,12 @@ class Session:
         for line in self.limits.passed(metrics):
             self.logger.say(line)
         self.logger.add(self.progress.step, metrics | self._times() | self._speed())
+        self.job.check_same(self.agent)
 
     def _draw(self) -> None:
         self.recorder.check()
+        if not (self.job.leads and self.replay.ready()):
+            return
         step = self.progress.step
         batch, context = self._shown()
         for number, times in enumerate(reports.memory_times(self.agent)):
@@ -266,6 +286,9 @@ class Session:
 
     def _save_after(self, error: Exception) -> None:
         """Save before an error ends the run: the agent is sound, open episodes are given up."""
+        if self.job.size > 1:
+            error.add_note("Nothing was saved: what one rank alone meets ends the job as it was last saved.")
+            return
         if self.updating or not self.begun:
             error.add_note("Nothing was saved: it happened before the first step, or in an update.")
             return
@@ -302,12 +325,18 @@ def carry_out(
     Raises:
         SystemExit: it was stopped by a signal, and saved.
     """
-    folder = session.folder
-    with folder.locked():
-        folder.begin_session(session.config, command, changed, interface)
+    folder, job = session.folder, session.job
+    with ExitStack() as held:
+
+        def begin() -> None:
+            held.enter_context(folder.locked())
+            folder.begin_session(session.config, command, changed, interface)
+
         try:
+            job.first(begin)
             return session.run(changed)
         except Stopped as stopped:
-            again = shlex.join(command)
-            print(f"run.py: {stopped} and saved in {folder}; to go on: {again}", file=sys.stderr)
+            if job.leads:
+                again = shlex.join(command)
+                print(f"run.py: {stopped} and saved in {folder}; to go on: {again}", file=sys.stderr)
             raise SystemExit(128 + (stopped.signal or 0)) from None  # as a shell reports such a death

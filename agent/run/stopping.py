@@ -16,6 +16,9 @@ class Stopped(Exception):  # noqa: N818 (nothing went wrong)
         super().__init__(f"stopped by {number.name if number else 'the callback'}")
         self.signal = number
 
+    def __reduce__(self) -> tuple[type[Stopped], tuple[signal.Signals | None]]:
+        return Stopped, (self.signal,)
+
 
 class StopRequest:
     """Within `with`, in the main thread: the first of its signals waits for the next `check`.
@@ -30,7 +33,7 @@ class StopRequest:
     def __init__(self, warning: str = "none") -> None:
         further = () if warning == "none" else (signal.Signals[f"SIG{warning}"],)
         self._signals = (*SIGNALS, *further)
-        self._received: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -45,10 +48,10 @@ class StopRequest:
 
     def check(self) -> None:
         """Raise Stopped if a signal was received; to be called where a run can be interrupted."""
-        if self._received is not None:
-            raise Stopped(self._received)
+        if self.received is not None:
+            raise Stopped(self.received)
 
     def _keep(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 (the system's signature)
         for each in self._signals:
             signal.signal(each, signal.SIG_DFL)
-        self._received = signal.Signals(number)
+        self.received = signal.Signals(number)
