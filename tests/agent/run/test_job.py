@@ -41,7 +41,7 @@ OPTIONS: dict[str, Any] = {
     "eval.every": 0,
     "log.every": 40,
     "log.pictures": 100,
-    "log.tensorboard": False,
+    "log.to": "none",
     "checkpoint.every": 40,
 }
 WORDS = ["--configs", "debug", *(word for key, value in OPTIONS.items() for word in (f"--{key}", str(value)))]
@@ -50,7 +50,8 @@ WORDS = ["--configs", "debug", *(word for key, value in OPTIONS.items() for word
 def train(logdir: Path, **changed: Any) -> dict[str, Any]:
     overrides = OPTIONS | changed | {"logdir": str(logdir)}
     config = configs.load(overrides.pop("task"), presets=["debug"], overrides=overrides)
-    return carry_out(Training(config, RunFolder(logdir)), ["python", "run.py"], [])
+    training = Training(config, RunFolder(logdir))
+    return carry_out(training, training.envs.interface, ["python", "run.py"], [])
 
 
 def stopped(logdir: Path) -> None:

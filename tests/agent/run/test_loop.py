@@ -199,12 +199,10 @@ RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
     "rssm-burn_in": ("rssm", BURN_IN),
     "s4wm-consecutive": ("s4wm", CONSECUTIVE),
 }
-RESUMED |= {name: (name, {}) for name in configs.backbones() if not name.startswith("s4wm")}
+VIEWED = [name for name in configs.backbones() if name.startswith("s4wm") and "published" not in name]
+RESUMED |= {name: (name, {}) for name in configs.backbones() if name not in VIEWED}
 RESUMED |= {
-    f"{name}-{view}": (name, {"s4wm__policy_input": view})
-    for name in configs.backbones()
-    if name.startswith("s4wm")
-    for view in ("output", "full")
+    f"{name}-{view}": (name, {"s4wm__policy_input": view}) for name in VIEWED for view in ("output", "full")
 }
 
 

@@ -36,7 +36,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict]:
 
     def go(folder: Path, end: int) -> dict:
         overrides = {"device": "cpu", "steps": end, "eval.every": 20, "checkpoint.every": 20, "eval.envs": 1}
-        overrides |= {"log.pictures": 0, "log.tensorboard": False, "checkpoint.keep": 1}
+        overrides |= {"log.pictures": 0, "log.to": "none", "checkpoint.keep": 1}
         return train(configs.load("memory_chain:n=5", presets=["debug"], overrides=overrides), folder)
 
     return go

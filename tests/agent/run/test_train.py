@@ -38,7 +38,7 @@ class Corridor(gymnasium.Env):
 
 def configure(**changed: object) -> configs.Config:
     overrides = {"device": "cpu", "steps": 80, "eval.episodes": 2, "eval.every": 40, "log.every": 20}
-    overrides |= {"log.pictures": 0, "log.tensorboard": False}
+    overrides |= {"log.pictures": 0, "log.to": "none"}
     changed = {key.replace("__", "."): value for key, value in changed.items()}
     return configs.load("memory_chain:n=3", presets=["debug"], overrides=overrides | changed)
 
