@@ -151,7 +151,7 @@ def make_vector(
         mode, timeout, restarts: see `VectorDoor`.
         first_index: number of the first environment in the run, at least 0; the others follow.
         render: see `make`.
-        make_env: builds one, in place of the task, which is then for messages; picklable for 'async'.
+        make_env: builds one, in place of the task, which is then for messages.
     """
     build = make_env or _constructor(task, render)
     indices = range(first_index, first_index + num_envs)

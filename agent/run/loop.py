@@ -294,7 +294,8 @@ def train(
         config: of `configs.load`.
         logdir: folder of the run; None for the configuration's, or runs/<task>/<backbone>/seed<seed>.
         make_env: makes one environment, such as its class, in place of the configuration's task, which is
-            then python:<its name>; picklable for `envs.mode` async. A run is gone on with by the same one.
+            then python:<its name>; cloudpickle takes it to the processes of `envs.mode` async. A run is gone
+            on with by the same one.
         callback: called with the metrics of each logged line and its step, between two steps; where it
             returns False, the run is saved and ends. What it raises is raised here, also after saving.
 
