@@ -97,7 +97,7 @@ def test_without_a_terminal(train: Train, tmp_path: Path, call: Callable[..., di
 def test_the_dream_sees_nothing(train: Train) -> None:
     """Given the same actions it is the same, whatever is true; while observing it is the filtered state."""
     saved = SavedRun.of(train("s4wm", TASK))
-    agent, _ = saved.agent(0)
+    agent, _ = saved.agent()
     seen = {}
     for change in (1.0, 0.5):
         envs = saved.make_envs(1, 0, EVALUATION_ENVS)
