@@ -39,7 +39,7 @@ def agent_of(kind: str, backbone: str) -> Agent:
     [
         spaces.Box(0, 10, (7, 7, 3), np.uint8),
         spaces.Box(0, 255, (2, 3, 9, 12), np.uint8),
-        spaces.Box(-1e30, 1e30, (2, 3), np.float64),
+        spaces.Box(-9, 9, (2, 3), np.float64),
         spaces.MultiBinary((2, 2)),
         spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[1, 0], [-1, 5]]),
     ],
