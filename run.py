@@ -24,6 +24,7 @@ from configs.command_line import (
     Command,
     Parser,
     Work,
+    add_checkpoint,
     add_configuration,
     add_device,
     add_run,
@@ -102,13 +103,7 @@ class Evaluate:
             metavar="NAME",
             help="another one of the same spaces, such as other arguments [the run's]",
         )
-        which = parser.add_mutually_exclusive_group()
-        which.add_argument(
-            "--step", type=count, metavar="N", help="of an older checkpoint that is still there"
-        )
-        which.add_argument(
-            "--best", action="store_true", help="the checkpoint of the highest return evaluated"
-        )
+        add_checkpoint(parser)
         add_video(parser, "the episodes")
         add_seed(parser, "of the environments [the run's]")
         add_device(parser)
@@ -153,6 +148,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "scale": "studies.scale",
     "gallery": "studies.gallery",
     "same": "studies.same",
+    "export": "studies.export",
 }
 """Name of a command -> what it is; a module that is one has `arguments` and `prepare`."""
 

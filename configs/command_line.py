@@ -147,6 +147,13 @@ def add_device(parser: Parser) -> None:
     parser.add_argument("--device", metavar="NAME", help="auto, cpu or cuda [the run's]")
 
 
+def add_checkpoint(parser: Parser) -> None:
+    """Which checkpoint of a run a command loads; without, the newest."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=count, metavar="N", help="of an older checkpoint that is still there")
+    which.add_argument("--best", action="store_true", help="the checkpoint of the highest return evaluated")
+
+
 def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
     """The option of every command that plays episodes; a configured run has a seed of its own."""
 

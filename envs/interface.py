@@ -65,7 +65,7 @@ class Interface:
     def to_json(self) -> dict[str, Any]:
         """The environment's own spaces, as JSON has it."""
         given = {"observation": self.observations.given, "action": self.actions.given}
-        return {name: _to_json(space) for name, space in given.items()}
+        return {name: space_to_json(space) for name, space in given.items()}
 
     @classmethod
     def of_json(cls, saved: Mapping[str, Any]) -> Interface:
@@ -138,13 +138,13 @@ def _scalar(reward: Any) -> float:
     return float(value.item())
 
 
-def _to_json(space: spaces.Space) -> dict[str, Any]:
+def space_to_json(space: spaces.Space) -> dict[str, Any]:
     """A space as its type and the arguments that make it."""
     kind = next(name for name in ARGUMENTS if isinstance(space, getattr(spaces, name)))
     if isinstance(space, spaces.Dict):
-        return {"type": kind, "spaces": [[key, _to_json(each)] for key, each in space.spaces.items()]}
+        return {"type": kind, "spaces": [[key, space_to_json(each)] for key, each in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):
-        return {"type": kind, "spaces": [_to_json(each) for each in space.spaces]}
+        return {"type": kind, "spaces": [space_to_json(each) for each in space.spaces]}
     found = {name: np.asarray(getattr(space, name)).tolist() for name in ARGUMENTS[kind]}
     if isinstance(space, spaces.Box):
         found |= {"low": _numbers(space.low), "high": _numbers(space.high)}
@@ -160,7 +160,7 @@ def _numbers(bound: np.ndarray) -> list[float | str]:
 
 
 def _of_json(saved: Mapping[str, Any]) -> spaces.Space:
-    """What `_to_json` returned."""
+    """What `space_to_json` returned."""
     kind, parts = saved["type"], saved.get("spaces", ())
     if kind == "Dict":
         return spaces.Dict([(key, _of_json(each)) for key, each in parts])

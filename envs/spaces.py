@@ -16,6 +16,7 @@ from gymnasium import spaces
 
 Keys = tuple[str | int, ...]
 Convert = Callable[[Any], np.ndarray]
+Axes = tuple[int, ...]
 LARGE = 1024
 """A Box of rank 2 or more that becomes a vector of more elements than this is probably an image."""
 MOST = 1_000_000
@@ -41,12 +42,16 @@ class OneHot(spaces.Box):
 
 
 class Leaf(NamedTuple):
-    """A leaf of an observation space: where it is, its space, the Box it becomes, and the way there."""
+    """A leaf of an observation space: where it is, its space, the Box it becomes, and the way there.
+
+    `axes` are an image's: in what order its rows, its columns, and its channels or frames and channels are.
+    """
 
     path: Keys
     given: spaces.Space
     box: spaces.Box
     convert: Convert
+    axes: Axes | None = None
 
 
 class Observations:
@@ -100,7 +105,7 @@ class Observations:
         found = {}
         for name, leaf in self.leaves.items():
             try:
-                value = _at(observation, leaf.path)
+                value = at(observation, leaf.path)
                 if count is not None and np.shape(value)[:1] != (count,):
                     raise ValueError(f"expected {count} of them, got shape {np.shape(value)}")
                 convert = leaf.convert
@@ -118,13 +123,14 @@ class Observations:
         """How many a batch holds, as gymnasium's vector environments give it; None of a single one."""
         leaf = next(iter(self.leaves.values()))
         try:
-            value = np.asarray(_at(observation, leaf.path))
+            value = np.asarray(at(observation, leaf.path))
         except (KeyError, IndexError, TypeError, ValueError):
             return None  # `flat` says what is wrong with it
         return len(value) if value.ndim == len(leaf.given.shape or ()) + 1 else None
 
 
-def _at(observation: Any, path: Keys) -> Any:
+def at(observation: Any, path: Keys) -> Any:
+    """The part of a nested observation that is a leaf's."""
     for key in path:
         observation = observation[key]
     return observation
@@ -140,13 +146,13 @@ def _walk(space: spaces.Space, path: Keys = ()) -> Iterator[tuple[Keys, spaces.S
         yield path, space
 
 
-def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
-    """Return the Box that a leaf becomes, and the function that turns its values into that Box's."""
+def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert, Axes | None]:
+    """What `Leaf` has of a leaf, from its Box on."""
     called = f"leaf {'.'.join(map(str, path))!r}" if path else "the observation"
     shape = space.shape or ()
     if isinstance(space, spaces.Box):
         if space.dtype == np.uint8 and (axes := _axes(shape, called)):
-            return _image(space, axes)
+            return *_image(space, axes), axes
         if len(shape) >= 2 and math.prod(shape) > LARGE:
             warnings.warn(
                 f"{called} is {space}: {math.prod(shape):,} numbers, which are learned from as a vector. If "
@@ -159,11 +165,12 @@ def _leaf(path: Keys, space: spaces.Space) -> tuple[spaces.Box, Convert]:
         with np.errstate(over="ignore"):  # what is past float32's bounds has none
             low, high = flat.low.astype(np.float32), flat.high.astype(np.float32)
         narrows = isinstance(space, spaces.Box) and np.dtype(space.dtype).itemsize >= 4
-        return spaces.Box(low, high), _vector(shape, called if narrows and space.dtype != np.float32 else "")
+        named = called if narrows and space.dtype != np.float32 else ""
+        return spaces.Box(low, high), _vector(shape, named), None
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         classes = np.reshape(space.n if isinstance(space, spaces.Discrete) else space.nvec, -1)
         check_number(called, space)
-        return OneHot(classes), _one_hot(classes, np.reshape(space.start, -1), shape)
+        return OneHot(classes), _one_hot(classes, np.reshape(space.start, -1), shape), None
     raise ValueError(
         f"Observations of type {type(space).__name__} cannot be learned from: {called} is {space}. Box, "
         "Discrete, MultiDiscrete and MultiBinary work, also nested in Dict and Tuple. Drop or encode this "
@@ -181,12 +188,12 @@ def check_number(called: str, space: spaces.Discrete | spaces.MultiDiscrete) -> 
         )
 
 
-def _axes(shape: tuple[int, ...], called: str) -> tuple[int, ...] | None:
+def _axes(shape: tuple[int, ...], called: str) -> Axes | None:
     """In what order an image's axes are (rows, columns, channels or frames and channels); None if it is none.
 
     A warning says how a shape is read that is not that of one picture.
     """
-    axes: tuple[int, ...] | None = None
+    axes: Axes | None = None
     if len(shape) == 2 and min(shape) >= 8:
         axes = (0, 1)
     elif len(shape) == 3:
@@ -210,14 +217,19 @@ def _axes(shape: tuple[int, ...], called: str) -> tuple[int, ...] | None:
     return axes
 
 
-def _image(space: spaces.Box, axes: tuple[int, ...]) -> tuple[spaces.Box, Convert]:
+def stretch(space: spaces.Box) -> np.ndarray | None:
+    """What an image's numbers 0 to 255 become where other bounds are stretched to these, `[256]` uint8."""
+    low, high = int(space.low.min()), int(space.high.max())
+    if (low, high) == (0, 255) or low >= high:
+        return None
+    return np.rint(np.clip((np.arange(256.0) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _image(space: spaces.Box, axes: Axes) -> tuple[spaces.Box, Convert]:
     """Box of uint8 whose `axes` are rows, columns and what else there is -> `[H, W, C]`, 0 to 255."""
-    shape, low, high = space.shape, int(space.low.min()), int(space.high.max())
+    shape, table = space.shape, stretch(space)
     arranged = (*(shape[axis] for axis in axes[:2]), math.prod(shape[axis] for axis in axes[2:]))
     in_order = axes == tuple(sorted(axes))
-    stretch = None
-    if (low, high) != (0, 255) and low < high:
-        stretch = np.rint(np.clip((np.arange(256.0) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
     def convert(value: Any) -> np.ndarray:
         image = np.array(value)
@@ -227,7 +239,7 @@ def _image(space: spaces.Box, axes: tuple[int, ...]) -> tuple[spaces.Box, Conver
             image = np.ascontiguousarray(image.transpose(axes))
         if shape != arranged:
             image = image.reshape(arranged)
-        return image if stretch is None else stretch[image]
+        return image if table is None else table[image]
 
     return spaces.Box(0, 255, arranged, np.uint8), convert
 

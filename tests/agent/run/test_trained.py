@@ -87,9 +87,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def untrained(kind: str, **overrides: object) -> Agent:
+def untrained(kind: str, task: str = "repeat_previous", backbone: str = "s4wm") -> Agent:
     interface = Interface(*KINDS[kind])
-    config = configs.load(presets=["debug"], overrides={"device": "cpu", **overrides})
+    config = configs.load(task, backbone, ["debug"], {"device": "cpu"})
     return Agent(Learner(*interface.spaces, config), 0, interface, config)
 
 
