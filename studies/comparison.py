@@ -22,7 +22,7 @@ from agent.run.machine import cores, hardware
 from configs.files import read_json
 from replay.files import publish, writable
 from studies import plots
-from studies.curves import Curve, as_json, band, finite, improvement, mean_interval
+from studies.curves import Curve, as_json, band, finite, higher, interval, mean_interval
 from studies.processes import Run, run_all
 
 NEAR = 0.9  # share of the optimum; the step at which it is first reached is reported
@@ -182,7 +182,7 @@ def _improvements(found: Mapping[str, Sequence[Curve]]) -> list[dict[str, Any]]:
     pairs = []
     for ours, theirs in itertools.combinations(found, 2):
         ends = (np.array([curve.values[-1] for curve in found[name]]) for name in (ours, theirs))
-        probability, low, high = improvement(*ends)
+        probability, low, high = map(float, interval([*ends], higher))
         pairs.append({"of": ours, "over": theirs, "probability": probability, "interval": [low, high]})
     return pairs
 
