@@ -30,10 +30,10 @@ TAIL = 30  # lines of a failed run's stderr that are shown
 class Run:
     """One training run: up to which step, in which folder, with how many threads, by which command.
 
-    `metric` is what its evaluations log.
+    `name` is the row that it is of in tables, a backbone; `metric` is what its evaluations log.
     """
 
-    backbone: str
+    name: str
     seed: int
     steps: int
     folder: Path
@@ -42,7 +42,7 @@ class Run:
     metric: str = METRIC
 
     def __str__(self) -> str:
-        return f"{self.backbone} seed {self.seed}"
+        return f"{self.name} seed {self.seed}"
 
     def finished(self) -> bool:
         """Whether it has been evaluated at or after its last step."""
@@ -108,7 +108,7 @@ def run_all(runs: Sequence[Run], jobs: int, logs: Path) -> None:
 
 
 def _log(logs: Path, run: Run, stream: str) -> Path:
-    return logs / f"{run.backbone}-seed{run.seed}.{stream}"
+    return logs / f"{run.folder.parent.name}-{run.folder.name}.{stream}"
 
 
 def _start(run: Run, logs: Path) -> subprocess.Popen:
