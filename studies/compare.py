@@ -25,6 +25,10 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 of each [3]")
     parser.add_argument("--steps", type=count, metavar="N", help="environment steps of each [the task's]")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at the same time [1]")
+    where = "where runs are processes: on this machine, or on a SLURM cluster, as one array job [local]"
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help=where)
+    sbatch = "of sbatch, for each run: time=720 (minutes), partition=gpu, gpus_per_node=1 ..., one a --slurm"
+    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help=sbatch)
     add_configuration(parser, without=("task", "backbone", "seed", "steps", "logdir"))
 
 
@@ -36,9 +40,10 @@ def prepare(args: argparse.Namespace) -> Work:
 
     from agent.run import loop, seams
     from agent.run.folder import RunFolder
-    from studies import grid
+    from studies import grid, slurm
     from studies.comparison import Comparison, compare
 
+    launch = slurm.launcher(args)
     values = grid.parse(args.grid, args.overrides)
     variants = grid.variants(args.backbones, values)
     overrides = args.overrides if args.steps is None else args.overrides | {"steps": args.steps}
@@ -54,7 +59,8 @@ def prepare(args: argparse.Namespace) -> Work:
         loop.check(config)
     first = configured[0]
     sizes, options = (args.seeds, first.steps, folder, args.jobs), (args.configs, args.overrides)
-    comparison = Comparison(first.task, args.backbones, *sizes, *options, first.threads, grid=values)
+    more = {"threads": first.threads, "grid": values, "launch": launch}
+    comparison = Comparison(first.task, args.backbones, *sizes, *options, **more)
     comparison.refuse_another()
 
     def work() -> tuple[dict[str, Any], str]:

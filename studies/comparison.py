@@ -24,7 +24,7 @@ from replay.files import publish, writable
 from studies import plots
 from studies.curves import Curve, as_json, band, finite, higher, interval, mean_interval
 from studies.grid import Variant, variants
-from studies.processes import Run, run_all
+from studies.processes import Launch, Run, run_all
 
 NEAR = 0.9  # share of the optimum; the step at which it is first reached is reported
 WHAT = "the comparison"
@@ -42,6 +42,7 @@ class Comparison:
         presets, overrides: passed to each run as `--configs` and `--key value`.
         threads: torch threads that a run is configured with, at most its share of the cores; 0 for all of it.
         program: what trains, with the arguments of `run.py train`.
+        launch: what runs the runs, `jobs` at once; unless `run_all`, not on this processor's cores.
         grid: option -> its values; each combination of them is a row of its own.
     """
 
@@ -56,10 +57,13 @@ class Comparison:
     threads: int = 0
     program: Sequence[str] = (sys.executable, str(REPOSITORY / "run.py"))
     grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    launch: Launch = run_all
 
     @property
     def threads_of_a_run(self) -> int:
         """As configured, and not more than its share of the cores."""
+        if self.launch is not run_all:
+            return self.threads or 1
         share = max(1, cores() // self.jobs)
         return min(self.threads or share, share)
 
@@ -133,7 +137,7 @@ def compare(comparison: Comparison) -> dict[str, Any]:
     folder, runs = comparison.folder, comparison.runs
     with RunFolder(folder).locked():
         publish(folder / "plan.json", json.dumps(comparison.plan | {"grid": comparison.grid}, indent=1), WHAT)
-        run_all(runs, comparison.jobs, folder / "logs")
+        comparison.launch(runs, comparison.jobs, folder / "logs")
     rows = [(row, [run for run in runs if run.name == row.name]) for row in comparison.variants]
     found = {row.name: [run.curve() for run in own] for row, own in rows}
     optimum = envs.optimum(comparison.task)
