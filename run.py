@@ -140,6 +140,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "imagine": "studies.imagine",
     "probe": "studies.probe",
     "compare": "studies.compare",
+    "scores": "studies.scores",
     "collect": "studies.collect",
     "plot": "studies.plots",
     "play": "studies.play",

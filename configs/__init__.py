@@ -223,10 +223,14 @@ def backbones(directory: str | Path = DIRECTORY) -> list[str]:
 
 
 def label(backbone: str, directory: str | Path = DIRECTORY) -> str:
-    """A backbone's name in a table: with its layer in brackets where the name does not say it."""
-    own = blocks.blocks(Path(directory), "backbones").get(backbone, {})
+    """A backbone's name in a table: with its layer in brackets where the name does not say it.
+
+    What follows the name behind a space, such as a comparison's options, follows here too.
+    """
+    name, space, options = backbone.partition(" ")
+    own = blocks.blocks(Path(directory), "backbones").get(name, {})
     layer = next((str(value) for key, value in own.items() if key.endswith(".layer")), "")
-    return backbone if not layer or backbone.endswith(f"_{layer}") else f"{backbone} ({layer})"
+    return backbone if not layer or name.endswith(f"_{layer}") else f"{name} ({layer}){space}{options}"
 
 
 def presets(directory: str | Path = DIRECTORY) -> list[str]:

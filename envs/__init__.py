@@ -31,6 +31,7 @@ __all__ = [
     "Rows",
     "VectorDoor",
     "check",
+    "guess",
     "make",
     "make_raw",
     "make_vector",
@@ -164,13 +165,22 @@ def optimum(task: str) -> float | None:
 
     It is not known if the task's arguments set `max_episode_steps`, except where that limit is the optimum.
     """
+    return _stated(task, "optimum")
+
+
+def guess(task: str) -> float | None:
+    """Return the mean return of the best policy that remembers nothing, where it is known; see `optimum`."""
+    return _stated(task, "guess")
+
+
+def _stated(task: str, name: str) -> float | None:
     env = _constructor(task)()
     try:
-        if env.has_wrapper_attr("optimum"):
-            value = env.get_wrapper_attr("optimum")
+        if env.has_wrapper_attr(name):
+            value = env.get_wrapper_attr(name)
             cut = "max_episode_steps" in parse_task(task)[1]
             return None if value is None or cut else float(value)
-        return gym.optimum(env.spec) if env.spec else None
+        return gym.optimum(env.spec) if name == "optimum" and env.spec else None
     finally:
         guard.close(env.close, f"{task}: the environment")
 

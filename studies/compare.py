@@ -20,9 +20,15 @@ def arguments(parser: Parser) -> None:
     parser.add_argument(
         "--backbones", nargs="+", required=True, metavar="NAME", help=f"of {', '.join(configs.backbones())}"
     )
+    product = "an option's values, each a row of its own; given several times, all combinations"
+    parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,...", help=product)
     parser.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 of each [3]")
     parser.add_argument("--steps", type=count, metavar="N", help="environment steps of each [the task's]")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at the same time [1]")
+    where = "where runs are processes: on this machine, or on a SLURM cluster, as one array job [local]"
+    parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help=where)
+    sbatch = "of sbatch, for each run: time=720 (minutes), partition=gpu, gpus_per_node=1 ..., one a --slurm"
+    parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help=sbatch)
     add_configuration(parser, without=("task", "backbone", "seed", "steps", "logdir"))
 
 
@@ -34,18 +40,27 @@ def prepare(args: argparse.Namespace) -> Work:
 
     from agent.run import loop, seams
     from agent.run.folder import RunFolder
+    from studies import grid, slurm
     from studies.comparison import Comparison, compare
 
+    launch = slurm.launcher(args)
+    values = grid.parse(args.grid, args.overrides)
+    variants = grid.variants(args.backbones, values)
     overrides = args.overrides if args.steps is None else args.overrides | {"steps": args.steps}
-    configured = [seams.configure(args.task, name, args.configs, overrides) for name in args.backbones]
-    for config in configured:
+    configured = [
+        seams.configure(args.task, variant.backbone, args.configs, overrides | variant.options)
+        for variant in variants
+    ]
+    grid.check(zip(variants, configured, strict=True))
+    for variant, config in zip(variants, configured, strict=True):
         # finished runs too: an earlier version's defaults may have been others
-        for run in sorted(folder.glob(f"{config.backbone}/seed*")):
+        for run in sorted((folder / variant.folder).glob("seed*")):
             RunFolder(run).refuse_another(config, (*configs.FREE_TO_CHANGE, "seed"))
         loop.check(config)
     first = configured[0]
     sizes, options = (args.seeds, first.steps, folder, args.jobs), (args.configs, args.overrides)
-    comparison = Comparison(first.task, args.backbones, *sizes, *options, first.threads)
+    more = {"threads": first.threads, "grid": values, "launch": launch}
+    comparison = Comparison(first.task, args.backbones, *sizes, *options, **more)
     comparison.refuse_another()
 
     def work() -> tuple[dict[str, Any], str]:

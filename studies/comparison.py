@@ -22,8 +22,9 @@ from agent.run.machine import cores, hardware
 from configs.files import read_json
 from replay.files import publish, writable
 from studies import plots
-from studies.curves import Curve, as_json, band, finite, improvement, mean_interval
-from studies.processes import Run, run_all
+from studies.curves import Curve, as_json, band, finite, higher, interval, mean_interval
+from studies.grid import Variant, variants
+from studies.processes import Launch, Run, run_all
 
 NEAR = 0.9  # share of the optimum; the step at which it is first reached is reported
 WHAT = "the comparison"
@@ -34,12 +35,15 @@ class Comparison:
     """What is compared.
 
     Attributes:
-        folder: the runs are in <folder>/<backbone>/seed<n>, their output in <folder>/logs.
+        folder: the runs are in <folder>/<backbone>/seed<n>, their output in <folder>/logs; those of a grid in
+            <folder>/<backbone>,<key>=<value>/seed<n>.
         seeds: how many of each backbone, from 0 on.
         jobs: runs at the same time; the processor's cores are shared out among them.
         presets, overrides: passed to each run as `--configs` and `--key value`.
         threads: torch threads that a run is configured with, at most its share of the cores; 0 for all of it.
         program: what trains, with the arguments of `run.py train`.
+        launch: what runs the runs, `jobs` at once; unless `run_all`, not on this processor's cores.
+        grid: option -> its values; each combination of them is a row of its own.
     """
 
     task: str
@@ -52,38 +56,48 @@ class Comparison:
     overrides: Mapping[str, str] = field(default_factory=dict)
     threads: int = 0
     program: Sequence[str] = (sys.executable, str(REPOSITORY / "run.py"))
+    grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    launch: Launch = run_all
 
     @property
     def threads_of_a_run(self) -> int:
         """As configured, and not more than its share of the cores."""
+        if self.launch is not run_all:
+            return self.threads or 1
         share = max(1, cores() // self.jobs)
         return min(self.threads or share, share)
 
     @property
     def runs(self) -> list[Run]:
         """All of them, those of one seed together."""
-        return [self._run(backbone, seed) for seed in range(self.seeds) for backbone in self.backbones]
+        return [self._run(variant, seed) for seed in range(self.seeds) for variant in self.variants]
 
-    def _run(self, backbone: str, seed: int) -> Run:
-        folder, threads = self.folder / backbone / f"seed{seed}", self.threads_of_a_run
-        words = [*self.program, "train", "--json", "--backbone", backbone, "--task", self.task]
+    @property
+    def variants(self) -> list[Variant]:
+        """The rows."""
+        return variants(self.backbones, self.grid)
+
+    def _run(self, variant: Variant, seed: int) -> Run:
+        folder, threads = self.folder / variant.folder / f"seed{seed}", self.threads_of_a_run
+        words = [*self.program, "train", "--json", "--backbone", variant.backbone, "--task", self.task]
         words += ["--seed", str(seed), "--steps", str(self.steps), "--logdir", str(folder)]
         if "threads" not in self.overrides:
             words += ["--threads", str(threads)]
-        return Run(backbone, seed, self.steps, folder, threads, [*words, *self._options])
+        words += self._words(variant.options)
+        return Run(variant.name, seed, self.steps, folder, threads, words)
 
     @property
     def command(self) -> str:
         """The command line that makes this comparison."""
         words = ["python", "run.py", "compare", "--task", self.task, "--backbones", *self.backbones]
         words += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--logdir", str(self.folder)]
-        return shlex.join([*words, "--jobs", str(self.jobs), *self._options])
+        words += [f"--grid={key}={','.join(values)}" for key, values in self.grid.items()]
+        return shlex.join([*words, "--jobs", str(self.jobs), *self._words({})])
 
-    @property
-    def _options(self) -> list[str]:
-        """Presets and overrides as typed; each in one word, as a negative number looks like an option."""
+    def _words(self, options: Mapping[str, str]) -> list[str]:
+        """Presets, overrides and options as typed; in one word, as a negative number looks like an option."""
         presets = ["--configs", *self.presets] if self.presets else []
-        return [*presets, *(f"--{key}={value}" for key, value in self.overrides.items())]
+        return [*presets, *(f"--{key}={value}" for key, value in {**self.overrides, **options}.items())]
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -92,9 +106,11 @@ class Comparison:
 
     def refuse_another(self) -> None:
         """Raise ValueError if the folder holds another comparison, of which a run has left results."""
-        writable(self.folder, folder=True)
+        for run in self.runs:
+            writable(run.folder, folder=True)
         path = self.folder / "plan.json"
         before = read_json(path) if path.is_file() else self.plan
+        before.pop("grid", None)  # more values extend a comparison
         if before != self.plan and any(RunFolder(run).has_begun() for run in self.folder.glob("*/seed*")):
             raise ValueError(
                 f"{self.folder} holds the comparison {before}, not {self.plan}; choose another logdir, or "
@@ -106,32 +122,33 @@ def compare(comparison: Comparison) -> dict[str, Any]:
     """Train each backbone with each seed in its folder and compare what the evaluations returned.
 
     Finished runs are not repeated and unfinished ones are resumed, so repeating the command resumes a
-    comparison, and one with more steps, seeds or backbones extends it.
+    comparison, and one with more steps, seeds, backbones or values of a grid extends it.
 
     Returns:
-        what is also written to <folder>/compare.json: `results` (backbone -> `return_mean`, `interval`,
-        `returns` of all seeds, `seeds`, `steps`, `seconds_mean` and more), `improvement` (how probably a run
-        of one backbone ends higher than one of another), `curves`, `runs`, `task`, `command`, `commit` and
-        `hardware` of the comparison; a result's `commits` are those that trained its runs. compare.csv holds
-        every evaluation, compare.png the curves.
+        what is also written to <folder>/compare.json: `results` (name of a row, which is a backbone with what
+        the grid sets, -> `return_mean`, `interval`, `returns` of all seeds, `seeds`, `steps`, `seconds_mean`,
+        `backbone`, `options` and more), `improvement` (how probably a run of one row ends higher than one of
+        another), `curves`, `runs`, `task`, `command`, `commit` and `hardware` of the comparison; a result's
+        `commits` are those that trained its runs. compare.csv holds every evaluation, compare.png the curves.
 
     Raises:
         RuntimeError: a run failed; see `run_all`.
     """
     folder, runs = comparison.folder, comparison.runs
     with RunFolder(folder).locked():
-        publish(folder / "plan.json", json.dumps(comparison.plan, indent=1), WHAT)
-        run_all(runs, comparison.jobs, folder / "logs")
-    found = {name: [run.curve() for run in runs if run.backbone == name] for name in comparison.backbones}
+        publish(folder / "plan.json", json.dumps(comparison.plan | {"grid": comparison.grid}, indent=1), WHAT)
+        comparison.launch(runs, comparison.jobs, folder / "logs")
+    rows = [(row, [run for run in runs if run.name == row.name]) for row in comparison.variants]
+    found = {row.name: [run.curve() for run in own] for row, own in rows}
     optimum = envs.optimum(comparison.task)
     report = {
         "task": comparison.task,
         "optimum": optimum,
         "steps": comparison.steps,
         "results": {
-            name: _result(curves, comparison.steps, optimum)
-            | {"commits": _commits([run for run in runs if run.backbone == name])}
-            for name, curves in found.items()
+            row.name: _result(found[row.name], comparison.steps, optimum)
+            | {"backbone": row.backbone, "options": row.options, "commits": _commits(own)}
+            for row, own in rows
         },
         "improvement": _improvements(found),
         "curves": {name: _bands(curves) for name, curves in found.items()},
@@ -182,7 +199,7 @@ def _improvements(found: Mapping[str, Sequence[Curve]]) -> list[dict[str, Any]]:
     pairs = []
     for ours, theirs in itertools.combinations(found, 2):
         ends = (np.array([curve.values[-1] for curve in found[name]]) for name in (ours, theirs))
-        probability, low, high = improvement(*ends)
+        probability, low, high = map(float, interval([*ends], higher))
         pairs.append({"of": ours, "over": theirs, "probability": probability, "interval": [low, high]})
     return pairs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rcParams
+from matplotlib import colormaps, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ from configs.command_line import Parser, Work
 from configs.files import read_json
 from replay.files import atomic, writable
 from studies.curves import METRIC, Curve, band, from_json, read_curve
+from studies.grid import name_of
 
 Groups = Mapping[str, Mapping[str, Sequence[Curve]]]
 """Task -> label -> curves of its runs, each with at least one evaluation."""
@@ -107,7 +108,9 @@ def draw(groups: Groups, out: Path, optima: Mapping[str, float | None], metric: 
     optimum.
     """
     labels = dict.fromkeys(label for group in groups.values() for label in group)
-    colours = {label: f"C{number}" for number, label in enumerate(labels)}
+    few = len(labels) <= 10
+    shades = colormaps["tab10" if few else "turbo"]
+    colours = {label: shades(at if few else at / len(labels)) for at, label in enumerate(labels)}
     figure = Figure(figsize=(11, 3.8 * len(groups)), layout="constrained")
     rows = figure.subplots(len(groups), 2, squeeze=False, sharey="row")
     for panels, (task, group) in zip(rows, groups.items(), strict=True):
@@ -123,7 +126,7 @@ def panel(
     axes: Axes,
     axis: str,
     group: Mapping[str, Sequence[Curve]],
-    colours: Mapping[str, str],
+    colours: Mapping[str, Any],
     optimum: float | None = None,
     metric: str = METRIC,
 ) -> None:
@@ -140,7 +143,7 @@ def panel(
     axes.grid(alpha=0.3)
 
 
-def _draw_runs(axes: Axes, axis: str, curves: Sequence[Curve], label: str, colour: str) -> None:
+def _draw_runs(axes: Axes, axis: str, curves: Sequence[Curve], label: str, colour: Any) -> None:
     scale = 1 if axis == "steps" else 60
     marker = "o" if max(len(curve.steps) for curve in curves) == 1 else ""
     for curve in curves:
@@ -178,7 +181,7 @@ def _read_comparison(path: Path) -> dict[str, Any]:
 
 
 def _task_and_backbone(folder: Path) -> tuple[str, str]:
-    """As the configuration saved with a run says."""
+    """As the configuration saved with a run says, and its folder, of what a comparison's grid has set."""
     path = folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"no {path}: the configuration saved with a run says how to group it.")
@@ -186,4 +189,4 @@ def _task_and_backbone(folder: Path) -> tuple[str, str]:
     missing = [key for key in ("task", "backbone") if key not in config]
     if missing:
         raise ValueError(f"{path} does not name its {' and '.join(missing)}.")
-    return str(config["task"]), str(config["backbone"])
+    return str(config["task"]), name_of(folder.parent.name, str(config["backbone"]))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ import numpy as np
 from agent.run.folder import RunFolder
 from studies.curves import METRIC, Curve, read_curve
 
+Launch = Callable[[Sequence["Run"], int, Path], None]
+"""What runs runs to their end: `run_all`, or another of its kind."""
 PATIENCE = 60.0  # seconds a run is given to save when all must stop
 TAIL = 30  # lines of a failed run's stderr that are shown
 
@@ -30,10 +32,10 @@ TAIL = 30  # lines of a failed run's stderr that are shown
 class Run:
     """One training run: up to which step, in which folder, with how many threads, by which command.
 
-    `metric` is what its evaluations log.
+    `name` is the row that it is of in tables, a backbone; `metric` is what its evaluations log.
     """
 
-    backbone: str
+    name: str
     seed: int
     steps: int
     folder: Path
@@ -42,7 +44,7 @@ class Run:
     metric: str = METRIC
 
     def __str__(self) -> str:
-        return f"{self.backbone} seed {self.seed}"
+        return f"{self.name} seed {self.seed}"
 
     def finished(self) -> bool:
         """Whether it has been evaluated at or after its last step."""
@@ -82,7 +84,7 @@ def run_all(runs: Sequence[Run], jobs: int, logs: Path) -> None:
     def say(text: str) -> None:
         print(f"{text} ({done} of {len(runs)} runs done)", flush=True)
 
-    with _termination_raises():
+    with termination_raises():
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
@@ -91,34 +93,35 @@ def run_all(runs: Sequence[Run], jobs: int, logs: Path) -> None:
                         done += 1
                         say(f"already finished: {run}")
                     else:
-                        logged = _log(logs, run, "stderr")
+                        logged = log(logs, run, "stderr")
                         before = logged.stat().st_size if logged.exists() else 0
-                        running[_start(run, logs)] = run, time.monotonic(), before
+                        running[start(run, logs)] = run, time.monotonic(), before
                         say(f"started {run}")
                 for process in [process for process in running if process.poll() is not None]:
                     run, began, before = running.pop(process)
                     if process.returncode:
-                        _fail(run, process.returncode, _log(logs, run, "stderr"), before)
+                        fail(run, process.returncode, log(logs, run, "stderr"), before)
                     value, took = run.curve().values[-1], time.monotonic() - began
                     done += 1
                     say(f"finished {run} in {took:,.0f} s: {run.metric} {value:.4g}")
                 time.sleep(0.1)
         finally:
-            _stop(list(running))
+            stop(list(running))
 
 
-def _log(logs: Path, run: Run, stream: str) -> Path:
-    return logs / f"{run.backbone}-seed{run.seed}.{stream}"
+def log(logs: Path, run: Run, stream: str) -> Path:
+    """Where what a run prints is appended, `stdout` or `stderr`."""
+    return logs / f"{run.folder.parent.name}-{run.folder.name}.{stream}"
 
 
-def _start(run: Run, logs: Path) -> subprocess.Popen:
+def start(run: Run, logs: Path) -> subprocess.Popen:
     """Start a run whose output is appended to files, in a session of its own.
 
     Ctrl-C on a terminal then reaches this process alone, which passes it on once: a run that gets two signals
     exits without saving. On Linux a run saves and stops, too, when this process is gone, however it went.
     """
     variables = os.environ | {"OMP_NUM_THREADS": str(run.threads)}
-    with _log(logs, run, "stdout").open("ab") as out, _log(logs, run, "stderr").open("ab") as err:
+    with log(logs, run, "stdout").open("ab") as out, log(logs, run, "stderr").open("ab") as err:
         return subprocess.Popen(
             run.command,
             stdin=subprocess.DEVNULL,
@@ -135,7 +138,7 @@ def _end_with_the_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
 
-def _stop(processes: Sequence[subprocess.Popen]) -> None:
+def stop(processes: Sequence[subprocess.Popen]) -> None:
     """Ask the processes to save and stop, and end those that do not."""
     for process in processes:
         process.terminate()
@@ -148,7 +151,7 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
             process.wait()
 
 
-def _fail(run: Run, code: int, stderr: Path, before: int) -> NoReturn:
+def fail(run: Run, code: int, stderr: Path, before: int) -> NoReturn:
     """Raise what a run ended with; `before` bytes of its stderr are of earlier tries."""
     cause = f"exit code {code}" if code > 0 else f"signal {signal.Signals(-code).name}"
     lines = stderr.read_bytes()[before:].decode(errors="replace").splitlines()
@@ -163,7 +166,7 @@ def _fail(run: Run, code: int, stderr: Path, before: int) -> NoReturn:
 
 
 @contextmanager
-def _termination_raises() -> Iterator[None]:
+def termination_raises() -> Iterator[None]:
     """Make SIGTERM exit through the `finally` blocks, where the runs are stopped."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:

@@ -174,7 +174,7 @@ def carry_out(study: Study) -> dict[str, Any]:
             runs = study.runs(setting)
             run_all(runs, study.jobs, folder / setting.name / "logs")
             for backbone in study.backbones:
-                rows.append(_row(experiment, setting, [run for run in runs if run.backbone == backbone]))
+                rows.append(_row(experiment, setting, [run for run in runs if run.name == backbone]))
     report = {
         "study": study.name,
         "budget": study.budget,
@@ -211,10 +211,10 @@ def _row(experiment: Experiment, setting: Setting, runs: Sequence[Run]) -> dict[
     return {
         "setting": setting.name,
         "task": setting.task,
-        "backbone": runs[0].backbone,
+        "backbone": runs[0].name,
         "updates": setting.updates,
         "seeds": len(runs),
-        "paper": setting.paper.get(runs[0].backbone),
+        "paper": setting.paper.get(runs[0].name),
         **scores,
         "context": found[0]["context"],
         "episodes": found[0]["episodes"],

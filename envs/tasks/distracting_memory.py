@@ -48,6 +48,7 @@ class DistractingMemory(GridWorld):
     """
 
     optimum: float = 1.0
+    guess: float = 0.5
 
     KINDS = (EMPTY, WALL, *range(TILE, TILE + 4))
 

@@ -45,6 +45,7 @@ class MemoryChain(VectorOrPixels):
     """
 
     optimum: float = 1.0
+    guess: float = 0.0
 
     def __init__(
         self, n: int = 32, bits: int = 1, observation: str = "vectors", render_mode: str | None = None

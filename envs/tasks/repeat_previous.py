@@ -39,6 +39,7 @@ class RepeatPrevious(CheckedEnv):
     """
 
     optimum: float = 1.0
+    guess: float = -0.5
 
     def __init__(self, k: int = 32, decks: int = 2, render_mode: str | None = None) -> None:
         self.decks = check_whole("RepeatPrevious", "decks", decks, 1)

@@ -50,6 +50,7 @@ class TMaze(VectorOrPixels):
     """
 
     optimum: float = 1.0
+    guess: float = 0.5
 
     def __init__(
         self,

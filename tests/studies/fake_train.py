@@ -22,9 +22,10 @@ def main(mode: str, folder: Path, backbone: str, seed: int, steps: int) -> None:
         time.sleep(0.5)
         print("Traceback: the model exploded", file=sys.stderr)
         sys.exit(3)
-    if mode in ("fail", "hang"):
+    if mode in ("fail", "hang") or (mode == "preempted" and not (folder / "saved").exists()):
         signal.signal(signal.SIGTERM, lambda *_: ((folder / "saved").write_text("yes"), sys.exit(143)))
-        (folder / "ready").write_text("yes")
+        (folder / "new").write_text(f"{os.getpid()} {os.getppid()}")
+        (folder / "new").rename(folder / "ready")
         time.sleep(60)
     path = folder / "metrics.jsonl"
     done = json.loads(path.read_text().splitlines()[-1])["step"] if path.exists() else 0

@@ -15,14 +15,20 @@ WORDS = ("--task", "memory_chain:n=3", "--configs", "debug", "--device", "cpu", 
 
 def test_a_small_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same command again starts nothing, by either name of the folder."""
-    words = ["--backbones", "s4wm", "--seeds", "1", "--steps", "80", *WORDS]
+    words = ["--backbones", "s4wm", "--seeds", "1", "--steps", "80", "--grid", "s4wm.layers=2", *WORDS]
     assert run.main(["compare", str(tmp_path / "a"), *words]) == 0
     *_, row, written = capsys.readouterr().out.splitlines()
-    assert row.startswith("s4wm (s5) ") and written.startswith(f"written: {tmp_path / 'a' / 'compare.json'}")
-    config = configs.read(tmp_path / "a" / "s4wm" / "seed0" / "config.yaml")
-    assert (config.task, config.steps, config.batch_size) == ("memory_chain:n=3", 80, 4)
+    assert row.startswith("s4wm (s5) [s4wm.layers=2] ")
+    assert written.startswith(f"written: {tmp_path / 'a' / 'compare.json'}")
+    config = configs.read(tmp_path / "a" / "s4wm,s4wm.layers=2" / "seed0" / "config.yaml")
+    assert (config.task, config.steps, config.batch_size, config.s4wm.layers) == (
+        "memory_chain:n=3",
+        80,
+        4,
+        2,
+    )
     assert run.main(["compare", "--logdir", str(tmp_path / "a"), *words]) == 0
-    assert "already finished: s4wm seed 0 (1 of 1 runs done)" in capsys.readouterr().out
+    assert "already finished: s4wm [s4wm.layers=2] seed 0 (1 of 1 runs done)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -35,6 +41,18 @@ def test_a_small_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--backbones", "rssm", "--replay.capacity", "20"], "Use a capacity of at least"),
         (["--backbones", "rssm", "--replay.consecutive", "true"], "exclude each other"),
         (["--backbones", "rssm", "--seed", "3"], "Did you mean '--seeds'?"),
+        (["--backbones", "s4wm", "--grid", "s4wm.layrs=1,2"], "unknown option 's4wm.layrs'. Did you mean"),
+        (["--backbones", "s4wm", "--grid", "s4wm.layers=1,0"], "option 's4wm.layers' expects 1 or more"),
+        (
+            ["--backbones", "s4wm", "rssm", "--grid", "s4wm.layers=1,2"],
+            "the backbone is 'rssm'. Compare 'rssm'",
+        ),
+        (["--backbones", "s4wm", "--grid", "s4wm.layers=1,1.0"], "[s4wm.layers=1.0]' are the same row"),
+        (["--backbones", "s4wm", "--grid", "s4wm.layers"], "--grid expects KEY=VALUE,VALUE, such as"),
+        (["--backbones", "s4wm", "--grid", "seed=1,2"], "--grid cannot have 'seed', which a comparison"),
+        (["--backbones", "s4wm", *["--grid", "s4wm.layers=1,2"] * 2], "'s4wm.layers' is given twice"),
+        (["--backbones", "s4wm", "--eval.every=9", "--grid", "eval.every=1"], "'eval.every' is given twice"),
+        (["--backbones", "rssm", "--grid", f"actor_critic.entropy=0.{'0' * 250}1"], "more than 255 bytes"),
         (["--backbones", "rssm", "--seeds", "0"], "expected a positive whole number, got '0'"),
     ],
 )

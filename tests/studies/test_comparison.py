@@ -124,6 +124,31 @@ def test_another_comparison_is_not_mixed_in(tmp_path: Path) -> None:
         fake(tmp_path, ["s4wm"], 1, 100, overrides={"kl.free_nats": "3"}).refuse_another()
 
 
+def test_a_grid(tmp_path: Path) -> None:
+    """The product of its values: rows that say what they set; more values extend what is there."""
+    first = compare(fake(tmp_path, ["rssm"], 1, 200, grid={"a": ["1"]}))
+    assert list(first["results"]) == ["rssm [a=1]"]
+    wider = fake(tmp_path, ["s4wm", "rssm"], 2, 200, grid={"a": ["1", "-2/3"], "b.c": ["x"]})
+    wider.refuse_another()
+    report = compare(wider)
+    names = [f"{name} [a={a},b.c=x]" for name in ("s4wm", "rssm") for a in ("1", "-2/3")]
+    assert [*report["results"]] == [*report["curves"]] == [*report["runs"]] == names
+    got = report["results"]["rssm [a=-2/3,b.c=x]"]
+    assert (got["backbone"], got["options"]) == ("rssm", {"a": "-2/3", "b.c": "x"})
+    assert got["returns"] == [0.2, 0.0]
+    assert starts(tmp_path / "rssm,a=-2%2F3,b.c=x" / "seed1") == 1
+    assert (tmp_path / "logs" / "rssm,a=-2%2F3,b.c=x-seed1.stdout").exists()
+    assert wider.runs[3].command[-2:] == ["--a=-2/3", "--b.c=x"]
+    assert "--grid=a=1,-2/3 --grid=b.c=x" in report["command"]
+    assert json.loads((tmp_path / "plan.json").read_text())["grid"] == {"a": ["1", "-2/3"], "b.c": ["x"]}
+    assert compare(wider) == report and starts(tmp_path / "s4wm,a=1,b.c=x" / "seed0") == 1
+    lines = table(report).splitlines()
+    assert lines[2].startswith("s4wm (s5) [a=1,b.c=x] ")
+    assert lines[6].startswith(
+        "a run of s4wm (s5) [a=1,b.c=x] ends higher than one of s4wm (s5) [a=-2/3,b.c=x]"
+    )
+
+
 def test_options_that_nothing_came_of_can_be_corrected(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="the model exploded"):
         compare(fake(tmp_path, ["s4wm"], 1, 100, mode="early"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from studies.curves import Curve, as_json, band, improvement, mean_interval, read_curve
+from studies.curves import Curve, as_json, band, higher, interval, mean_interval, read_curve
 
 
 def write_run(folder: Path, task: str, backbone: str, values: list[float | None]) -> Path:
@@ -59,11 +59,11 @@ def test_equal_runs_and_one_run_have_no_width() -> None:
 def test_the_probability_of_ending_higher() -> None:
     """Over all pairs, equal ones counting half; one run against one has no interval."""
     ours, theirs = np.array([1.0, 2.0, 3.0]), np.array([0.0, 2.0])
-    found, low, high = improvement(ours, theirs)
+    found, low, high = interval((ours, theirs), higher)
     assert found == pytest.approx((1 + 2 + 2 - 0.5) / 6) and low < found < high
-    assert improvement(theirs, ours)[0] == pytest.approx(1 - found)
-    assert improvement(ours[:1], theirs[1:]) == (0, 0, 0)
-    single, low, high = improvement(ours[1:2], theirs)
+    assert interval((theirs, ours), higher)[0] == pytest.approx(1 - found)
+    assert interval((ours[:1], theirs[1:]), higher) == (0, 0, 0)
+    single, low, high = interval((ours[1:2], theirs), higher)
     assert single == 0.75 and low <= 0.75 <= high and low < high
 
 

@@ -18,11 +18,17 @@ def test_any_set_of_runs_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[
     for seed in range(2):
         write_run(tmp_path / "a" / f"seed{seed}", "one", "s4wm", [0.1, 0.2 + seed])
         write_run(tmp_path / "b" / f"seed{seed}", "one", "rssm", [0.1, 0.2])
+    write_run(tmp_path / "a" / "s4wm,a=1%2F2,b=3" / "seed0", "one", "s4wm", [0.3])  # of a grid
     lone = write_run(tmp_path / "c", "two", "rssm", [1.0])
     empty = write_run(tmp_path / "d", "two", "rssm", [])
     groups, optima = plots.gather([tmp_path / "a", tmp_path / "b", lone, lone, empty])
     counts = {(task, label): len(runs) for task, group in groups.items() for label, runs in group.items()}
-    assert counts == {("one", "s4wm (s5)"): 2, ("one", "rssm"): 2, ("two", "rssm"): 1}
+    assert counts == {
+        ("one", "s4wm (s5)"): 2,
+        ("one", "s4wm (s5) [a=1/2,b=3]"): 1,
+        ("one", "rssm"): 2,
+        ("two", "rssm"): 1,
+    }
     assert f"left out {empty}: no eval/return_mean in its metrics yet" in capsys.readouterr().err
     assert not optima
 
@@ -126,3 +132,12 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
     Path("file").touch()
     assert said in refused("plot", "folder", "--out", out)
     assert said in refused("bench", "--what", "imagination", "--configs", "debug", "--picture", out)
+
+
+def test_many_lines_have_a_colour_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than matplotlib's ten, as a grid may have."""
+    used = []
+    monkeypatch.setattr(plots, "_draw_runs", lambda *given: used.append(given[-1]))
+    curve = Curve(np.array([1]), np.array([1.0]), np.array([0.0]))
+    plots.draw({"t": {str(number): [curve] for number in range(12)}}, tmp_path / "a.png", {"t": 1.0})
+    assert len(set(used)) == 12

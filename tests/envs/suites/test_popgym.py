@@ -81,7 +81,8 @@ def test_every_environment_stays_in_its_documented_range(name):
 
 
 def test_no_optimum_where_luck_is_involved():
-    assert envs.optimum("popgym:HigherLowerEasy") is None
+    assert envs.optimum("popgym:HigherLowerEasy") is envs.guess("popgym:HigherLowerEasy") is None
+    assert envs.guess("popgym:RepeatFirstEasy") == -0.5 and envs.guess("popgym:CountRecallEasy") is None
 
 
 def test_names_and_arguments():

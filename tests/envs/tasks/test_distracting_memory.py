@@ -84,7 +84,7 @@ def test_the_papers_trajectory(width, context, query):
 
 def test_the_script_guesses_and_the_solution_knows():
     guessed = [sum(play(env, env.script())[0]) for env in map(world, range(60))]
-    assert 0.3 < np.mean(guessed) < 0.7
+    assert np.mean(guessed) == pytest.approx(envs.guess("distracting_memory"), abs=0.2)
     for seed in range(20):
         env = world(seed)
         rewards, flags = play(env, env.solution())
