@@ -84,3 +84,10 @@ def test_the_page_has_what_runs_log(kind: str, logged: dict[str, set[str]]) -> N
     assert not unnamed, f"logged, and not in {PAGE.name} under {kind}: {sorted(unnamed)}"
     unlogged = {pattern for pattern in page if not any(fits(name, pattern) for name in logged[kind])}
     assert not unlogged, f"in {PAGE.name} under {kind}, and logged by no run: {sorted(unlogged)}"
+
+
+@pytest.mark.parametrize("page", ["new_tasks.md", "troubleshooting.md", "tour.ipynb"])
+def test_the_guides_name_what_the_page_has(page: str) -> None:
+    text = (PAGE.parent / page).read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:train|eval|episode|time)/[\w/<>]+)`", text))
+    assert names and names <= named("Scalars")

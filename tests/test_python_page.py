@@ -1,11 +1,13 @@
-"""docs/python.md does what it says, and what it says of other packages is so."""
+"""docs/python.md and docs/tour.ipynb do what they say, and what is said of other packages is so."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 
 import configs
@@ -15,6 +17,11 @@ ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(
     r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text(), re.MULTILINE | re.DOTALL
 )
+CELLS = [
+    cell
+    for cell in json.loads((ROOT / "docs" / "tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    if cell["cell_type"] == "code"
+]
 TINY = {"steps": 64, "eval.every": 0, "device": "cpu", "log.pictures": 0, "eval.episodes": 1}
 
 
@@ -34,6 +41,25 @@ def test_the_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.
     assert names["dream"].reward.shape == (3,) and names["actions"].shape == (4,)
     monkeypatch.undo()
     load(backbone="s4wm", presets=["small"], overrides={"steps": 20_000, "eval.every": 2_000})
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg")
+def test_the_cells_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    load, given = configs.load, []
+
+    def tiny(task: str, presets: list[str], overrides: dict[str, object]) -> configs.Config:
+        given.append(load(task, presets=presets, overrides=overrides))
+        return load(task, presets=["debug"], overrides={**TINY, "steps": 200, "log.every": 32})
+
+    monkeypatch.setattr(configs, "load", tiny)
+    names: dict[str, object] = {}
+    for cell in CELLS:
+        assert not cell["outputs"] and cell["execution_count"] is None  # to be stored without
+        exec(compile("".join(cell["source"]), "docs/tour.ipynb", "exec"), names)
+    assert given[0].task == names["agent"].config.task and names["result"]["steps"] == 200
+    assert names["expected"].shape == (len(names["right"]), 4) and len(names["cards"]) == 103
 
 
 @pytest.mark.parametrize("name", ["agent", "envs"])

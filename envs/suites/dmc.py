@@ -6,6 +6,7 @@ With gymnasium: `gymnasium.make("DMControl-v0", name="walker_walk")`.
 from __future__ import annotations
 
 import warnings
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -51,6 +52,16 @@ def _tasks() -> dict[str, tuple[str, str]]:
     return {f"{domain}_{task}": (domain, task) for domain, task in _suite().ALL_TASKS}
 
 
+def _loaded(domain: str, task: str) -> Any:
+    try:
+        return _suite().load(domain, task, task_kwargs={"random": 0})
+    except AttributeError as error:  # it looks for each of MuJoCo's structures, which differ between versions
+        raise ImportError(
+            f"dm-control {version('dm-control')} does not work with mujoco {version('mujoco')} ({error}): "
+            f"pip install -e '.[dmc]'"
+        ) from error
+
+
 def names() -> list[str]:
     """Return the task names, `<domain>_<task>`, sorted.
 
@@ -92,7 +103,8 @@ class DMControl(CheckedEnv):
     Raises:
         ValueError: there is no such task, an argument is out of range, or `size` or `fast` is given without
             pixels.
-        ImportError: pixels are asked for and nothing can draw them; the message says what to install.
+        ImportError: pixels are asked for and nothing can draw them, or dm-control and MuJoCo are of versions
+            that do not fit; the message says what to install.
     """
 
     def __init__(
@@ -118,7 +130,7 @@ class DMControl(CheckedEnv):
         size = check_whole(owner, "size", 64 if size is None else size, 8, 480)
         self._fast = check_flag(owner, "fast", False if fast is None else fast)
         domain, task = tasks[name]
-        self._env = _suite().load(domain, task, task_kwargs={"random": 0})
+        self._env = _loaded(domain, task)
         self.metadata = self.metadata | {
             "render_fps": round(1 / (self._repeat * self._env.control_timestep()))
         }

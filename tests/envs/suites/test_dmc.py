@@ -95,6 +95,11 @@ class TestSuite:
         with pytest.raises(ValueError, match="'repeat' must be a whole number"):
             envs.make("dmc:cartpole_balance:repeat=0")
 
+    def test_a_mujoco_of_another_version_names_the_extra(self, monkeypatch):
+        monkeypatch.delattr("mujoco.MjModel.geom_size")
+        with pytest.raises(ImportError, match=r"does not work with mujoco .*'geom_size'.*'\.\[dmc\]'"):
+            envs.make("dmc:cartpole_balance")
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
