@@ -18,7 +18,8 @@ TASK = "memory_chain:n=5"
 def test_runs_side_by_side(train: Train, tmp_path: Path, call: Callable[..., dict]) -> None:
     """Curves, costs, news, pictures, options; the names are those below the folder of all."""
     for name, backbone in (("a", "s4wm"), ("b<i>", "rssm")):
-        shutil.copytree(train(backbone, TASK), tmp_path / "runs" / name)
+        drawn = shutil.ignore_patterns("imagine", "*.gif", "*.png")  # by other tests
+        shutil.copytree(train(backbone, TASK), tmp_path / "runs" / name, ignore=drawn)
     log = Logger(tmp_path / "runs" / "a", 100, resume_step=100)
     for value in (0.0, 1.0):
         log.figure(90, "open_loop/vector/0", pictures.open_loop(np.ones((4, 2)), np.full((4, 2), value), 2))
