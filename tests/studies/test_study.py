@@ -175,7 +175,7 @@ def test_what_is_trained_on_segments_sees_as_many_frames(tmp_path: Path) -> None
     made = study.Study("multi_doors_keys", "cpu", ["s4wm", "rssm_tbtt", "tssm"], 1, ["keys3"], tmp_path)
     (setting,) = made.settings
     assert setting.rows == (8, 31)  # 8 episodes of 250 frames, or 31 windows of 64
-    given = {run.backbone: run.command[run.command.index("--batch_size") + 1] for run in made.runs(setting)}
+    given = {run.name: run.command[run.command.index("--batch_size") + 1] for run in made.runs(setting)}
     assert given == {"s4wm": "8", "rssm_tbtt": "31", "tssm": "31"}
 
 
