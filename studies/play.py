@@ -65,6 +65,8 @@ def prepare(args: argparse.Namespace) -> Work:
             result = play(run, args.context, args.steps, seed, screen, args.keys, args.video)
         returns = ", ".join(f"{value:.3g}" for value in result["returns"]) or "none yet"
         text = f"{result['steps']} steps, {result['dreamt']} of them dreamt; returns of episodes: {returns}"
+        if result["returns"] and not result["dreamt"]:
+            text += f"\nall were observed: episodes no longer than --context {args.context} have no dream"
         return result, f"{text}\nvideo: {args.video}" if args.video else text
 
     return work
