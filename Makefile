@@ -4,13 +4,14 @@
 # make faults the same set-up, then every fault a run is meant to survive, and a table of what became of it (half an hour)
 # make check  formatting, lint, types, spelling, tests: what a change must pass
 # make lint   the same without the tests
+# make docs   the pages of docs/ and the API as a site in site/, its links checked
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: run test test-extras faults check lint
+.PHONY: run test test-extras faults check lint docs
 
 run: $(VENV)/.installed
 	$(BIN)/python run.py --backbone s4wm $(ARGS)
@@ -32,6 +33,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/codespell
 
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The stamps are newer than the requirements they were installed from, so a second call installs nothing.
 $(VENV)/.installed: requirements.txt
 	.ci/setup $(VENV) requirements.txt $(PYTHON)
@@ -44,3 +48,7 @@ $(VENV)/.installed-dev: requirements.txt requirements-dev.txt
 $(VENV)/.installed-extras: requirements.txt requirements-dev.txt requirements-extras.txt
 	.ci/setup $(VENV) requirements-extras.txt $(PYTHON)
 	touch $(VENV)/.installed $(VENV)/.installed-dev $@
+
+$(VENV)/.installed-docs: requirements.txt requirements-docs.txt
+	.ci/setup $(VENV) requirements-docs.txt $(PYTHON)
+	touch $(VENV)/.installed $@

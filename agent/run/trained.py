@@ -39,7 +39,8 @@ class TrainedAgent:
     """The agent of a run, to act and to foresee with: `from agent import Agent`.
 
     Attributes:
-        observation_space, action_space: of the environment that it was trained in.
+        observation_space: of the environment that it was trained in.
+        action_space: of the same.
         config: the run's configuration.
         step: of the checkpoint.
         learner: world model, actor and critic, behind the conversions.
