@@ -221,6 +221,8 @@ def _summary(config: configs.Config, result: Mapping[str, Any]) -> str:
         "what its world model foresees, and what it still knows of the past:",
         f"  python run.py imagine {shown}",
         f"  python run.py probe {shown} --out {shown}/probe.png",
+        "all of it on one page, when these have drawn:",
+        f"  python run.py report {shown} --out {shown}/report.html",
     ]
     return "\n".join(lines)
 
