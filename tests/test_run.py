@@ -356,6 +356,8 @@ class TestTrain:
             "what its world model foresees, and what it still knows of the past:",
             f"  python run.py imagine {copied}",
             f"  python run.py probe {copied} --out {copied}/probe.png",
+            "all of it on one page, when these have drawn:",
+            f"  python run.py report {copied} --out {copied}/report.html",
         ]
         assert (copied / "returns.png").stat().st_size > 10_000
 
