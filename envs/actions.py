@@ -78,6 +78,35 @@ def is_plain(space: spaces.Space) -> bool:
     return False
 
 
+def action_check(space: spaces.Space, num_envs: int) -> Callable[[np.ndarray], np.ndarray]:
+    """What checks the plain actions of several environments, `[N, ...]`, and gives them the right dtype."""
+    shape = (num_envs, *(space.shape or ()))
+    low: Any
+    high: Any
+    if isinstance(space, spaces.Box):
+        kinds, dtype, low, high = "f", "float32", -1, 1
+    else:
+        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+        kinds, dtype, low = "iu", "int64", 0
+        high = (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
+    tolerance = 1e-6 * (kinds == "f")
+
+    def check(actions: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions)
+        if actions.shape != shape or actions.dtype.kind not in kinds:
+            raise ValueError(
+                f"Actions for {num_envs} environments with {space} must be {dtype} of shape {shape}, got "
+                f"{actions.dtype} of shape {actions.shape}."
+            )
+        if not ((actions >= low - tolerance) & (actions <= high + tolerance)).all():
+            raise ValueError(
+                f"Actions for {space} must be finite and from {low} to {high}, got {actions.tolist()}."
+            )
+        return actions.astype(dtype, copy=False)
+
+    return check
+
+
 def given_actions(env: gymnasium.Env) -> spaces.Space:
     """The action space, or the one that a `ClipAction` clips to where only wrappers that keep it hide it."""
     space = env.action_space

@@ -20,6 +20,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from envs.actions import action_check
 from envs.guard import Contained, EnvironmentFailure
 from envs.inprocess import InProcess, without_info
 from envs.interface import Interface
@@ -112,7 +113,7 @@ class VectorDoor:
         self.observation_space: spaces.Dict = space
         self.action_space: spaces.Space = self._envs.single_action_space
         self.fps: float = self._envs.metadata.get("render_fps") or 10.0
-        self._check = _action_check(self.action_space, self.num_envs)
+        self._check = action_check(self.action_space, self.num_envs)
 
     @property
     def interface(self) -> Interface:
@@ -372,32 +373,3 @@ class VectorDoor:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError(f"{self.task}: this vector of environments is closed; make a new one.")
-
-
-def _action_check(space: spaces.Space, num_envs: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the function that checks a batch of actions of `space` and gives it the right dtype."""
-    shape = (num_envs, *(space.shape or ()))
-    low: Any
-    high: Any
-    if isinstance(space, spaces.Box):
-        kinds, dtype, low, high = "f", "float32", -1, 1
-    else:
-        assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
-        kinds, dtype, low = "iu", "int64", 0
-        high = (space.n if isinstance(space, spaces.Discrete) else space.nvec) - 1
-    tolerance = 1e-6 * (kinds == "f")
-
-    def check(actions: np.ndarray) -> np.ndarray:
-        actions = np.asarray(actions)
-        if actions.shape != shape or actions.dtype.kind not in kinds:
-            raise ValueError(
-                f"Actions for {num_envs} environments with {space} must be {dtype} of shape {shape}, got "
-                f"{actions.dtype} of shape {actions.shape}."
-            )
-        if not ((actions >= low - tolerance) & (actions <= high + tolerance)).all():
-            raise ValueError(
-                f"Actions for {space} must be finite and from {low} to {high}, got {actions.tolist()}."
-            )
-        return actions.astype(dtype, copy=False)
-
-    return check

@@ -21,9 +21,8 @@ def join(states: Sequence[State]) -> State:
         return states[0]
     streams = int(states[0]["streams"])
     joined = dict(states[0], streams=streams * len(states), shards=len(states))
-    joined["oldest"] = min(
-        int(state["oldest"]) for state in states
-    )  # a shard may have lost its oldest chunks
+    # A shard may have lost its oldest chunks.
+    joined["oldest"] = min(int(state["oldest"]) for state in states)
     for key in states[0]:
         parts = [np.asarray(state[key]) for state in states]
         if key.startswith(("states/", "made")):
@@ -52,9 +51,8 @@ def split(state: Mapping[str, Any], number: int, shards: int) -> tuple[State, in
     streams = int(found["streams"]) // shards
     first = number * streams
     if saved != shards:
-        queue = found["queue"][
-            np.lexsort(found["queue"].T)
-        ]  # the oldest windows first, as one replay has them
+        # The oldest windows first, as one replay has them.
+        queue = found["queue"][np.lexsort(found["queue"].T)]
         found["queue"] = np.concatenate([found["ahead"][:, :2], queue])
         found["ahead"], found["cursor"] = found["ahead"][:0], found["cursor"][:0]
     for key in ("ahead", "cursor"):

@@ -225,9 +225,8 @@ def _write_onnx(program: Any, path: Path, inputs: list[str], outputs: list[str])
     apart = {torch.ops.aten.addcmul.default: lambda x, a, b, *, value=1: x + value * (a * b)}
     options: Any = {"input_names": inputs, "output_names": outputs, "external_data": False, "verbose": False}
     try:
-        with warnings.catch_warnings(
-            action="ignore", category=FutureWarning
-        ):  # torch uses what it deprecates
+        # torch uses what it deprecates
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
             torch.onnx.export(program.run_decompositions(apart), f=path, **options)
     except torch.onnx.OnnxExporterError as error:
         raise SystemExit(

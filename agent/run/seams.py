@@ -172,8 +172,11 @@ def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gy
 
 
 def picture_of(task: str, observed: Iterable[str]) -> PictureOf | None:
-    """What draws the symbols of a task's observations; None where there are none, or it cannot draw them."""
-    if "tiles" not in {*observed}:
+    """What draws the symbols of a task's observations; None where there are none, or it cannot draw them.
+
+    Nor can one that a program made: no name makes its environment again.
+    """
+    if "tiles" not in {*observed} or task.startswith(f"{envs.PYTHON}:"):
         return None
     env = envs.make(task)
     return env.get_wrapper_attr("picture_of") if env.has_wrapper_attr("picture_of") else None

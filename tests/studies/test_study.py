@@ -74,13 +74,19 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "run_all", run_all)
 
 
+def only_row(call: Call, folder: Path, name: str, backbone: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The report of a study of one run, and its row."""
+    report = call("study", name, "--backbones", backbone, "--seeds", "1", "--logdir", folder)
+    (row,) = report["rows"]
+    return report, row
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_doors(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(multi_doors_keys.FRAMES, 3, (20, 15))
     task = "multi_doors_keys:observation=symbols"
     replaced(monkeypatch, "multi_doors_keys", Setting("keys3", task, 20, 2, (4, 4), OPTIONS))
-    report = call("study", "multi_doors_keys", "--backbones", "s4wm", "--seeds", "1", "--logdir", tmp_path)
-    (row,) = report["rows"]
+    report, row = only_row(call, tmp_path, "multi_doors_keys", "s4wm")
     assert 0 <= row["door_gen_error"]["mean"] <= 1 and (row["context"], row["episodes"]) == (20, 2)
     assert "a door, imagined" in study.table(report)
 
@@ -89,8 +95,7 @@ def test_doors(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> N
 def test_rooms(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rooms.FRAMES, 2, (4, 5))
     replaced(monkeypatch, "rooms", Setting("rooms2", "rooms", 10, 1, (4, 4), OPTIONS))
-    report = call("study", "rooms", "--backbones", "tssm", "--seeds", "1", "--logdir", tmp_path)
-    (row,) = report["rows"]
+    report, row = only_row(call, tmp_path, "rooms", "tssm")
     assert [len(each) for each in row["gen_error_by_step"]] == [5] and row["context"] == 4
     errors, curves = study.draw(EXPERIMENTS["rooms"], report["rows"]).axes
     np.testing.assert_allclose(errors.lines[-1].get_ydata(), row["gen_error_by_step"][0])
@@ -101,8 +106,7 @@ def test_rooms(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> N
 def test_teleport(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(rooms.FRAMES, 2, (5, 24))
     replaced(monkeypatch, "teleport", Setting("rooms2", "rooms:teleport=true", 20, 1, (4, 2), OPTIONS))
-    report = call("study", "teleport", "--backbones", "rssm", "--seeds", "1", "--logdir", tmp_path)
-    (row,) = report["rows"]
+    report, row = only_row(call, tmp_path, "teleport", "rssm")
     (by_cue,) = row["gen_error_by_cue"]
     assert list(by_cue) == ["0", "1", "5", "10", "20"] and row["context"] == 25
     assert row["gen_error_by_cue.20"]["mean"] == by_cue["20"] == pytest.approx(row["gen_error"]["mean"])
