@@ -246,18 +246,24 @@ class Training(Session):
 
     def _keep_best(self, score: float) -> None:
         """Keep the agent, without replay, if no evaluation of the run had such a return before."""
-        if not self.job.leads:
-            return
         place = self.folder.best
-        if self.best is None:
+
+        def known_best() -> float:
             saved = checkpoint.load_newest(place, identity=self.identity)
-            self.best = saved.loop_state["return_mean"] if saved else -math.inf
+            return float(saved.loop_state["return_mean"]) if saved else -math.inf
+
+        if self.best is None:
+            self.best = self.job.first(known_best)
         if score > self.best:
             self.folder.check()
             self.recorder.check()
-            place.mkdir(exist_ok=True)
             state, known = self.agent.state_dict(), {"return_mean": score}
-            checkpoint.save(place, self.progress.step, state, None, known, keep=1, identity=self.identity)
+
+            def write() -> None:
+                place.mkdir(exist_ok=True)
+                checkpoint.save(place, self.progress.step, state, None, known, keep=1, identity=self.identity)
+
+            self.job.first(write)
             self.best = score
 
     def _shown(self) -> tuple[Rows, int]:

@@ -38,7 +38,7 @@ OPTIONS: dict[str, Any] = {
     "replay.state_every": 4,
     "replay.chunk": 8,
     "replay.capacity": 120,
-    "eval.every": 0,
+    "eval.every": 60,  # at other steps than the log, which also waits for all ranks
     "log.every": 40,
     "log.pictures": 100,
     "log.to": "none",
