@@ -16,7 +16,7 @@ import run
 from configs.command_line import Parser
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 OTHERS = {
     "--faults",
     "--faults-json",
@@ -68,7 +68,7 @@ def options() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_are_accepted(page: Path) -> None:
     """By the command's own parser, and their options by the configuration."""
     for line in commands(page):
@@ -90,7 +90,7 @@ def test_commands_are_accepted(page: Path) -> None:
             configs.load(getattr(args, "task", task), backbones[0], args.configs, args.overrides)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_options_that_a_page_names_exist(page: Path) -> None:
     """Those of a command line, and keys of the configuration, whole or cut off behind a dot."""
     named = {word for line in code(page) for word in re.findall(r"(?<!\S)--[a-z][\w.-]+", line)}
@@ -103,7 +103,7 @@ def test_options_that_a_page_names_exist(page: Path) -> None:
     assert not unknown, f"{page.name} names {sorted(unknown)}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page: Path) -> None:
     """Those with a folder of the repository in front, and modules by their name."""
     folders = {path.name for path in ROOT.iterdir() if path.is_dir()}

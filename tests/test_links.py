@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -17,7 +17,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for link in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" in link:
@@ -35,5 +35,5 @@ def test_every_page_and_picture_is_linked() -> None:
         for page in PAGES
         for link in LINK.findall(page.read_text(encoding="utf-8"))
     }
-    left_over = {*(ROOT / "docs").glob("*.md"), *(ROOT / "docs").rglob("*.png")} - linked
+    left_over = {*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.png")} - linked
     assert not left_over, f"nothing links to {sorted(path.name for path in left_over)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = re.findall(r"\b[\w]+\.md\b", (ROOT / "mkdocs.yml").read_text().partition("nav:")[2])
+PAGES = re.findall(r"\b[\w/]+\.md\b", (ROOT / "mkdocs.yml").read_text().partition("nav:")[2])
 
 
 def api() -> list[str]:
@@ -22,7 +22,9 @@ def api() -> list[str]:
 
 def test_every_page_is_in_the_navigation() -> None:
     made = {"index.md", "api.md"}
-    assert sorted({*PAGES} - made) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+    assert sorted({*PAGES} - made) == sorted(
+        str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")
+    )
     assert len(PAGES) == len({*PAGES})
 
 

@@ -17,7 +17,7 @@ class RSSM(Backbone):
 
     State leaves: `latent` z `[B, S, K]`, `deter` h `[B, deter]`. Features and policy input are (norm(h), z).
     Not DreamerV3's are the norm, which can be switched off: without it a small h is faint beside the one-hot
-    z, and what the last action left in h hardly reaches the heads (docs/results_earlier.md); and the initial
+    z, and what the last action left in h hardly reaches the heads (docs/design.md); and the initial
     weights of the block-diagonal layers, which are scaled by the mean fan of one block: at `12m` the gates'
     deviation is twice the authors', and the hidden layer's 3.6 times.
 
