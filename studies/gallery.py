@@ -1,7 +1,8 @@
 """Measure the returns of every task at random and by its own optimal policy, and show how the tasks look.
 
-What was measured is kept in docs/gallery/gallery.json and written as a table into docs/environments.md. Named
-tasks are measured anew, the others keep what was measured before. The tasks are those of gallery.yaml.
+What was measured is kept in docs/gallery/gallery.json and written into docs/environments.md, whose marks say
+which tasks a table has. Named tasks are measured anew, the others keep what was measured before. The tasks
+are those of gallery.yaml.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 from PIL import Image
 from tqdm import tqdm
 
@@ -30,7 +30,7 @@ from studies import collect, tables
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "environments.md"
 FOLDER = ROOT / "docs" / "gallery"
-PLACE = re.compile("(<!-- gallery: begin.*?-->\n).*?(\n<!-- gallery: end -->)", re.DOTALL)
+PLACE = re.compile("(<!-- gallery: begin (.*?) -->\n).*?(\n<!-- gallery: end -->)", re.DOTALL)
 FRAMES, SIDE = 8, 96  # frames of a picture, and pixels of one
 
 
@@ -81,7 +81,7 @@ def prepare(args: argparse.Namespace) -> Work:
             measured[row.task] = got
             publish(store, json.dumps(measured, indent=1) + "\n", "the gallery")
         if chosen:
-            publish(DOCUMENT, place(DOCUMENT.read_text(encoding="utf-8"), table(measured)), "the gallery")
+            publish(DOCUMENT, place(DOCUMENT.read_text(encoding="utf-8"), measured), "the gallery")
         done = {"pictures": list(pictures), "tasks": [row.task for row in chosen]}
         return done, f"{len(pictures)} pictures in {FOLDER}, {len(chosen)} tasks measured in {DOCUMENT}"
 
@@ -92,10 +92,10 @@ def measure(row: Row, speed: bool = False) -> dict[str, Any]:
     """Play a task.
 
     Returns:
-        `observation`, `action`, `length` (of episodes, least and most), `random` (mean and deviation of the
-        return, number of episodes), `solution` (mean over at most 20 episodes of the task's own optimal
-        policy, None where it has none), `optimum`, and `frames` (a second of one environment, over at least a
-        second of stepping, None without `speed`).
+        `length` (of episodes, least and most), `random` (mean and deviation of the return, number of
+        episodes), `solution` (mean over at most 20 episodes of the task's own optimal policy, None where it
+        has none), `optimum`, and `frames` (a second of one environment, over at least a second of stepping,
+        None without `speed`).
     """
     env = envs.make(row.task)
     try:
@@ -106,8 +106,6 @@ def measure(row: Row, speed: bool = False) -> dict[str, Any]:
             episodes = range(min(20, row.episodes))
             solved = np.mean([_sum(collect.play(env, _solution, n)["reward"]) for n in episodes])
         return {
-            "observation": _observation(env.observation_space),
-            "action": _action(env.action_space),
             "length": [min(steps), max(steps)],
             "random": [float(np.mean(returns)), float(np.std(returns)), row.episodes],
             "solution": None if solved is None else float(solved),
@@ -141,15 +139,6 @@ def _frames(env: gymnasium.Env) -> float:
     return steps / (time.perf_counter() - begin)
 
 
-def _observation(space: spaces.Space) -> str:
-    assert isinstance(space, spaces.Dict)
-    return ", ".join(f"{name} `{list(leaf.shape or ())}`" for name, leaf in space.spaces.items())
-
-
-def _action(space: spaces.Space) -> str:
-    return f"Box `{list(space.shape)}`" if isinstance(space, spaces.Box) else str(space)
-
-
 def _measured(cell: Callable[[Any], str], missing: str = "-") -> Callable[[Any], str]:
     """A cell of what was measured of a row, of pairs of both."""
     return lambda pair: cell(pair[1]) if pair[1] else missing
@@ -157,12 +146,9 @@ def _measured(cell: Callable[[Any], str], missing: str = "-") -> Callable[[Any],
 
 COLUMNS: tables.Columns = {
     "task": lambda pair: f"`{pair[0].task}`",
-    "observation": _measured(lambda got: got["observation"]),
-    "action": _measured(lambda got: got["action"]),
     "length": _measured(lambda got: " to ".join(map(str, sorted(set(got["length"]))))),
     "memory demand": lambda pair: pair[0].memory,
     "optimum": _measured(lambda got: tables.number(got["optimum"])),
-    "its own optimal policy": _measured(lambda got: tables.number(got["solution"])),
     "random policy (episodes)": _measured(
         lambda got: "{:.3g} ± {:.2g} ({})".format(*got["random"]), "not measured yet"
     ),
@@ -171,17 +157,20 @@ COLUMNS: tables.Columns = {
 }
 
 
-def table(measured: Mapping[str, Mapping[str, Any]]) -> str:
-    """The gallery in Markdown, a line for each of `ROWS`, measured or not."""
-    return tables.markdown([(row, measured.get(row.task)) for row in ROWS], COLUMNS)
+def table(measured: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> str:
+    """A Markdown table of the tasks with these first names, without the columns that none of them fills."""
+    pairs = [(row, measured.get(row.task)) for row in ROWS if row.task.split(":")[0] in names]
+    filled = {name: cell for name, cell in COLUMNS.items() if any(cell(pair) != "-" for pair in pairs)}
+    return tables.markdown(pairs, filled)
 
 
-def place(text: str, inside: str) -> str:
-    """A document with what stands between the gallery's marks replaced; a ValueError where there are none."""
-    placed, found = PLACE.subn(lambda marks: f"{marks[1]}{inside}{marks[2]}", text)
-    if not found:
-        raise ValueError(f"the document lacks the marks of the gallery: {PLACE.pattern!r}.")
-    return placed
+def place(text: str, measured: Mapping[str, Mapping[str, Any]]) -> str:
+    """A document with a table between each pair of marks; a ValueError where a task is between none."""
+    names = [name for marks in PLACE.finditer(text) for name in marks[2].split()]
+    missing = {row.task.split(":")[0] for row in ROWS}.difference(names)
+    if missing:
+        raise ValueError(f"the document has no marks '<!-- gallery: begin NAMES -->' with {sorted(missing)}.")
+    return PLACE.sub(lambda marks: f"{marks[1]}{table(measured, marks[2].split())}{marks[3]}", text)
 
 
 def picture(task: str, policy: str) -> Image.Image:

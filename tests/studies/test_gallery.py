@@ -17,7 +17,7 @@ def stored():
 
 def test_the_document_shows_what_was_measured(stored):
     text = gallery.DOCUMENT.read_text()
-    assert gallery.place(text, gallery.table(stored)) == text
+    assert gallery.place(text, stored) == text
     for name in gallery.PICTURES:
         assert f"gallery/{name}.png" in text
         assert (gallery.FOLDER / f"{name}.png").exists()
@@ -34,7 +34,7 @@ def test_every_family_is_in_the_gallery(stored):
 def test_measuring_again_gives_the_same(task, stored):
     (row,) = [row for row in gallery.ROWS if row.task == task]
     got = gallery.measure(row) | {"frames": stored[task]["frames"]}
-    assert gallery.table({task: got}) == gallery.table({task: stored[task]})
+    assert gallery.table({task: got}, [task]) == gallery.table({task: stored[task]}, [task])
     assert got["solution"] == pytest.approx(got["optimum"])
 
 
@@ -48,7 +48,6 @@ def test_our_optimal_policies_reach_the_optimum(stored):
 def test_measured_by_hand():
     row = gallery.Row("tmaze:corridor=1,limit=3", "1 step", episodes=200)
     got = gallery.measure(row, speed=True)
-    assert (got["observation"], got["action"]) == ("vector `[3]`", "Discrete(3)")
     assert got["length"] == [2, 3]
     # At random: forward first (else too late unless forward second, then a turn), then one turn in two.
     mean, deviation, episodes = got["random"]
@@ -61,32 +60,33 @@ def test_measured_by_hand():
 
 def test_a_line_of_the_table():
     got = {
-        "observation": "vector `[3]`",
-        "action": "Discrete(3)",
         "length": [2, 3],
         "random": [0.25, 0.4333, 200],
         "solution": 1.0,
         "optimum": None,
         "frames": 12345.6,
     }
-    lines = gallery.table({"tmaze": got}).splitlines()
-    (line,) = [line for line in lines if line.startswith("| `tmaze` ")]
-    start, end = (
-        "| `tmaze` | vector `[3]` | Discrete(3) | 2 to 3 | 10 steps ",
-        "| - | 1 | 0.25 ± 0.43 (200) | - |",
+    _, _, line, other, pixels = gallery.table({"tmaze": got}, ["tmaze"]).splitlines()
+    assert line == "| `tmaze` | 2 to 3 | 10 steps | 0.25 ± 0.43 (200) | 12,346 |"
+    assert other == "| `tmaze:corridor=100` | - | 100 steps | not measured yet | - |"
+    assert pixels.startswith("| `tmaze:observation=pixels` |")
+
+
+def marked(*tables):
+    """A document with marks, each for the tasks of these first names, and something in between."""
+    return "above\n" + "".join(
+        f"<!-- gallery: begin {names} -->\nold\n<!-- gallery: end -->\n" for names in tables
     )
-    assert line == f"{start}{end} 12,346 |"
-    (other,) = [line for line in lines if line.startswith("| `tmaze:corridor=100` ")]
-    assert other == "| `tmaze:corridor=100` | - | - | - | 100 steps | - | - | not measured yet | - | - |"
-    assert len(lines) == 2 + len(gallery.ROWS)
 
 
-def test_the_table_goes_between_its_marks():
-    begin, end = "<!-- gallery: begin, by a command -->", "<!-- gallery: end -->"
-    text = f"above\n{begin}\nold\n{end}\nbelow\n"
-    assert gallery.place(text, r"new \1") == f"above\n{begin}\nnew \\1\n{end}\nbelow\n"
-    with pytest.raises(ValueError, match="lacks the marks"):
-        gallery.place("above", "new")
+def test_tables_go_between_their_marks():
+    names = list(dict.fromkeys(row.task.split(":")[0] for row in gallery.ROWS))
+    text = marked("tmaze", " ".join(name for name in names if name != "tmaze"))
+    first, second = gallery.place(text, {}).split("<!-- gallery: end -->")[:2]
+    assert first == f"above\n<!-- gallery: begin tmaze -->\n{gallery.table({}, ['tmaze'])}\n"
+    assert second.count("\n| `") == len(gallery.ROWS) - first.count("\n| `")
+    with pytest.raises(ValueError, match=r"no marks .* with \['tmaze'\]"):
+        gallery.place(marked(*(name for name in names if name != "tmaze")), {})
 
 
 def test_pictures():
@@ -107,7 +107,8 @@ def test_as_a_command(tmp_path, monkeypatch, call, stored):
     monkeypatch.setattr(gallery, "FOLDER", tmp_path / "gallery")
     monkeypatch.setattr(gallery, "DOCUMENT", tmp_path / "environments.md")
     monkeypatch.setattr(gallery, "PICTURES", {"tmaze": ("tmaze:corridor=6", "solution")})
-    gallery.DOCUMENT.write_text("<!-- gallery: begin -->\n\n<!-- gallery: end -->\n")
+    names = [row.task.split(":")[0] for row in gallery.ROWS]
+    gallery.DOCUMENT.write_text(marked(" ".join(names)))
     gallery.FOLDER.mkdir()
     (gallery.FOLDER / "gallery.json").write_text(
         json.dumps({"tmaze": {"frames": 7.0}, "rooms": stored["rooms"]})
@@ -115,7 +116,7 @@ def test_as_a_command(tmp_path, monkeypatch, call, stored):
     assert call("gallery", "tmaze", "--pictures") == {"pictures": ["tmaze"], "tasks": ["tmaze"]}
     measured = json.loads((gallery.FOLDER / "gallery.json").read_text())
     assert measured == {"tmaze": stored["tmaze"] | {"frames": 7.0}, "rooms": stored["rooms"]}
-    assert gallery.table(measured) in gallery.DOCUMENT.read_text()
+    assert gallery.table(measured, names) in gallery.DOCUMENT.read_text()
     assert (gallery.FOLDER / "tmaze.png").read_bytes().startswith(b"\x89PNG")
 
 
