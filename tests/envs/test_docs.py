@@ -69,11 +69,11 @@ def table_rows():
     text = (DOCS / "environments.md").read_text()
     found = re.findall(r"^\| task \| arguments \(default\) .*\n\|[-|]+\n((?:\|.*\n)+)", text, re.MULTILINE)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in "".join(found).splitlines()]
-    return {row[0].strip("`"): row for row in rows}
+    return {re.match(r"`([^`]+)`", row[0])[1]: row for row in rows}
 
 
 def test_every_short_name_is_in_a_table():
-    assert set(envs.TASKS) == set(table_rows())
+    assert set(envs.TASKS) <= set(table_rows())
 
 
 @pytest.mark.parametrize("task", envs.TASKS)
