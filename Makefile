@@ -1,5 +1,5 @@
 # make run    create .venv, install the pinned dependencies, train the default agent on the default task
-# make test   the same set-up with the tools and all optional environments, then all tests
+# make test   the same set-up with the tools and all optional environments, then all tests, in two processes
 # make test-extras   the same with what make test does without, and the tests that need it
 # make faults the same set-up, then every fault a run is meant to survive, and a table of what became of it (half an hour)
 # make check  formatting, lint, types, spelling, tests: what a change must pass
@@ -17,7 +17,7 @@ run: $(VENV)/.installed
 	$(BIN)/python run.py --backbone s4wm $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-extras: $(VENV)/.installed-extras
 	$(BIN)/python -m pytest -m extras $(ARGS)
