@@ -139,6 +139,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "study": "studies.study",
     "imagine": "studies.imagine",
     "probe": "studies.probe",
+    "diagnose": "studies.diagnose",
     "compare": "studies.compare",
     "scores": "studies.scores",
     "collect": "studies.collect",

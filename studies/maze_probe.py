@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from agent.agent import Agent
 from agent.run.foresight import encoded, stacked
 from replay.rows import Rows
+from studies import readout
 from worldmodels.encoder_decoder import observations
 from worldmodels.nets import MLP
 
@@ -30,7 +31,6 @@ EPISODES = 400  # of the train part whose features are kept to train probes, at 
 EVERY = 4  # of their frames one in so many
 SIDE_BY_SIDE = 8  # episodes
 UNITS, LAYERS = 1024, 4  # of the MLPs, as in the benchmark
-STEPS, BATCH, RATE = 2000, 256, 1e-3
 
 
 class Moments(NamedTuple):
@@ -101,18 +101,14 @@ def guess(data: Moments) -> Reader:
 
 
 def fit(probe: Probe, data: Moments) -> Probe:
-    """Train a probe by AdamW, its rate falling to 0: cross-entropy of cells, squared distance of objects."""
-    optimiser = torch.optim.AdamW(probe.parameters(), lr=RATE)
-    rate = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, STEPS)
-    for _ in range(STEPS):
-        chosen = torch.randint(len(data.features), (BATCH,), device=data.features.device)
-        batch = Moments(*(part[chosen] for part in data))
+    """Train a probe: cross-entropy of cells, squared distance of objects."""
+
+    def loss(*parts: Tensor) -> Tensor:
+        batch = Moments(*parts)
         walls, objects = probe(batch)
-        loss = F.binary_cross_entropy_with_logits(walls, batch.walls) + _distance(objects, batch).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rate.step()
+        return F.binary_cross_entropy_with_logits(walls, batch.walls) + _distance(objects, batch).mean()
+
+    readout.train(probe, data, loss)
     return probe
 
 

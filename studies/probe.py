@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 import configs
@@ -16,12 +17,11 @@ from agent.run.reports import episode_age, policy_inputs
 from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_seed, count
 from replay.files import writable
-from studies import tables
+from studies import readout, tables
 from studies.imagine import play
 from studies.plots import SUFFIXES, save
 
 LAGS = 16  # at most this many, geometrically spaced
-RIDGE = 1e-4  # of the mean variance of an input
 FITTED = 0.75  # of the environments; the others are for the score
 PATCHES = 8  # along each side of an image, whose sums stand for it
 ALONE = "observation"  # name of the row that says what the observation itself tells
@@ -119,10 +119,8 @@ def explained(inputs: np.ndarray, seen: np.ndarray, age: np.ndarray, lag: int) -
     fit = row < FITTED * len(inputs)
     if fit.sum() < 2 * inputs.shape[-1] or fit.all():
         return None
-    x, y = x - x[fit].mean(0), y - y[fit].mean(0)
-    gram = x[fit].T @ x[fit]
-    gram += RIDGE * (np.trace(gram) / len(gram) + 1e-12) * np.eye(len(gram))
-    error = y[~fit] - x[~fit] @ np.linalg.solve(gram, x[fit].T @ y[fit])
+    weight, bias = (part.numpy() for part in readout.ridge(torch.as_tensor(x[fit]), torch.as_tensor(y[fit])))
+    error = y[~fit] - x[~fit] @ weight - bias
     variance = np.square(y[~fit] - y[~fit].mean(0)).sum()
     return float(1 - np.square(error).sum() / variance) if variance else None
 

@@ -186,12 +186,12 @@ def sequences(
     By observation; or, with a `picture_of` all the observations of a frame, as the one named `view`.
     """
     data = encoded(agent, {key: value[None] for key, value in episode.items()})
-    steps = list(_steps(agent, data, context))
+    frames = list(steps(agent, data, context))
     decode = agent.model.decoder.observations
     kinds = (
         {key: in_unit(value) for key, value in observations(data).items()},
-        decode(torch.stack([step.feature for step in steps], 1)),
-        decode(torch.stack([step.dreamed for step in steps], 1)),
+        decode(torch.stack([step.feature for step in frames], 1)),
+        decode(torch.stack([step.dreamed for step in frames], 1)),
     )
     drawn = [{key: value[0].float().cpu().numpy() for key, value in kind.items()} for kind in kinds]
     if picture_of is not None:
@@ -218,7 +218,7 @@ class Step(NamedTuple):
     dreamed: Tensor
 
 
-def _steps(agent: Agent, data: Batch, context: int) -> Iterator[Step]:
+def steps(agent: Agent, data: Batch, context: int) -> Iterator[Step]:
     """The frames of a batch `[N, T, ...]` on the device, one after the other."""
     agent.seed_torch("foresee")
     obs, action, first = observations(data), data["action"], data["is_first"]
@@ -251,7 +251,7 @@ def _foresee(agent: Agent, batch: Rows, context: int) -> Foresight:
     imagined: list[Batch] = []
     at_doors: defaultdict[str, list[Tensor]] = defaultdict(list)
     inferred, foretold = [], []
-    for t, step in enumerate(_steps(agent, data, context)):
+    for t, step in enumerate(steps(agent, data, context)):
         with agent.autocast():
             seen = {key: value[:, t] for key, value in obs.items()}
             shown = [decoder.observations(feature) for feature in (step.feature, step.dreamed)]
@@ -261,8 +261,8 @@ def _foresee(agent: Agent, batch: Rows, context: int) -> Foresight:
                 at_doors["count"].append(tiles[:, t].sum((1, 2)))
                 for name, each in zip(("recon_error", "gen_error"), shown, strict=True):
                     at_doors[name].append(tile_errors(decoder, each, seen, tiles[:, t]))
-            inferred.append(_reward(agent, step.state, action[:, t]))
-            foretold.append(_reward(agent, step.dream, action[:, t]))
+            inferred.append(predicted_reward(agent, step.state, action[:, t]))
+            foretold.append(predicted_reward(agent, step.dream, action[:, t]))
     with agent.autocast():
         rollout = backbone.observe(backbone.initial(len(first)), agent.model.encoder(obs), action, first)
         kl = backbone.kl_losses(rollout)[0]
@@ -285,7 +285,7 @@ def encoded(agent: Agent, batch: Rows) -> Batch:
     return agent.encoded({key: value for key, value in batch.items() if not key.startswith("probe/")})
 
 
-def _reward(agent: Agent, state: State, action: Tensor) -> Tensor:
+def predicted_reward(agent: Agent, state: State, action: Tensor) -> Tensor:
     """The reward predicted at a state, `[N]`."""
     reward, _ = agent.model.outcomes(agent.backbone.policy_input(state), action)
     return agent.model.reward.mean(reward)

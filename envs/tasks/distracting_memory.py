@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,9 @@ class DistractingMemory(GridWorld):
         if self.x != self.width - 2 or self.y == MIDDLE:
             return 0.0, False
         return float((self.y < MIDDLE) == self.cue_north), True
+
+    def _info(self) -> dict[str, Any]:
+        return {"probe": {"cue": int(self.grid[CUE[1], CUE[0]]) - TILE, "north": int(self.cue_north)}}
 
     def script(self) -> Iterator[int]:
         """Yield the actions of the paper's trajectory, from the start of an episode to its end."""

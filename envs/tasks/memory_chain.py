@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -69,6 +70,11 @@ class MemoryChain(VectorOrPixels):
         if self._t <= self.n:
             return 0.0, False, False
         return 1.0 if action == self._context[self._query] else -1.0, True, False
+
+    def _info(self) -> dict[str, Any]:
+        bit = int(self._context[self._query])
+        asked = self._shown() == self.n - 1
+        return {"probe": {"cue": bit, "answer": bit if asked else -1}}
 
     def solution(self) -> Iterator[int]:
         """Yield the actions of an optimal episode, from its start to its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -57,6 +58,10 @@ class RepeatPrevious(CheckedEnv):
         if self._t >= self.k:
             reward = self._reward if action == self._suits[self._t - self.k] else -self._reward
         return reward, self._t == len(self._suits) - 1, False
+
+    def _info(self) -> dict[str, Any]:
+        asked = self._t + 1 - self.k
+        return {"probe": {"answer": self._suits[asked] if asked >= 0 else -1}}
 
     def solution(self) -> Iterator[int]:
         """Yield the actions of an optimal episode, from its start to its end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -79,6 +80,11 @@ class TMaze(VectorOrPixels):
             self._arm = -1 if action == LEFT else 1
         terminated = self._arm != 0
         return float(self._arm == self._cue), terminated, not terminated and self._t >= self.limit
+
+    def _info(self) -> dict[str, Any]:
+        junction = self._cell == self.corridor and not self._arm
+        side = LEFT if self._cue < 0 else RIGHT
+        return {"probe": {"cue": int(self._cue > 0), "answer": side if junction else -1}}
 
     def solution(self) -> Iterator[int]:
         """Yield the actions of an optimal episode, from its start to its end."""

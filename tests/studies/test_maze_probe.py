@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agent.agent import Agent
 from replay import chunk
-from studies import collect, foresee, maze_probe
+from studies import collect, foresee, maze_probe, readout
 from studies.experiments import EXPERIMENTS
 from studies.maze_probe import Moments, Probe, guess
 from tests.agent.run.episodes import SPACES, rows
@@ -49,8 +49,8 @@ def scores(probe: Any, data: Moments) -> tuple[float, float]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maze_probe, "STEPS", 300)
-    monkeypatch.setattr(maze_probe, "RATE", 3e-2)
+    monkeypatch.setattr(readout, "STEPS", 300)
+    monkeypatch.setattr(readout, "RATE", 3e-2)
     monkeypatch.setattr(maze_probe, "UNITS", 16)
     monkeypatch.setattr(maze_probe, "LAYERS", 1)
     monkeypatch.setattr(maze_probe, "EVERY", 1)

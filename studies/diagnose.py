@@ -1,0 +1,308 @@
+"""Say where a fact is lost between what an agent sees and what it does.
+
+A task tells facts about its episodes that no agent is shown as `info["probe"]`: whole numbers, -1 where one
+does not hold. One of them may be `answer`, the action that is right at a step that asks for one. They are
+read from what is computed on the way to an action: from the latent, which tells of the frame; from the
+features (h, z); from what actor and reward network read. Then these networks are asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+import configs
+from agent.agent import Agent
+from agent.run import sources
+from agent.run.data import Data, Episode, held_out
+from agent.run.foresight import ROWS, encoded, predicted_reward, stacked, steps
+from agent.run.saved import SavedRun
+from configs.command_line import Parser, Work, add_device, add_run, count, run_of
+from replay.rows import Rows
+from studies import readout, tables
+from worldmodels import State
+from worldmodels.latent import MODE, Noise
+
+ANSWER = "answer"
+FITTED = 0.75  # of the episodes, where none were fitted to; the others are for the scores
+PLACES = ("latent", "features", "policy")
+"""Where facts are looked for: z, (h, z), and what actor, critic, reward and continue networks read."""
+HEADS = {"latent": "in z", "features": "in (h, z)", "policy": "in what the actor reads"}
+HOW = ("observed", "imagined")
+NETWORKS = {"reward": "the reward network says it for", "actor": "the actor takes it for"}
+
+
+def arguments(parser: Parser) -> None:
+    """The run, and the episodes."""
+    add_run(parser)
+    add_device(parser)
+    data = "episodes of collect, such as those of --policy RUN [those the run was fitted to]"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
+    parser.add_argument(
+        "--context", type=count, metavar="N", help="frames observed, the others imagined [all are observed]"
+    )
+    parser.add_argument("--episodes", type=count, default=1000, metavar="N", help="how many at most [1000]")
+
+
+def prepare(args: argparse.Namespace) -> Work:
+    """See `choose` and `diagnose`."""
+    run = SavedRun.of(run_of(args), args.device)
+    fitted, held = choose(run, args.episodes, args.data)
+    load = partial(Episode(*run.interface.spaces).load, probes=True)
+    if args.context and args.context >= len(load(held[0])["reward"]) - 1:
+        raise ValueError(
+            f"--context must leave a step to imagine, got {args.context}: {held[0]} has no more."
+        )
+    if not facts_of(load(held[0])):
+        raise ValueError(
+            f"the episodes in {held[0].parent} tell no fact: their task gives no whole numbers as "
+            f"info['probe'] (docs/adding_a_task.md), or did not when they were collected."
+        )
+
+    def work() -> tuple[dict[str, Any], str]:
+        agent, step = run.agent()
+        acts = run.folder.data() is None
+        found = diagnose(agent, map(load, fitted), map(load, held), args.context, acts)
+        result = {"task": run.config.task, "backbone": run.config.backbone, "step": step} | found
+        return result, "\n".join(lines(result))
+
+    return work
+
+
+def choose(run: SavedRun, episodes: int, folder: Path | None) -> tuple[list[Path], list[Path]]:
+    """The episodes that readouts are fitted to, and others that they are judged by.
+
+    Raises:
+        ValueError: there are none, or too few to divide.
+    """
+    known = run.folder.data()
+    if known is not None:
+        data = Data.of_json(known)
+        held = data.paths("test") if folder is None else held_out(folder, data)
+        return data.paths("train")[:episodes], held[:episodes]
+    if folder is None:
+        raise ValueError(
+            f"{run.folder} keeps no whole episodes: give as --data what `python run.py collect --policy "
+            f"{run.folder} --episodes 1000 --out DIR` writes."
+        )
+    source = sources.of(folder)
+    paths = [source.path_of(number) for number in source.numbers()][:episodes]
+    of = round(FITTED * len(paths))
+    if not 0 < of < len(paths):
+        raise ValueError(f"{folder} holds {len(paths)} episodes, of which a part is needed for the scores.")
+    return paths[:of], paths[of:]
+
+
+def facts_of(episode: Rows) -> dict[str, np.ndarray]:
+    """The facts that an episode tells, `[T]` each; of several side by side, `[N, T]`."""
+    told = {key.removeprefix("probe/"): value for key, value in episode.items() if key.startswith("probe/")}
+    steps = episode["reward"].shape
+    return {name: value for name, value in told.items() if value.shape == steps and value.dtype.kind in "iu"}
+
+
+@dataclass
+class Gathered:
+    """What was computed at the steps that are looked at, in n of them over all episodes.
+
+    Attributes:
+        inputs: (how, place) -> `[n, d]`; how is `observed` or `imagined`.
+        facts: name -> `[n]`.
+        chosen: (how, network) -> `[n]`, the action that the network prefers.
+        latents: `[T, N, z]`, of all steps of the N episodes.
+        constant: name -> `[N]`, facts that do not change in an episode.
+        reached: `[N]`, whether an episode comes to a step that asks for an answer.
+    """
+
+    inputs: dict[tuple[str, str], Tensor]
+    facts: dict[str, Tensor]
+    chosen: dict[tuple[str, str], Tensor]
+    latents: Tensor
+    constant: dict[str, Tensor]
+    reached: Tensor
+
+
+def diagnose(
+    agent: Agent, fitted: Iterable[Rows], held: Iterable[Rows], context: int | None, acts: bool
+) -> dict[str, Any]:
+    """Read facts from what a model computes, and ask its networks for the right action.
+
+    Looked at are the steps at which an `answer` is right or, without that fact, the last step of an episode
+    at which an action is taken.
+
+    Args:
+        agent: the agent.
+        fitted, held: episodes that readouts are fitted to, and those of the scores.
+        context: frames that are observed, the others being imagined; None to observe all.
+        acts: whether the actor was trained.
+
+    Returns:
+        `episodes` and `steps`, of the scores; `reached`, the share of episodes that come to a step that asks.
+        `facts`: by name `guess`, the share of the commonest value; and by how the state came about
+        (`observed` or `imagined`) and place, the share of steps at which a readout tells the fact, `linear`
+        or an `mlp`. `seen`: by name of a fact that holds for a whole episode, the `frame` whose latent tells
+        most of it (in the fitted episodes), and which share it tells. `chosen`: by how and network (`reward`:
+        what a dreamed step with each action brings; `actor`), how often the action preferred is the answer.
+
+    Raises:
+        configs.Mistake: no episode comes to a step that is looked at.
+    """
+    train, test = (gather(agent, each, context, acts) for each in (fitted, held))
+    agent.seed_torch("diagnose")
+    facts: dict[str, Any] = {}
+    for name, truth in test.facts.items():
+        true = train.facts[name]
+        facts[name] = {"guess": _share(true.mode().values, truth)}
+        for (how, place), inputs in train.inputs.items():
+            read = {
+                "linear": readout.linear(inputs, true),
+                "mlp": readout.network(inputs, true),
+            }
+            told = {kind: _share(reader(test.inputs[how, place]), truth) for kind, reader in read.items()}
+            facts[name].setdefault(how, {})[place] = told
+    chosen: dict[str, dict[str, float]] = {}
+    for (how, network), action in test.chosen.items():
+        chosen.setdefault(how, {})[network] = _share(action, test.facts[ANSWER])
+    return {
+        "episodes": len(test.reached),
+        "steps": len(next(iter(test.facts.values()))),
+        "reached": float(test.reached.float().mean()),
+        "facts": facts,
+        "seen": {name: _seen(train, test, name) for name in test.constant if name in train.constant},
+        "chosen": chosen,
+    }
+
+
+def _seen(train: Gathered, test: Gathered, name: str) -> dict[str, float]:
+    """The frame whose latent tells most of a fact, and the share of episodes in which it does."""
+    true, best, share, reader = train.constant[name], 0, -1.0, None
+    for frame, latent in enumerate(train.latents[: len(test.latents)]):
+        read = readout.linear(latent.float(), true)
+        if (fits := _share(read(latent.float()), true)) > share:
+            best, share, reader = frame, fits, read
+    assert reader is not None
+    return {"frame": best, "linear": _share(reader(test.latents[best].float()), test.constant[name])}
+
+
+@torch.no_grad()
+def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bool) -> Gathered:
+    """Run through episodes and keep what the readouts need."""
+    inputs: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    facts: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    chosen: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    constant: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    latents: list[Tensor] = []
+    reached: list[np.ndarray] = []
+    waiting, size = iter(episodes), agent.backbone.latent.size
+    while taken := list(islice(waiting, ROWS)):
+        batch = stacked(taken)
+        there, known = batch.pop("there"), facts_of(batch)
+        acted = there & ~batch["is_last"]
+        asked = np.asarray(acted & (known[ANSWER] >= 0)) if ANSWER in known else _last(acted)
+        reached.append(np.asarray(asked.any(1)))
+        if context:
+            asked[:, :context] = False
+        for name, values in known.items():
+            low, high = (getattr(values, kind)(1) for kind in ("min", "max"))
+            if (low == high).all() and (low >= 0).all():
+                constant[name].append(low)
+        data, of_batch = encoded(agent, batch), []
+        for t, step in enumerate(steps(agent, data, context or there.shape[1])):
+            of_batch.append(step.feature[:, -size:].half().cpu())
+            rows = torch.as_tensor(np.flatnonzero(asked[:, t]), device=agent.device)
+            if not len(rows):
+                continue
+            for name, values in known.items():
+                facts[name].append(values[asked[:, t], t])
+            views = (("observed", step.state, step.feature), ("imagined", step.dream, step.dreamed))
+            for how, state, feature in views[: 2 if context else 1]:
+                policy, feature = agent.backbone.policy_input(state)[rows], feature[rows]
+                for place, value in zip(PLACES, (feature[:, -size:], feature, policy), strict=True):
+                    inputs[how, place].append(value.float())
+                if ANSWER in known and isinstance(agent.codec.space, spaces.Discrete):
+                    begun = state if how == "imagined" else agent.backbone.prepare_imagination(state, 1)
+                    chosen[how, "reward"].append(_best(agent, begun)[rows])
+                    if acts:
+                        chosen[how, "actor"].append(agent.actor_critic.policy(policy).mode().argmax(-1))
+        latents.append(torch.stack(of_batch))
+    if not facts:
+        raise configs.Mistake(f"none of the {sum(map(len, reached))} episodes comes to a step that asks.")
+    longest = max(len(each) for each in latents)
+    device = agent.device
+    return Gathered(
+        inputs={key: torch.cat(each) for key, each in inputs.items()},
+        facts={name: torch.as_tensor(np.concatenate(each), device=device) for name, each in facts.items()},
+        chosen={key: torch.cat(each) for key, each in chosen.items()},
+        latents=torch.cat([_longer(each, longest) for each in latents], 1).to(device),
+        constant={
+            name: torch.as_tensor(np.concatenate(each), device=device)
+            for name, each in constant.items()
+            if len(each) == len(latents)
+        },
+        reached=torch.as_tensor(np.concatenate(reached)),
+    )
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What `diagnose` found, for reading: each share first read linearly, then by a network."""
+    yield (
+        f"{found['task']} with {configs.label(found['backbone'])}, step {found['step']:,}: "
+        f"{found['steps']:,} steps in {found['reached']:.0%} of {found['episodes']:,} episodes"
+    )
+    rows = [
+        (name, how, of["guess"], of[how]) for name, of in found["facts"].items() for how in HOW if how in of
+    ]
+    columns: tables.Columns = {
+        "fact": lambda row: row[0],
+        "state": lambda row: row[1],
+        "guess": lambda row: f"{row[2]:.0%}",
+        **{HEADS[place]: partial(_cell, place) for place in PLACES},
+    }
+    yield from tables.text(rows, columns).splitlines()
+    for name, seen in found["seen"].items():
+        yield f"{name}: the latent of frame {seen['frame']} tells {seen['linear']:.0%} of it linearly"
+    for how, networks in found["chosen"].items():
+        told = ", ".join(f"{NETWORKS[network]} {share:.0%}" for network, share in networks.items())
+        yield f"the right action, {how}: {told}"
+
+
+def _cell(place: str, row: tuple[str, str, float, Mapping[str, Mapping[str, float]]]) -> str:
+    read = row[3][place]
+    return f"{read['linear']:.0%} {read['mlp']:.0%}"
+
+
+def _best(agent: Agent, state: State) -> Tensor:
+    """The action after which a dreamed step is worth most, `[N]`, from a state prepared for one."""
+    noise: Noise = MODE if agent.deterministic_eval else None
+    worth = []
+    for vector in torch.eye(agent.codec.size, device=agent.device):
+        begun = {key: leaf.clone() for key, leaf in state.items()}  # a step may overwrite it
+        action = vector.expand(len(next(iter(state.values()))), -1)
+        after, _ = agent.backbone.imagine_step(begun, action, noise)
+        worth.append(predicted_reward(agent, after, action))
+    return torch.stack(worth).argmax(0)
+
+
+def _last(acted: np.ndarray) -> np.ndarray:
+    """The last step of each row that is acted on, `[N, T]` bool."""
+    steps = np.arange(acted.shape[1])
+    return acted & (steps == np.where(acted, steps, -1).max(1)[:, None])
+
+
+def _longer(latents: Tensor, steps: int) -> Tensor:
+    """`[T, N, z]` with the last one repeated up to so many steps."""
+    return torch.cat([latents, latents[-1:].expand(steps - len(latents), -1, -1)])
+
+
+def _share(told: Tensor, true: Tensor) -> float:
+    return float((told == true).float().mean())

@@ -1,0 +1,122 @@
+"""Facts are found where they are and nowhere else, and the networks' answers are counted."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+import configs
+from agent.agent import Agent
+from agent.run.foresight import Step
+from studies import collect, diagnose, readout
+from tests.agent.run.episodes import rows
+from tests.studies.conftest import Call, Train
+
+LENGTH, COUNT, TASK = 6, 120, "memory_chain:n=3"
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
+    """Of two actions. Its latent tells a cue in frame 1 alone; h holds it, but not while imagining."""
+    monkeypatch.setattr(readout, "STEPS", 200)
+
+    def steps(_agent: Any, data: dict[str, torch.Tensor], context: int) -> Iterator[Step]:
+        cue = 2 * data["cue"].float() - 1
+        for t in range(LENGTH):
+            noise = torch.randn(len(cue), 6)
+            latent = torch.stack([cue if t == 1 else noise[:, 0], noise[:, 1]], 1)
+            feature = torch.cat([cue[:, None], noise[:, 2:4], latent], 1)
+            dreamed = torch.cat([noise[:, 4:5], feature[:, 1:]], 1) if t >= context else feature
+            yield Step({"at": feature}, feature, {"at": dreamed}, dreamed)
+
+    monkeypatch.setattr(diagnose, "steps", steps)
+    monkeypatch.setattr(
+        diagnose, "encoded", lambda _agent, batch: {"cue": torch.as_tensor(batch["probe/cue"][:, 0])}
+    )
+    # After action 1 a dreamed step is worth what h says, after action 0 the opposite.
+    monkeypatch.setattr(
+        diagnose, "predicted_reward", lambda _agent, state, action: state["at"][:, 0] * (2 * action[:, 1] - 1)
+    )
+    backbone = SimpleNamespace(
+        latent=SimpleNamespace(size=2),
+        policy_input=lambda state: state["at"],
+        prepare_imagination=lambda state, _horizon: state,
+        imagine_step=lambda state, _action, _noise: (state, state["at"]),
+    )
+    actor = SimpleNamespace(mode=lambda: torch.tensor([[1.0, 0.0]]).expand(1, 2))
+    return SimpleNamespace(
+        backbone=backbone,
+        codec=SimpleNamespace(space=spaces.Discrete(2), size=2),
+        actor_critic=SimpleNamespace(
+            policy=lambda inputs: SimpleNamespace(mode=lambda: actor.mode().expand(len(inputs), 2))
+        ),
+        device=torch.device("cpu"),
+        deterministic_eval=True,
+        seed_torch=lambda *_: torch.manual_seed(0),
+    )  # type: ignore[return-value]
+
+
+def episodes(count: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """Each asks for the cue in the step before its last one; one in four does not ask."""
+    random, told = np.random.default_rng(seed), []
+    for number in range(count):
+        cue = int(random.integers(2))
+        answer = np.full(LENGTH, -1)
+        if number % 4:
+            answer[-2] = cue
+        told.append(
+            rows(LENGTH)
+            | {"probe/cue": np.full(LENGTH, cue), "probe/answer": answer, "probe/room": np.zeros((LENGTH, 2))}
+        )
+    return told
+
+
+def test_where_a_fact_is_and_where_it_is_lost(agent: Agent) -> None:
+    torch.manual_seed(0)
+    found = diagnose.diagnose(agent, episodes(3 * COUNT, 0), episodes(COUNT, 1), 3, acts=True)
+    assert (found["episodes"], found["steps"], found["reached"]) == (COUNT, 3 * COUNT // 4, 0.75)
+    assert found["facts"].keys() == {"cue", "answer"}
+    observed, imagined = (found["facts"]["answer"][how] for how in ("observed", "imagined"))
+    assert observed["features"] == observed["policy"] == {"linear": 1.0, "mlp": 1.0}
+    assert all(share < 0.7 for read in (observed["latent"], *imagined.values()) for share in read.values())
+    assert found["seen"] == {"cue": {"frame": 1, "linear": 1.0}}
+    assert found["chosen"]["observed"]["reward"] == 1.0
+    assert found["chosen"]["imagined"]["reward"] < 0.7
+    asked = [episode["probe/cue"][0] for number, episode in enumerate(episodes(COUNT, 1)) if number % 4]
+    assert found["chosen"]["observed"]["actor"] == pytest.approx(1 - np.mean(asked))
+
+
+def test_without_an_answer_it_looks_at_the_last_step(agent: Agent) -> None:
+    told = [
+        {key: value for key, value in each.items() if key != "probe/answer"} for each in episodes(COUNT, 0)
+    ]
+    found = diagnose.diagnose(agent, told, told, None, acts=True)
+    assert (found["steps"], found["reached"], found["chosen"]) == (COUNT, 1.0, {})
+    assert found["facts"]["cue"]["observed"]["policy"]["linear"] == 1.0
+    assert "imagined" not in found["facts"]["cue"]
+
+
+def test_no_episode_that_asks(agent: Agent) -> None:
+    quiet = episodes(4, 0)[:1]
+    with pytest.raises(configs.Mistake, match="none of the 1 episodes comes to a step that asks"):
+        diagnose.diagnose(agent, quiet, quiet, None, acts=True)
+
+
+def test_as_a_command(
+    train: Train, call: Call, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readout, "STEPS", 20)
+    run = train("s4wm", TASK)
+    assert f"collect --policy {run}" in refused("diagnose", run)
+    collect.fill(tmp_path, collect.plan(TASK, "random"), 40, 1)
+    found = call("diagnose", run, "--data", tmp_path, "--context", "2")
+    assert (found["task"], found["backbone"], found["episodes"], found["steps"]) == (TASK, "s4wm", 10, 10)
+    assert found["chosen"].keys() == {"observed", "imagined"} and found["reached"] == 1
+    assert "--context must leave a step" in refused("diagnose", run, "--data", tmp_path, "--context", "4")
+    monkeypatch.setattr(diagnose, "facts_of", lambda _: {})
+    assert "tell no fact" in refused("diagnose", run, "--data", tmp_path)
