@@ -16,6 +16,8 @@ from tests.faults.table import Tally, add_up, as_json, lines
 
 torch.set_num_threads(1)
 
+TALLY = pytest.StashKey[Tally]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults")
@@ -36,7 +38,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         fault = item.get_closest_marker("faults")
         if fault:
-            item.user_properties.append(("tally", Tally(*fault.args)))
+            item.stash[TALLY] = Tally(*fault.args)
+            if config.getoption("--faults"):  # several processes, as make test has, could not send it
+                item.user_properties.append(("tally", item.stash[TALLY]))
         only_there = fault is not None and fault.kwargs.get("full", False)
         wanted = fault is not None if config.getoption("--faults") else not only_there
         (chosen if wanted else left_out).append(item)
@@ -59,7 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
     """Counts the tries of a test that makes several."""
-    return dict(request.node.user_properties)["tally"]
+    return request.node.stash[TALLY]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
