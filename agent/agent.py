@@ -19,7 +19,7 @@ from agent.actor_critic import ActorCritic
 from agent.compiling import compiled
 from agent.imagination import Trajectory, choose_starts, dream_step, imagine
 from agent.metrics import Means
-from agent.optim import Optimiser
+from agent.optim import Optimiser, step_together
 from worldmodels import State, WorldModel, make_backbone, model_of
 from worldmodels.base import keep_steps, merge_rows
 from worldmodels.encoder_decoder import Batch, observations
@@ -241,8 +241,8 @@ class Agent:
                 replayed = learner.replay_loss(window.policy, data["reward"], *ends)
                 critic = critic + learner.replay_value * replayed
                 metrics["critic_replayed"] = replayed.detach()
-        actor_norm = self.optimisers["actor"].step(actor)
-        critic_norm = self.optimisers["critic"].step(critic)
+        optimisers = self.optimisers
+        actor_norm, critic_norm = step_together((optimisers["actor"], actor), (optimisers["critic"], critic))
         learner.update_slow_critic()
         return {**metrics, "actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
 

@@ -63,10 +63,16 @@ class Optimiser:
         )
 
     def step(self, loss: Tensor) -> Tensor:
-        """Backpropagate, average over ranks, clip, step; returns the norm `[]` before clipping."""
+        """`step_together` of this one alone; returns the norm `[]` before clipping."""
+        return step_together((self, loss))[0]
+
+    def backward(self, loss: Tensor) -> None:
+        """Backpropagate."""
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
-        ranks.average_(p.grad for p in self.parameters if p.grad is not None)
+
+    def apply(self) -> Tensor:
+        """Clip and step; returns the norm `[]` before clipping."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.adam.step()
         self.schedule.step()
@@ -78,3 +84,14 @@ class Optimiser:
     def load_state_dict(self, state: dict) -> None:
         self.adam.load_state_dict(state["adam"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+def step_together(*losses: tuple[Optimiser, Tensor]) -> list[Tensor]:
+    """One step of each optimiser on its loss, which no other's step may change; the norms before clipping.
+
+    Ranks wait for each other once: all backpropagate, average every gradient in one message, and step.
+    """
+    for optimiser, loss in losses:
+        optimiser.backward(loss)
+    ranks.average_gradients(p for optimiser, _ in losses for p in optimiser.parameters)
+    return [optimiser.apply() for optimiser, _ in losses]

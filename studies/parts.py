@@ -20,10 +20,11 @@ from studies.timing import Configurations, Result, Subject
 from worldmodels import ranks
 
 REST = "rest"
+LEARNING = ("backward", "apply")
 
 PARTS: dict[str, Callable[[Agent], list[tuple[object, str]]]] = {
     "model": lambda agent: [(agent.model, "loss")],
-    "model, backward": lambda agent: [(agent.optimisers["model"], "step")],
+    "model, backward": lambda agent: [(agent.optimisers["model"], name) for name in LEARNING],
     "dream, backbone": lambda agent: [
         (agent.backbone, name) for name in ("prepare_imagination", "imagine_step")
     ],
@@ -34,14 +35,14 @@ PARTS: dict[str, Callable[[Agent], list[tuple[object, str]]]] = {
         *((head, "mean") for head in (agent.model.reward, agent.model.continues)),
     ],
     "losses": lambda agent: [(agent.actor_critic, "loss"), (agent.actor_critic, "replay_loss")],
-    "actor, backward": lambda agent: [(agent.optimisers["actor"], "step")],
+    "actor, backward": lambda agent: [(agent.optimisers["actor"], name) for name in LEARNING],
     "critic": lambda agent: [(agent.actor_critic.critic, name) for name in ("forward", "mean", "loss")],
     "slow critic": lambda agent: [
         *((agent.actor_critic.slow_critic, name) for name in ("forward", "mean")),
         (agent.actor_critic, "update_slow_critic"),
     ],
-    "critic, backward": lambda agent: [(agent.optimisers["critic"], "step")],
-    "ranks": lambda _agent: [(ranks, "average_"), (ranks, "gathered")],
+    "critic, backward": lambda agent: [(agent.optimisers["critic"], name) for name in LEARNING],
+    "ranks": lambda _agent: [(ranks, "average_gradients"), (ranks, "gathered")],
     "optimisers": lambda agent: [(optimiser.adam, "step") for optimiser in agent.optimisers.values()],
 }
 """Name of a part -> the methods whose time is its own."""

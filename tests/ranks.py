@@ -21,7 +21,13 @@ def free_port() -> int:
 @contextmanager
 def placed(rank: int, size: int, port: int) -> Iterator[None]:
     """Within, this process is one that torchrun started."""
-    place = {"RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     with patch.dict(os.environ, {name: str(value) for name, value in place.items()}):
         yield
 

@@ -7,15 +7,15 @@ that an update does not depend on R but for rounding. With one process each func
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-BUCKET = 1 << 20
-"""Numbers, at least, that are averaged in one message."""
 
 
 def place() -> tuple[int, int]:
@@ -73,19 +73,57 @@ def gathered(value: Tensor) -> Tensor:
     return found
 
 
-def average_(tensors: Iterable[Tensor]) -> None:
-    """Replace tensors, of the same shapes on every rank, by their means over ranks, the same bits on all."""
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace gradients, of the same parameters on every rank, by their means, the same bits on all.
+
+    They travel together, and stay views of one tensor. Ranks of one machine that compute on its processors
+    read them in each other's memory; others use `all_reduce`.
+    """
     size = place()[1]
     if size == 1:
         return
-    buckets: list[list[Tensor]] = [[]]
-    for tensor in tensors:
-        if sum(map(torch.numel, buckets[-1])) >= BUCKET:
-            buckets.append([])
-        buckets[-1].append(tensor)
-    sums = [torch.cat([tensor.flatten() for tensor in bucket]) for bucket in buckets]
-    works = [dist.all_reduce(flat, async_op=True) for flat in sums]
-    for bucket, flat, work in zip(buckets, sums, works, strict=True):
-        work.wait()
-        parts = (flat / size).split([tensor.numel() for tensor in bucket])
-        torch._foreach_copy_(bucket, [part.view_as(own) for part, own in zip(parts, bucket, strict=True)])
+    owned = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    parts = [gradient.flatten() for _, gradient in owned]
+    lengths = [part.numel() for part in parts]
+    here = os.environ.get("LOCAL_WORLD_SIZE") == str(size) and sys.platform == "linux"
+    if here and parts[0].device.type == "cpu":
+        mean = board(sum(lengths), parts[0].dtype).mean(parts)
+    else:
+        mean = torch.cat(parts)
+        dist.all_reduce(mean)
+        mean /= size
+    for (parameter, gradient), part in zip(owned, mean.split(lengths), strict=True):
+        parameter.grad = part.view_as(gradient)
+
+
+class Board:
+    """What every rank of one machine writes, `[count]`, in memory that all of them read.
+
+    Two pages take turns, so that a rank that is ahead writes where none still reads.
+    """
+
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        self.turn = 0
+        file = os.memfd_create("board")  # has no name, so that nothing of it is left however ranks end
+        places = gathered(torch.tensor([[os.getpid(), file]])).tolist()
+        self.pages = [
+            torch.from_file(f"/proc/{process}/fd/{number}", shared=True, size=2 * count, dtype=dtype)
+            for process, number in places
+        ]
+        gathered(torch.zeros(1))  # all have it open
+        os.close(file)
+
+    def mean(self, parts: Sequence[Tensor]) -> Tensor:
+        """The mean `[count]` over ranks of vectors that are as long together."""
+        self.turn = 1 - self.turn
+        pages = [both.chunk(2)[self.turn] for both in self.pages]
+        torch.cat(list(parts), out=pages[place()[0]])
+        gathered(torch.zeros(1))  # all have written
+        total = pages[0] + pages[1]
+        for page in pages[2:]:
+            total += page
+        return total.div_(len(pages))
+
+
+board = functools.cache(Board)
+"""The board for so many numbers of a type, in this job."""

@@ -9,7 +9,7 @@ import numpy as np
 
 import configs
 from agent.agent import Agent
-from agent.run import checkpoint
+from agent.run import checkpoint, memory
 from agent.run.data import Data, Episode
 from agent.run.folder import RunFolder
 from agent.run.foresight import foresee
@@ -47,7 +47,9 @@ class Fitting(Session):
         whole: bool,
         context: int,
     ) -> None:
-        agent = Agent(*spaces, config, choose_device(config.device))
+        device = choose_device(config.device)
+        self.needs = memory.on_gpu(spaces, config, device, behaviour=False)
+        agent = Agent(*spaces, config, device)
         self.data, self.context = data, context
         self.load = Episode(*spaces).load
         self.held: list[Rows] = []  # the episodes of evaluations, once read
@@ -82,6 +84,8 @@ class Fitting(Session):
         parts = ", ".join(f"{len(self.data.paths(part)):,} for {part}" for part in self.data.folders[0].parts)
         config, carry = self.config, self.replay.carry
         kind = "windows that follow one another" if carry else "whole episodes"
+        if self.needs:
+            yield self.needs
         yield f"episodes: {parts}; an update sees {config.batch_size} {kind} of {config.batch_length} frames"
         if self.progress.step:
             yield f"going on from update {self.progress.step:,}"

@@ -207,4 +207,5 @@ def begun() -> Iterator[Job]:
     finally:
         watch.ended.set()
         watch.join()
+        ranks.board.cache_clear()
         dist.destroy_process_group()

@@ -18,7 +18,7 @@ import configs
 import envs
 from agent.agent import Agent, derive_seed
 from agent.compiling import check_compiler
-from agent.run import checkpoint, machine, seams
+from agent.run import checkpoint, machine, memory, seams
 from agent.run.evaluation import EpisodeStatistics, run_episodes
 from agent.run.folder import RunFolder, on_disk
 from agent.run.job import Job
@@ -62,7 +62,9 @@ class Training(Session):
         self.envs = self.make_envs(share.envs.count, config.seed, job.number * share.envs.count)
         try:
             spaces = seen, taken = self.envs.observation_space, self.envs.action_space
-            agent = Agent(seen, taken, share, choose_device(config.device))
+            device = choose_device(config.device)
+            self.needs = memory.on_gpu(spaces, share, device)
+            agent = Agent(seen, taken, share, device)
             make_batches = make_batches or seams.batches(share, [*seen.values(), taken])
             place, count = folder.path / "replay", self.envs.num_envs
             self.mine = slice(job.number * count, (job.number + 1) * count)  # of the job's environments
@@ -105,6 +107,8 @@ class Training(Session):
         self.saved_acting = {key: value for key, value in arrays.items() if key.startswith(Acting.PREFIX)}
 
     def _greeting(self) -> Iterator[str]:
+        if self.needs:
+            yield self.needs
         steps = sum(self.job.collect(len(self.replay)))
         if self.job.size > 1:
             yield f"{self.job.size} ranks, each with {self.envs.num_envs} environments and their replay"

@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -59,12 +60,29 @@ def compare_updates() -> None:
                     torch.testing.assert_close(
                         value, theirs[name], rtol=1e-10, atol=1e-10, msg=f"{case} {name}"
                     )
+        assert_same_means()
         last, _ = shared["output alone"]
         if job.number == 1:
             with torch.no_grad():
                 last.actor_critic.critic.net[0].bias[0] += 1e-15
         with pytest.raises(FloatingPointError, match="rank 1 differs from rank 0 in actor_critic.critic"):
             job.check_same(last)
+
+
+def assert_same_means() -> None:
+    """Whether ranks read each other's memory, which is used in turns, or send messages."""
+    number, _ = ranks.place()
+    weights = [torch.zeros(3, 2), torch.zeros(5), torch.zeros(2)]
+    for turn in range(5):
+        for local in ("1", "2"):
+            for weight in weights[:2]:  # the third has none
+                weight.grad = torch.arange(weight.numel()).view_as(weight) + 10.0**turn * (1 + 2 * number)
+            with patch.dict(os.environ, {"LOCAL_WORLD_SIZE": local}):
+                ranks.average_gradients(weights)
+            for weight in weights[:2]:
+                expected = torch.arange(weight.numel()).view_as(weight) + 10.0**turn * 2
+                assert weight.grad is not None and torch.equal(weight.grad, expected), (turn, local)
+            assert weights[2].grad is None
 
 
 def test_two_ranks_of_half_a_batch_are_one_of_the_whole() -> None:
