@@ -17,7 +17,7 @@ run: $(VENV)/.installed
 	$(BIN)/python run.py --backbone s4wm $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-extras: $(VENV)/.installed-extras
 	$(BIN)/python -m pytest -m extras $(ARGS)
