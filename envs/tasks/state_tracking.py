@@ -37,6 +37,20 @@ def symmetric(items: int) -> np.ndarray:
     )
 
 
+def words(
+    table: np.ndarray, count: int, length: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw symbols as `StateTracking` does, and follow them: symbols and states, `[count, length]` each."""
+    states, held = len(table), table.shape[1] > len(table)
+    symbols = rng.integers(0, states, (count, length))
+    if held:
+        symbols[:, 1:][rng.random((count, length - 1)) < HOLD] = states
+    followed = np.zeros((count, length + 1), np.int64)
+    for t in range(length):
+        followed[:, t + 1] = table[followed[:, t], symbols[:, t]]
+    return symbols, followed[:, 1:]
+
+
 class StateTracking(CheckedEnv):
     """Name the state after each symbol: s_t = table[s_{t-1}, x_t], from s_0 = 0.
 
@@ -63,20 +77,15 @@ class StateTracking(CheckedEnv):
 
     def __init__(self, table: np.ndarray, length: int = 24, render_mode: str | None = None) -> None:
         self.length = check_whole("StateTracking", "length", length, 1)
-        self._table: list[list[int]] = table.tolist()
+        self.table = table
         self._states, symbols = table.shape
-        self._holds = symbols > self._states
-        told = 1 - HOLD if self._holds else 0.0
+        told = 1 - HOLD if symbols > self._states else 0.0
         self.guess = told + (1 - told) / length
         super().__init__(spaces.Discrete(symbols), spaces.Discrete(self._states), render_mode)
 
     def _begin(self) -> None:
-        symbols = self.np_random.integers(0, self._states, self.length + 1)
-        if self._holds:
-            symbols[1:][self.np_random.random(self.length) < HOLD] = self._states
-        self._symbols: list[int] = symbols.tolist()
-        moves = itertools.accumulate(self._symbols, lambda state, x: self._table[state][x], initial=0)
-        self._answers = list(moves)[1:]
+        drawn = words(self.table, 1, self.length + 1, self.np_random)
+        self._symbols, self._answers = (part[0].tolist() for part in drawn)
 
     def _act(self, action: int) -> tuple[float, bool, bool]:
         right = action == self._answers[self._t - 1]
