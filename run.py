@@ -148,6 +148,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "report": "studies.report",
     "bench": "studies.bench",
     "scale": "studies.scale",
+    "tracking": "studies.tracking",
     "gallery": "studies.gallery",
     "same": "studies.same",
     "export": "studies.export",

@@ -70,6 +70,7 @@ FAMILIES: dict[str, str] = {
     "minigrid": "envs.suites.minigrid",
     "dmc": "envs.suites.dmc",
     "memory_maze": "envs.suites.memory_maze",
+    "state_tracking": "envs.tasks.state_tracking",
 }
 
 

@@ -150,7 +150,7 @@ REFUSED = [
         ["compare", "--backbones", "rssm", "--logdir", "none", "--replay.memory_gb", "1e-5"],
         "replay.memory_gb is 1e-05",
     ),
-    (["--s4wm.layer", "s6"], "'s4wm.layer' expects one of s5, s4d, s4, lru, mamba2, got 's6'"),
+    (["--s4wm.layer", "s6"], "'s4wm.layer' expects one of s5, s4d, s4, lru, mamba2, selective_lru, got 's6'"),
     (["--s4wm.layer", "s4"], "for s4 use --backbone s4wm_s4"),
     (["--kind", "rssm"], "unknown option '--kind'"),
     (["--optimiser.model_lr", "inf"], "'optimiser.model_lr' expects a finite number"),

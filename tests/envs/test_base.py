@@ -16,6 +16,7 @@ SHORT = [  # tasks whose episodes end at the first or second step
     "tmaze:corridor=1,limit=2,observation=pixels",
     "distracting_memory:limit=2",
     "multi_doors_keys:limit=2",
+    "state_tracking:parity:length=2",
     "dmc:cartpole_balance:repeat=500",
 ]
 LONG = ["discounting_chain", "rooms"]

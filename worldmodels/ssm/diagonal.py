@@ -191,17 +191,18 @@ class Diagonal(TimeInvariant):
     c: nn.Parameter
 
     def forward(self, u: Tensor, state: Tensor, window: Window) -> tuple[Tensor, Tensor, Tensor | None]:
-        abar, b, c = self.discretise()
+        system, b, c = self.discretise()
+        abar = as_complex(self._transition(system, u))
         inputs = as_complex(F.linear(u, b).unflatten(-1, self.state_shape))  # [B, T, M]
-        x = linear_recurrence(as_complex(abar), inputs, as_complex(state), window.is_first)  # [B, T, M]
+        x = linear_recurrence(abar, inputs, as_complex(state), window.is_first)  # [B, T, M]
         states = torch.view_as_real(x)  # [B, T, M, 2]
         y = torch.addcmul(F.linear(states.flatten(-2), c), self.d, u)  # [B, T, D]
         return y, states[:, -1], window.kept(states)
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        abar, b, c = self.discretise()
+        system, b, c = self.discretise()
         inputs = F.linear(u, b).unflatten(-1, self.state_shape)  # [B, M, 2]
-        state = _multiply_add(inputs, abar, state)  # [B, M, 2]
+        state = _multiply_add(inputs, self._transition(system, u), state)  # [B, M, 2]
         y = torch.addcmul(F.linear(state.flatten(-2), c), self.d, u)  # [B, D]
         return y, state
 
@@ -216,6 +217,10 @@ class Diagonal(TimeInvariant):
     def _modes(self) -> tuple[Tensor, Tensor]:
         """Abar and g, `[M]` complex."""
         raise NotImplementedError
+
+    def _transition(self, system: Tensor, u: Tensor) -> Tensor:  # noqa: ARG002 (of inputs here none)
+        """Abar at inputs u `[..., D]`: `[M, 2]` whatever they are, or `[..., M, 2]` where they choose it."""
+        return system
 
 
 def _multiply_add(inputs: Tensor, factor: Tensor, x: Tensor) -> Tensor:
@@ -300,7 +305,7 @@ class LRU(Diagonal):
             From pi on frequencies repeat, as the real part of a mode is that of its conjugate.
     """
 
-    DYNAMICS = ("log_decay", "log_phase", "log_scale", "b")
+    DYNAMICS: tuple[str, ...] = ("log_decay", "log_phase", "log_scale", "b")
     readout = 1.0
 
     def __init__(self, width: int, state_size: int, r_min: float, r_max: float, max_phase: float) -> None:

@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from worldmodels.base import reset_rows
-from worldmodels.ssm import LRU, S4, S4D, S5, Layer, Mamba2, Stack
+from worldmodels.ssm import LRU, S4, S4D, S5, Layer, Mamba2, SelectiveLRU, Stack
 
 WIDTH = 6
+
+
+def selecting(layer: SelectiveLRU) -> SelectiveLRU:
+    """With weights of its selection, which is 0 at first."""
+    torch.nn.init.normal_(layer.select)
+    return layer
+
+
 MAKERS: dict[str, Callable[[], Layer]] = {
     "s5": lambda: S5(WIDTH, state_size=8, blocks=2),
     "s4d-legs": lambda: S4D(WIDTH, state_size=4),
@@ -19,6 +27,9 @@ MAKERS: dict[str, Callable[[], Layer]] = {
     "s4": lambda: S4(WIDTH, state_size=4, dt_min=1e-3, dt_max=1e-1),
     "lru": lambda: LRU(WIDTH, state_size=8, r_min=0.5, r_max=0.999, max_phase=6.28),
     "mamba2": lambda: Mamba2(WIDTH, state_size=4, head_size=3, dt_min=1e-3, dt_max=1e-1),
+    "selective_lru": lambda: selecting(
+        SelectiveLRU(WIDTH, 8, r_min=0.5, r_max=0.999, max_phase=1.6, heads=4)
+    ),
 }
 
 
