@@ -35,6 +35,7 @@ def test_all_backbones_that_can_be_measured(call: Callable[..., dict]) -> None:
         "s4wm_s4d",
         "s4wm_lru",
         "s4wm_mamba2",
+        "s4wm_hybrid",
         "s4wm_published",
         "s4wm_published_s5",
     ]
