@@ -188,7 +188,8 @@ def inert(config: Config, named: Iterable[str]) -> list[str]:
     """A line for each of the named options that does nothing in this configuration."""
     model, leaves = config.backbone.partition("_")[0], config.flat()
     others = {name.partition("_")[0] for name in backbones()} - {model}
-    layers = {key.split(".")[1] for key in leaves if key.startswith("s4wm.") and key.count(".") == 2}
+    groups_of_s4wm = {key.split(".")[1] for key in leaves if key.startswith("s4wm.") and key.count(".") == 2}
+    layers = groups_of_s4wm - {"attention"}
     said = []
     for key in named:
         groups = key.split(".")
@@ -197,6 +198,8 @@ def inert(config: Config, named: Iterable[str]) -> list[str]:
             why = f"the backbone is '{config.backbone}'"
         elif groups[0] == "s4wm" and groups[1] in layers - {config.s4wm.layer}:
             why = f"the layer is {config.s4wm.layer}"
+        elif key in ("s4wm.attention.heads", "s4wm.attention.memory") and not config.s4wm.attention.layers:
+            why = "s4wm.attention.layers is 0"
         elif key == "optimiser.ssm_lr" and model != "s4wm":
             why = f"backbone '{config.backbone}' has no state-space layers"
         elif needs and leaves[needs[0]] not in needs[1:]:

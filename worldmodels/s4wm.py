@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodels.attention import Attention, Past, initial_cache, step_of
 from worldmodels.base import Rollout, State, keep_states
 from worldmodels.frame_posterior import FramePosterior
 from worldmodels.latent import Latent
@@ -27,13 +28,19 @@ class S4WM(FramePosterior):
     The stack runs over the g_t of a window in parallel, and step by step in acting and imagination. The
     decoder reads (h_t, z_t); actor, critic and heads read the policy input.
 
-    State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory`: the layers' states `[B, L, ...]`.
+    With attention behind some blocks the stack is a hybrid, which the paper's conclusion leaves open: its
+    layers remember for long, and attention finds what was lately there by content or place.
+
+    State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, `memory`: the layers' states `[B, L, ...]`, and
+    with attention `cache` `[B, n, M, D]` and `length` `[B]`, as `Past` has them.
 
     Args:
         embed_size, action_size, latent, units, hidden_layers, width: see `FramePosterior`.
         layers: L of the stack.
         layer: name of the state-space layer; `layer_options[layer]` goes to its constructor.
         mlp_every: see `Stack`; it has to divide L.
+        attention: how many `layers` of attention, up to L, spread evenly over the stack (one is behind the
+            first half), of how many `heads`, with how many steps of `memory`.
         policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states),
             `full` (all three) or `auto` (`full`, but `output` where there are more than `MOST_SEEN` states).
         gradient_checkpointing: recompute each block of a window in the backward pass instead of storing it.
@@ -51,16 +58,28 @@ class S4WM(FramePosterior):
         layers: int,
         layer: str,
         mlp_every: int,
+        attention: Mapping[str, int],
         policy_input: str,
         gradient_checkpointing: bool,
         **layer_options: Mapping[str, Any],
     ) -> None:
         if mlp_every and layers % mlp_every:
             raise ValueError(f"s4wm.layers {layers} must be divisible by s4wm.mlp_every {mlp_every}")
+        count, heads = attention["layers"], attention["heads"]
+        if count > layers:
+            raise ValueError(f"s4wm.attention.layers {count} must be at most s4wm.layers {layers}")
+        if count and width % (2 * heads):
+            raise ValueError(f"s4wm.width {width} must be divisible by twice s4wm.attention.heads {heads}")
         super().__init__(embed_size, action_size, latent, units, hidden_layers, width)
         options = layer_options[layer]
+        behind = [((2 * number + 1) * layers - 1) // (2 * count) for number in range(count)]
         self.stack = Stack(
-            width, layers, lambda: LAYERS[layer](width, **options), gradient_checkpointing, mlp_every
+            width,
+            layers,
+            lambda: LAYERS[layer](width, **options),
+            gradient_checkpointing,
+            mlp_every,
+            {block: Attention(width, heads, attention["memory"]) for block in behind},
         )
         self.prior_net = MLP(width, units, hidden_layers, latent.outputs)
         memory = self.stack.initial(1).numel()
@@ -74,11 +93,12 @@ class S4WM(FramePosterior):
         }[policy_input]
 
     def initial(self, batch_size: int) -> State:
-        memory = self.stack.initial(batch_size)
+        memory, layers = self.stack.initial(batch_size), self.stack.attention
         return {
             "latent": memory.new_zeros(batch_size, *self.latent.shape),
             "output": memory.new_zeros(batch_size, self.width),
             "memory": memory,
+            **(initial_cache(layers, batch_size) if layers else {}),
         }
 
     def observe(
@@ -92,35 +112,49 @@ class S4WM(FramePosterior):
     ) -> Rollout:
         posterior, latent, inputs = self.filtered(state, embed, action, is_first, noise)
         everywhere = self.policy_view != "output"  # then the policy reads the layers' states of every step
-        output, last, memory = self.stack(inputs, state["memory"], is_first, "all" if everywhere else keep)
+        past = Past(self.stack.attention, state, is_first) if self.stack.attention else None
+        wanted = "all" if everywhere else keep
+        output, last, memory = self.stack(inputs, state["memory"], is_first, wanted, past)
         states = {"latent": latent, "output": output} | ({"memory": memory} if everywhere else {})
         kept = keep_states(keep, states)
         if keep is not None and not everywhere:
             kept["memory"] = memory
+        if past and keep is not None:
+            kept |= past.kept(keep)
+        remembered = {"memory": last} | (past.last() if past else {})
         return Rollout(
             features=self.feature(states),
             policy=self.policy_input(states),
             posterior=posterior,
             prior=self.prior(output),
-            last={"latent": latent[:, -1], "output": output[:, -1], "memory": last},
+            last={"latent": latent[:, -1], "output": output[:, -1], **remembered},
             kept=kept,
         )
 
     def advance(self, inputs: Tensor, state: State) -> State:
+        past = step_of(self.stack.attention, state) if self.stack.attention else None
         if "memory" in state:
-            output, memory = self.stack.step(inputs, state["memory"])
-            return {"output": output, "memory": memory}
-        output, rest = self.stack.respond(inputs, state)
-        return {**rest, "output": output}
+            output, memory = self.stack.step(inputs, state["memory"], past)
+            after = {"memory": memory}
+        else:
+            output, after = self.stack.respond(inputs, state, past)
+        return {**after, "output": output, **(past.last() if past else {})}
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
         """Layers with a system per channel cover the whole horizon at once, unless the policy reads states.
 
-        State leaves then: `latent`, `output`, and those of `Stack.responses` in place of `memory`.
+        State leaves then: `latent`, `output`, those of `Stack.responses` in place of `memory`, and those of
+        `Dream.prepare` in place of `cache`.
         """
         self.stack.hold()
-        entries = self.stack.responses(state["memory"], horizon) if self.policy_view == "output" else None
-        return state if entries is None else {"latent": state["latent"], "output": state["output"], **entries}
+        prepared = dict(state)
+        if self.stack.attention:
+            prepared |= self.stack.remembered(state)
+            del prepared["cache"]
+        if self.policy_view == "output" and (entries := self.stack.responses(state["memory"], horizon)):
+            prepared |= entries
+            del prepared["memory"]
+        return prepared
 
     def diagnostics(self) -> dict[str, Tensor]:
         """`log_abar/<layer>`: logarithm of the largest modulus in Abar; nearer 0 means a longer memory."""

@@ -415,6 +415,8 @@ class TestSaved:
         ("s4wm", "rssm.units", "the backbone is 's4wm'"),
         ("rssm_tbtt", "s4wm.layers", "the backbone is 'rssm_tbtt'"),
         ("s4wm", "s4wm.s4.state_size", "the layer is s5"),
+        ("s4wm", "s4wm.attention.memory", "s4wm.attention.layers is 0"),
+        ("s4wm_hybrid", "s4wm.attention.memory", ""),
         ("rssm", "optimiser.ssm_lr", "backbone 'rssm' has no state-space layers"),
         ("s4wm", "replay.burn_in", "replay.initial_state is stored"),
         ("s4wm", "envs.restarts", "envs.mode is sync"),

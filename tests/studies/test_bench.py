@@ -36,6 +36,7 @@ def test_all_backbones_that_can_be_measured(call: Callable[..., dict]) -> None:
         "s4wm_lru",
         "s4wm_mamba2",
         "s4wm_selective_lru",
+        "s4wm_hybrid",
         "s4wm_published",
         "s4wm_published_s5",
     ]

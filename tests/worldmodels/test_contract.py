@@ -1,6 +1,7 @@
 """Every registered backbone, with every state-space layer, keeps the contract of worldmodels/base.py."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_prepared_imagination_has_no_states(layer: str) -> None:
     with pytest.raises(ValueError, match="prepared for 2 steps"):
         backbone.imagine_step(state, inputs.action[:, 2])
     full = Case(S4WMS[layer], {"s4wm.policy_input": "full"}).make()
-    assert full.prepare_imagination(inputs.state, 2) is inputs.state
+    assert full.prepare_imagination(inputs.state, 2) == inputs.state
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -147,9 +148,16 @@ def test_what_the_rssm_shows_of_its_recurrent_state(normed: bool) -> None:
         ("rssm", "blocks", 3, "rssm.deter 16 must be divisible by rssm.blocks 3"),
         ("tssm", "heads", 3, "tssm.width 16 must be divisible by twice tssm.heads 3"),
         ("s4wm", "mlp_every", 3, "s4wm.layers 2 must be divisible by s4wm.mlp_every 3"),
+        ("s4wm", "attention", {"layers": 3, "heads": 2}, "attention.layers 3 must be at most s4wm.layers 2"),
+        (
+            "s4wm",
+            "attention",
+            {"layers": 1, "heads": 3},
+            "16 must be divisible by twice s4wm.attention.heads 3",
+        ),
     ],
 )
-def test_options_that_contradict_each_other_are_named(model: str, key: str, value: int, said: str) -> None:
+def test_options_that_contradict_each_other_are_named(model: str, key: str, value: Any, said: str) -> None:
     options = {**Case(model).config()[model], key: value}
     with pytest.raises(ValueError, match=said):
         make_backbone(model, options, embed_size=2, action_size=2)

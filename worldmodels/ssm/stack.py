@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from worldmodels.attention import Attention, Dream, Past
+from worldmodels.base import State
 from worldmodels.ssm.channels import PerChannel
 from worldmodels.ssm.layer import Layer, TimeInvariant
 from worldmodels.ssm.window import Keep, Window
@@ -65,6 +67,9 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """`layers` blocks and a final norm. Its state is one tensor `[B, layers, ...]`.
 
+    Behind some blocks there may be attention. What that looks back at is not in the state: whoever calls a
+    stack with attention gives it `past`, made of `attention` and what is remembered (`attention.py`).
+
     Runs in float32 even under autocast: the recurrence over thousands of steps needs it.
 
     Args:
@@ -75,6 +80,7 @@ class Stack(nn.Module):
             pass: memory of one block instead of all, for one more forward pass.
         mlp_every: an MLP follows each so manieth layer; with 2, two `Block`s are one block of the S4WM paper
             (its figure of the architecture). 0 for none.
+        attention: behind which blocks there is attention, counted from 0, and the layers in that order.
     """
 
     def __init__(
@@ -84,21 +90,30 @@ class Stack(nn.Module):
         make_layer: Callable[[], Layer],
         checkpointing: bool = False,
         mlp_every: int = 0,
+        attention: Mapping[int, Attention] | None = None,
     ) -> None:
         super().__init__()
         self.checkpointing = checkpointing
         with_mlp = [bool(mlp_every) and number % mlp_every == 0 for number in range(1, layers + 1)]
         self.blocks: Any = nn.ModuleList(Block(width, make_layer(), mlp) for mlp in with_mlp)
         self.norm = nn.LayerNorm(width)
+        attention = attention or {}
+        self.attention: Any = nn.ModuleList(attention.values())
+        self._behind = {block: number for number, block in enumerate(attention)}
 
     def initial(self, batch_size: int) -> Tensor:
         """Zero state `[B, layers, ...]`."""
         return torch.stack([block.layer.initial(batch_size) for block in self.blocks], 1)
 
     def forward(
-        self, x: Tensor, state: Tensor, is_first: Tensor, keep: Keep = None
+        self,
+        x: Tensor,
+        state: Tensor,
+        is_first: Tensor,
+        keep: Keep = None,
+        past: Past | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The window: x `[B, T, D]`, state `[B, layers, ...]`, is_first `[B, T]`.
+        """The window: x `[B, T, D]`, state `[B, layers, ...]`, is_first `[B, T]`, `past` for attention.
 
         Returns:
             `[B, T, D]`, last state `[B, layers, ...]`, and the states after the steps to `keep`,
@@ -108,23 +123,23 @@ class Stack(nn.Module):
         with _autocast_off(x.device.type):
             x = x.to(state.dtype)
             lasts, kepts = [], []
-            for block, before in zip(self.blocks, state.unbind(1), strict=True):
+            for number, before in enumerate(state.unbind(1)):
+                run: Any = functools.partial(self._run, number, past)
                 if self.checkpointing and torch.is_grad_enabled():
-                    block = functools.partial(
-                        checkpoint, block, use_reentrant=False, preserve_rng_state=False
-                    )
-                x, last, kept = block(x, before, window)
+                    run = functools.partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+                x, last, kept = run(x, before, window)
                 lasts.append(last)
                 kepts.append(kept)
             return self.norm(x), torch.stack(lasts, 1), None if keep is None else torch.stack(kepts, 2)
 
-    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, state: Tensor, past: Past | Dream | None = None) -> tuple[Tensor, Tensor]:
         """x `[B, D]`, state `[B, layers, ...]` -> `[B, D]`, next state."""
         with _autocast_off(x.device.type):
             x = x.to(state.dtype)
             collected = []
-            for block, before in zip(self.blocks, state.unbind(1), strict=True):
-                x, after = block.step(x, before)
+            for number, before in enumerate(state.unbind(1)):
+                x, after = self.blocks[number].step(x, before)
+                x = self._attended(number, x[:, None], past)[:, 0]
                 collected.append(after)
             return self.norm(x), torch.stack(collected, 1)
 
@@ -155,7 +170,14 @@ class Stack(nn.Module):
                 entries[f"taps{number}"] = of_layer.taps[:, :horizon].t()[:, None].contiguous()
         return entries
 
-    def respond(self, x: Tensor, entries: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def remembered(self, state: State) -> State:
+        """What attention needs of a state for a dream: `Dream.prepare`."""
+        with _autocast_off(state["cache"].device.type):
+            return Dream.prepare(self.attention, state)
+
+    def respond(
+        self, x: Tensor, entries: dict[str, Tensor], past: Past | Dream | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """`step` with the entries of `responses` for a state: x `[B, D]` -> `[B, D]`, next entries.
 
         Without gradients the entries are overwritten: use the returned ones for the next step, and the given
@@ -172,7 +194,19 @@ class Stack(nn.Module):
             for number, block in enumerate(self.blocks):
                 name = f"response{number}"
                 x, after[name] = block.respond(x, entries[name], entries[f"taps{number}"])
+                x = self._attended(number, x[:, None], past)[:, 0]
             return self.norm(x), after
+
+    def _run(
+        self, number: int, past: Past | None, x: Tensor, state: Tensor, window: Window
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A block and the attention behind it, as the block's `forward`."""
+        x, last, kept = self.blocks[number](x, state, window)
+        return self._attended(number, x, past), last, kept
+
+    def _attended(self, number: int, x: Tensor, past: Past | Dream | None) -> Tensor:
+        """x `[B, T, D]` behind a block -> behind its attention, if it has one."""
+        return past.attend(self._behind[number], x) if past and number in self._behind else x
 
 
 def _autocast_off(device: str) -> contextlib.AbstractContextManager:
