@@ -27,7 +27,9 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+import torch.multiprocessing  # which lets processes share tensors
 from gymnasium.vector.utils import CloudpickleWrapper
+from torch import Tensor
 
 import configs
 from agent.agent import Agent
@@ -39,6 +41,7 @@ from agent.run.seams import Batches, MakeEnvironments, Rows
 from envs import EnvironmentFailure, guard
 from envs.workers import Restarts, how_it_ended, ignore_signals, process_context
 from replay.rows import FLAGS
+from worldmodels import State
 
 MOST_AHEAD = 64  # rows that actors may be ahead, however rare updates are
 
@@ -52,18 +55,6 @@ class Permit(NamedTuple):
     wants_state: bool  # whether the state before it goes there too
 
 
-class Shared:
-    """Arrays `[copies, ...]` of zeros, each like one of `like`, which a process can be given."""
-
-    def __init__(self, like: Mapping[str, np.ndarray], copies: int, context: Any) -> None:
-        self._memory = {key: context.RawArray("b", max(copies * one.nbytes, 1)) for key, one in like.items()}
-        self._kinds = {key: ((copies, *one.shape), one.dtype) for key, one in like.items()}
-
-    def arrays(self) -> Rows:
-        """The arrays, in this process."""
-        return {key: np.ndarray(*kind, self._memory[key]) for key, kind in self._kinds.items()}
-
-
 @dataclass
 class _Part:
     """What an actor's process is given."""
@@ -73,9 +64,9 @@ class _Part:
     first: int  # number of its first environment in the job
     block: slice  # its environments in a row
     episodes: list[int]  # of the job
-    rows: Shared
-    parameters: Shared  # two copies: the one of `version` % 2 is not written to
-    version: Any
+    rows: State  # key -> `[ahead, N, ...]`
+    parameters: Tensor  # `[2, n]`; that of `version` % 2 is not written to
+    version: Tensor  # one number
 
 
 @dataclass
@@ -139,14 +130,14 @@ class Actors:
         self._agent, self._replay, self._episodes = agent, replay, np.array(progress.episodes)
         self._mine = self._episodes[self._first : self._first + self.num_envs]
         replay.close_episodes(np.ones(self.num_envs, bool))
-        context, carry = process_context(), agent.initial(self.num_envs)
+        carry = agent.initial(self.num_envs)
         spaces = self.interface.observations.space
         row = {f"obs/{key}": np.array([leaf.sample()] * self.num_envs) for key, leaf in spaces.items()}
         row |= dict.fromkeys(FLAGS, np.zeros(self.num_envs, bool))
         row |= {"reward": np.zeros(self.num_envs, np.float32), "action": agent.codec.decode(carry.action)}
         row |= {f"state/{key}": leaf for key, leaf in to_numpy(carry.state).items()}
-        self._rows, self._parameters = Shared(row, self.ahead, context), Shared(_flat(agent), 2, context)
-        self._version = context.RawValue("q", 0)
+        self._rows = {key: _shared(torch.as_tensor(value), self.ahead) for key, value in row.items()}
+        self._parameters, self._version = _shared(_flat(agent), 2), _shared(torch.tensor(0), 1)
         self._permitted = self._taken = 0
         self._publish()
         for number in range(self._count):
@@ -159,7 +150,7 @@ class Actors:
         """Wait for a row of each environment, after `step` steps; store it, and permit another one."""
         for number in range(self._count):
             self._await(number)
-        rows = {key: array[self._taken % self.ahead].copy() for key, array in self._rows.arrays().items()}
+        rows = {key: places[self._taken % self.ahead].numpy().copy() for key, places in self._rows.items()}
         state = {key.removeprefix("state/"): rows.pop(key) for key in [*rows] if key.startswith("state/")}
         self._replay.close_episodes(rows["is_first"])  # those that are open are lost
         self._replay.add(rows, state if self._replay.wants_state() else None)
@@ -194,8 +185,8 @@ class Actors:
         config = configs.override(self._config, {"compile": False, "envs.count": size}).to_dict()
         made = CloudpickleWrapper(cast(Any, self._make_envs))
         place = self._first + number * size, slice(number * size, (number + 1) * size)
-        shared = self._rows, self._parameters, self._version
-        part = _Part(config, made, *place, self._episodes.tolist(), *shared)
+        shared = self._parameters, self._version
+        part = _Part(config, made, *place, self._episodes.tolist(), self._rows, *shared)
         here, there = context.Pipe()
         # not a daemon: its environments may be processes too
         process = context.Process(target=_run, args=(there, part), name=f"actor {number}", daemon=False)
@@ -240,15 +231,19 @@ class Actors:
             self._actors[number].permit(permit)
 
     def _publish(self) -> None:
-        version = self._version.value + 1
-        for key, values in _flat(self._agent).items():
-            self._parameters.arrays()[key][version % 2] = values
-        self._version.value, self._published = version, self._agent.updates
+        version = int(self._version) + 1
+        self._parameters[version % 2] = _flat(self._agent)
+        self._version[0], self._published = version, self._agent.updates
 
 
-def _flat(agent: Agent) -> Rows:
-    """The parameters that an agent acts with, one after the other; waits for the device."""
-    return {"flat": torch.cat([tensor.flatten() for tensor in agent.acting_tensors()]).cpu().numpy()}
+def _flat(agent: Agent) -> Tensor:
+    """The parameters that an agent acts with `[n]`."""
+    return torch.cat([tensor.flatten() for tensor in agent.acting_tensors()])
+
+
+def _shared(one: Tensor, copies: int) -> Tensor:
+    """Zeros `[copies, ...]`, each like `one`, in memory that a process which is given them shares."""
+    return torch.zeros(copies, *one.shape, dtype=one.dtype).share_memory_()
 
 
 # What runs in an actor's process
@@ -272,16 +267,15 @@ def _run(pipe: connection.Connection, part: _Part) -> None:
 
 
 def _collect(pipe: connection.Connection, part: _Part, collector: InLoop, agent: Agent) -> None:
-    tensors, copies = agent.acting_tensors(), torch.from_numpy(part.parameters.arrays()["flat"])
-    sizes, version = [tensor.numel() for tensor in tensors], 0
-    outbox = _Outbox(
-        pipe, {key: array[:, part.block] for key, array in part.rows.arrays().items()}, collector
-    )
+    tensors, version = agent.acting_tensors(), 0
+    sizes = [tensor.numel() for tensor in tensors]
+    mine = {key: places.numpy()[:, part.block] for key, places in part.rows.items()}
+    outbox = _Outbox(pipe, mine, collector)
     collector.begin(agent, outbox, Progress(episodes=part.episodes), {})
     while True:
         outbox.permit = pipe.recv()
-        while version != (version := part.version.value):  # again, if it is a new one meanwhile
-            for tensor, value in zip(tensors, copies[version % 2].split(sizes), strict=True):
+        while version != (version := int(part.version)):  # again, if it is a new one meanwhile
+            for tensor, value in zip(tensors, part.parameters[version % 2].split(sizes), strict=True):
                 tensor.copy_(value.view_as(tensor))
         agent.acts = outbox.permit.counter << 20 | part.first
         collector.step(outbox.permit.step)
