@@ -71,11 +71,11 @@ class _Part:
 
 @dataclass
 class _Actor:
-    """An actor seen from the learner; `pending` are the permits of rows that it has not done yet."""
+    """An actor seen from the learner; `pending` is what it has not done yet: to begin (None), and permits."""
 
     process: Any
     pipe: connection.Connection
-    pending: deque[Permit] = field(default_factory=deque)
+    pending: deque[Permit | None] = field(default_factory=lambda: deque([None]))
 
     def permit(self, permit: Permit) -> None:
         self.pending.append(permit)
@@ -142,9 +142,9 @@ class Actors:
         self._publish()
         for number in range(self._count):
             self._actors.append(self._start(number))
+        for number in range(self._count):
+            self._await(number)
         self._permit(progress.step)
-        for actor in self._actors:  # a row is there, or what went wrong
-            connection.wait([actor.pipe])
 
     def step(self, step: int) -> Rows:
         """Wait for a row of each environment, after `step` steps; store it, and permit another one."""
@@ -205,7 +205,7 @@ class Actors:
                 actor.permit(permit)
 
     def _await(self, number: int) -> None:
-        """Wait until an actor has done its oldest permit."""
+        """Wait until an actor has done its oldest permit, or has begun, if it has none."""
         while True:
             try:
                 said = self._actors[number].pipe.recv()
@@ -215,8 +215,9 @@ class Actors:
             if isinstance(said, Exception):
                 raise said
             self.restarted += said
-            self._actors[number].pending.popleft()
-            return
+            pending = self._actors[number].pending
+            if pending.popleft() or not pending:
+                return
 
     def _replace(self, number: int) -> None:
         dead = self._actors[number]
@@ -227,7 +228,7 @@ class Actors:
         self.restarted += 1
         warnings.warn(f"{message}\nA new one begins the next episodes of its environments.", stacklevel=3)
         self._actors[number] = self._start(number)
-        for permit in dead.pending:
+        for permit in filter(None, dead.pending):
             self._actors[number].permit(permit)
 
     def _publish(self) -> None:
@@ -263,7 +264,7 @@ def _run(pipe: connection.Connection, part: _Part) -> None:
         failure = error if isinstance(error, EnvironmentFailure) else RuntimeError(repr(error))
         failure.add_note(f"in {multiprocessing.current_process().name}:\n{traceback.format_exc()}")
         pipe.send(failure)
-    guard.end_within(1.0, 0)
+    guard.end_within(guard.PATIENCE / 2, 0)
 
 
 def _collect(pipe: connection.Connection, part: _Part, collector: InLoop, agent: Agent) -> None:
@@ -272,6 +273,7 @@ def _collect(pipe: connection.Connection, part: _Part, collector: InLoop, agent:
     mine = {key: places.numpy()[:, part.block] for key, places in part.rows.items()}
     outbox = _Outbox(pipe, mine, collector)
     collector.begin(agent, outbox, Progress(episodes=part.episodes), {})
+    pipe.send(0)
     while True:
         outbox.permit = pipe.recv()
         while version != (version := int(part.version)):  # again, if it is a new one meanwhile
