@@ -80,7 +80,7 @@ class Train:
         command = ["python", "run.py", *args.argv]
 
         def work() -> tuple[Mapping[str, Any], str]:
-            result = carry_out(training, training.envs.interface, command, changed)
+            result = carry_out(training, training.collector.interface, command, changed)
             return result, _summary(config, result) if training.job.leads else ""
 
         return work

@@ -140,6 +140,11 @@ class Agent:
         carry = self.step(carry, observations(data), data["is_first"], greedy)
         return carry, self.codec.decode(carry.action)
 
+    def acting_tensors(self) -> list[Tensor]:
+        """The tensors that `act` reads, all of them float32: writing to them changes the agent."""
+        parts = self.model.encoder, self.backbone, self.actor_critic.actor
+        return [tensor for part in parts for tensor in part.state_dict().values()]
+
     @torch.no_grad()
     def step(self, carry: Carry, obs: Batch, is_first: Tensor, greedy: bool) -> Carry:
         """Filter one observation per row and choose an action: tensors on the device in, tensors out.

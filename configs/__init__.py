@@ -49,7 +49,7 @@ DIRECTORY = Path(__file__).parent
 CHOOSING = ("task", "backbone")  # these choose the blocks, so no block may set them
 FREE_TO_CHANGE = (
     *("steps", "device", "threads", "warning_signal", "logdir"),
-    *("envs.mode", "envs.timeout", "envs.restarts", "eval", "log", "checkpoint"),
+    *("envs.mode", "envs.timeout", "envs.restarts", "actors", "eval", "log", "checkpoint"),
 )
 """Options, and groups of them, that may change when a run goes on: what is learned does not."""
 
@@ -59,6 +59,7 @@ NEEDS: dict[str, tuple[Any, ...]] = {
     "replay.state_every": ("replay.initial_state", "stored", "burn_in"),
     "envs.timeout": ("envs.mode", "async"),
     "envs.restarts": ("envs.mode", "async"),
+    "actors.lag": ("actors.count", *range(1, 257)),
     "imagination.count": ("imagination.starts", "random", "last"),
 }
 """Option -> another one, and the values of it with which it does something."""
@@ -202,6 +203,8 @@ def inert(config: Config, named: Iterable[str]) -> list[str]:
             why = "s4wm.attention.layers is 0"
         elif key == "optimiser.ssm_lr" and model != "s4wm":
             why = f"backbone '{config.backbone}' has no state-space layers"
+        elif key == "envs.restarts" and config.actors.count:
+            continue
         elif needs and leaves[needs[0]] not in needs[1:]:
             why = f"{needs[0]} is {typed(leaves[needs[0]])}"
         else:

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +23,10 @@ from envs.actions import action_check
 from envs.guard import Contained, EnvironmentFailure
 from envs.inprocess import InProcess, without_info
 from envs.interface import Interface
-from envs.workers import WorkerFault, Workers
+from envs.workers import Restarts, WorkerFault, Workers
 
 Rows = dict[str, np.ndarray]
 
-WINDOW = 300.0
-"""Seconds within which too many faults of worker processes end a run."""
 SLOW = 10.0
 """Seconds of building environments that are worth a word."""
 
@@ -58,7 +55,7 @@ class VectorDoor:
         first_index: number of the first environment in the run, for messages.
         seed: of the run, for messages.
         timeout: seconds that a worker process may take to answer; 0 waits for ever.
-        restarts: how often within `WINDOW` seconds the worker processes are restarted after one of them
+        restarts: how often within 300 s the worker processes are restarted after one of them
             raised, died or hung. All environments then begin their next episodes.
 
     Raises:
@@ -81,9 +78,8 @@ class VectorDoor:
         self.task, self.num_envs = task, len(builders)
         self._builders = [functools.partial(without_info, builder) for builder in builders]
         self._first_index, self._seed = first_index, seed
-        self._timeout, self._restarts = timeout or None, restarts
+        self._timeout, self._restarts = timeout or None, Restarts(restarts)
         self._fault: WorkerFault | None = None  # met where it could not be handled
-        self._faults: deque[float] = deque()  # when they were
         self.restarted = 0
         self._closed = self._started = self._failed = False
         self._steps = 0  # since the last reset()
@@ -307,16 +303,9 @@ class VectorDoor:
             self._envs.close(terminate=True)
             self._fault = None
             self._episodes += 1
-            now = time.monotonic()
-            self._faults.append(now)
-            while self._faults[0] < now - WINDOW:
-                self._faults.popleft()
-            if len(self._faults) > self._restarts:
-                raise self._failure(
-                    f"{message}\nThese were {len(self._faults)} faults in {WINDOW:g} s, {self._restarts} are "
-                    f"allowed (envs.restarts). Mode 'sync' shows where an environment fails.",
-                    fault,
-                ) from fault
+            if too_many := self._restarts.exhausted():
+                hint = "Mode 'sync' shows where an environment fails."
+                raise self._failure(f"{message}\n{too_many} {hint}", fault) from fault
             self.restarted += 1
             warnings.warn(f"{message}\nAll {self.num_envs} worker processes start anew.", stacklevel=3)
             try:

@@ -12,6 +12,7 @@ import signal
 import time
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
@@ -24,6 +25,11 @@ from gymnasium.vector.utils import CloudpickleWrapper
 from envs import guard
 from envs.guard import PATIENCE
 
+WINDOW = 300.0
+"""Seconds within which too many faults of processes end a run."""
+WARNINGS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+"""Signals by which job systems warn a run, and maybe all of its processes, that time is almost up."""
+
 Builder = Callable[[], gymnasium.Env]
 
 
@@ -33,6 +39,47 @@ class WorkerFault(Exception):  # noqa: N818 (what ends a run is a WorkerError)
     def __init__(self, failed: dict[int, str]) -> None:
         super().__init__(failed)
         self.failed = failed
+
+
+class Restarts:
+    """Processes may be started anew so often within `WINDOW` seconds."""
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed, self._times = allowed, deque[float]()
+
+    def exhausted(self) -> str:
+        """Count a fault; what to say where it is one too many, else ''."""
+        now = time.monotonic()
+        self._times.append(now)
+        while self._times[0] < now - WINDOW:
+            self._times.popleft()
+        faults = f"These were {len(self._times)} faults in {WINDOW:g} s"
+        too_many = len(self._times) > self._allowed
+        return f"{faults}, {self._allowed} are allowed (envs.restarts)." if too_many else ""
+
+
+def how_it_ended(process: Any) -> str:
+    """What became of a process, as a part of a sentence."""
+    return (
+        f"lost its process with exit code {process.exitcode} (a negative one is the signal that killed it; "
+        f"-9 is often a lack of memory)"
+    )
+
+
+def process_context() -> Any:
+    """How processes are started: by a fork server that outlives what stops a run, where there is one."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    # A signal to the whole group must not end the server, as its processes count as dead without it.
+    # The server inherits that they are blocked here, and so do these processes until `ignore_signals`.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, *WARNINGS})
+    try:
+        resource_tracker.ensure_running()  # its start unblocks SIGTERM, which it ignores
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return multiprocessing.get_context("forkserver")
 
 
 class Workers(AsyncVectorEnv):
@@ -56,24 +103,13 @@ class Workers(AsyncVectorEnv):
     ) -> None:
         self._timeout = timeout
         self.answers = 1
-        methods = multiprocessing.get_all_start_methods()
-        if "forkserver" in methods:
-            # A signal to the whole group must not end the server, as its workers count as dead without it.
-            # The server inherits that they are blocked here, and so do the workers until `_ignore_signals`.
-            blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-            try:
-                resource_tracker.ensure_running()  # its start unblocks SIGTERM, which it ignores
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-                forkserver.ensure_running()
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        context = "forkserver" if "forkserver" in methods else "spawn"
-        self.shown = shown or _shown_by(builders[0], multiprocessing.get_context(context), timeout)
+        context = process_context()
+        self.shown = shown or _shown_by(builders[0], context, timeout)
         super().__init__(
             [_InWorker(builder, self.shown) for builder in builders],
             shared_memory=True,
             copy=False,
-            context=context,
+            context=context.get_start_method(),
             daemon=False,
             autoreset_mode=AutoresetMode.NEXT_STEP,
         )
@@ -132,10 +168,7 @@ class Workers(AsyncVectorEnv):
             for number, process in enumerate(self.processes):
                 process.join(timeout=1.0)
                 if not process.is_alive():
-                    dead[number] = (
-                        f"lost its process with exit code {process.exitcode} (a negative one is the signal "
-                        f"that killed it; -9 is often a lack of memory)"
-                    )
+                    dead[number] = how_it_ended(process)
             raise WorkerFault(dead) from error
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
@@ -211,7 +244,7 @@ def _shown_by(builder: Builder, context: Any, timeout: float | None) -> Shown:
 
 def _show(builder: CloudpickleWrapper, pipe: Any) -> None:
     shown: Shown | Exception
-    _ignore_signals()
+    ignore_signals()
     try:
         env = builder()
         shown, trace = Shown(env), ""
@@ -224,15 +257,16 @@ def _show(builder: CloudpickleWrapper, pipe: Any) -> None:
         env.close()
 
 
-def _ignore_signals() -> None:
-    """Make this process ignore what stops a run.
+def ignore_signals() -> None:
+    """Make this process ignore what stops a run, and what warns it that its time is almost up.
 
     Processes that an environment itself starts can be terminated: a handler, unlike SIG_IGN and a blocked
     signal, does not survive exec.
     """
-    for number in guard.SIGNALS:
+    ignored = *guard.SIGNALS, *WARNINGS
+    for number in ignored:
         signal.signal(number, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, guard.SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ignored)
 
 
 class _InWorker:
@@ -244,7 +278,7 @@ class _InWorker:
     def __call__(self) -> gymnasium.Env:
         if not multiprocessing.current_process().name.startswith("Worker<"):
             return self._shown
-        _ignore_signals()
+        ignore_signals()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the process that was asked for its spaces has said it

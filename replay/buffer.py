@@ -101,9 +101,9 @@ class Replay:
         states = 0 if self.states is None else self.states.nbytes * rows // (self.streams * self.store.limit)
         return rows * size if self.store.folder else 0, tail * size + states
 
-    def wants_state(self) -> bool:
-        """Return whether the next `add` takes the recurrent state before its row."""
-        return self.states is not None and self.store.added % self.states.every == 0
+    def wants_state(self, ahead: int = 0) -> bool:
+        """Return whether the `add` after `ahead` more takes the recurrent state before its row."""
+        return self.states is not None and (self.store.added + ahead) % self.states.every == 0
 
     def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
         """Store one row of every stream; beyond the capacity the oldest ones no longer count.

@@ -25,6 +25,8 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 of each [3]")
     parser.add_argument("--steps", type=count, metavar="N", help="environment steps of each [the task's]")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at the same time [1]")
+    ranks = "processes of each run, which torchrun starts on its machine: see docs/scaling.md [1]"
+    parser.add_argument("--processes", type=count, default=1, metavar="N", help=ranks)
     where = "where runs are processes: on this machine, or on a SLURM cluster, as one array job [local]"
     parser.add_argument("--launcher", choices=("local", "slurm"), default="local", help=where)
     sbatch = "of sbatch, for each run: time=720 (minutes), partition=gpu, gpus_per_node=1 ..., one a --slurm"
@@ -59,7 +61,7 @@ def prepare(args: argparse.Namespace) -> Work:
         loop.check(config)
     first = configured[0]
     sizes, options = (args.seeds, first.steps, folder, args.jobs), (args.configs, args.overrides)
-    more = {"threads": first.threads, "grid": values, "launch": launch}
+    more = {"threads": first.threads, "grid": values, "launch": launch, "processes": args.processes}
     comparison = Comparison(first.task, args.backbones, *sizes, *options, **more)
     comparison.refuse_another()
 

@@ -43,6 +43,7 @@ class Comparison:
         threads: torch threads that a run is configured with, at most its share of the cores; 0 for all of it.
         program: what trains, with the arguments of `run.py train`.
         launch: what runs the runs, `jobs` at once; unless `run_all`, not on this processor's cores.
+        processes: of a run, each with its threads; several are ranks that torchrun starts on one machine.
         grid: option -> its values; each combination of them is a row of its own.
     """
 
@@ -58,13 +59,14 @@ class Comparison:
     program: Sequence[str] = (sys.executable, str(REPOSITORY / "run.py"))
     grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
     launch: Launch = run_all
+    processes: int = 1
 
     @property
     def threads_of_a_run(self) -> int:
         """As configured, and not more than its share of the cores."""
         if self.launch is not run_all:
             return self.threads or 1
-        share = max(1, cores() // self.jobs)
+        share = max(1, cores() // (self.jobs * self.processes))
         return min(self.threads or share, share)
 
     @property
@@ -79,12 +81,16 @@ class Comparison:
 
     def _run(self, variant: Variant, seed: int) -> Run:
         folder, threads = self.folder / variant.folder / f"seed{seed}", self.threads_of_a_run
-        words = [*self.program, "train", "--json", "--backbone", variant.backbone, "--task", self.task]
+        python, *program = self.program
+        if self.processes > 1:
+            ranks = ["--standalone", "--nproc-per-node", str(self.processes)]
+            program = ["-m", "torch.distributed.run", *ranks, *program]
+        words = [python, *program, "train", "--json", "--backbone", variant.backbone, "--task", self.task]
         words += ["--seed", str(seed), "--steps", str(self.steps), "--logdir", str(folder)]
         if "threads" not in self.overrides:
             words += ["--threads", str(threads)]
         words += self._words(variant.options)
-        return Run(variant.name, seed, self.steps, folder, threads, words)
+        return Run(variant.name, seed, self.steps, folder, threads, words, processes=self.processes)
 
     @property
     def command(self) -> str:
@@ -92,6 +98,7 @@ class Comparison:
         words = ["python", "run.py", "compare", "--task", self.task, "--backbones", *self.backbones]
         words += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--logdir", str(self.folder)]
         words += [f"--grid={key}={','.join(values)}" for key, values in self.grid.items()]
+        words += ["--processes", str(self.processes)] if self.processes > 1 else []
         return shlex.join([*words, "--jobs", str(self.jobs), *self._words({})])
 
     def _words(self, options: Mapping[str, str]) -> list[str]:

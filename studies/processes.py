@@ -32,7 +32,8 @@ TAIL = 30  # lines of a failed run's stderr that are shown
 class Run:
     """One training run: up to which step, in which folder, with how many threads, by which command.
 
-    `name` is the row that it is of in tables, a backbone; `metric` is what its evaluations log.
+    `name` is the row that it is of in tables, a backbone; `metric` is what its evaluations log; each of its
+    `processes` has these threads.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Run:
     threads: int
     command: Sequence[str]
     metric: str = METRIC
+    processes: int = 1
 
     def __str__(self) -> str:
         return f"{self.name} seed {self.seed}"

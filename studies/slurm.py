@@ -102,7 +102,7 @@ def run_array(runs: Sequence[Run], jobs: int, logs: Path, parameters: Mapping[st
     if not waiting:
         return
     logs.mkdir(parents=True, exist_ok=True)
-    shared = {"array_parallelism": jobs, "cpus_per_task": max(run.threads for run in waiting)}
+    shared = {"array_parallelism": jobs, "cpus_per_task": max(run.threads * run.processes for run in waiting)}
     array = executor(logs / "slurm", shared | dict(parameters))
     with array.batch():
         submitted = [array.submit(Task(run, logs.absolute())) for run in waiting]

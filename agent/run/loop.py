@@ -12,18 +12,19 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
-import torch
 
 import configs
 import envs
 from agent.agent import Agent, derive_seed
 from agent.compiling import check_compiler
 from agent.run import checkpoint, machine, memory, seams
+from agent.run.actors import Actors
+from agent.run.collecting import InLoop
 from agent.run.evaluation import EpisodeStatistics, run_episodes
 from agent.run.folder import RunFolder, on_disk
 from agent.run.job import Job
 from agent.run.machine import choose_device
-from agent.run.progress import Acting, Progress, to_numpy
+from agent.run.progress import Acting, Progress
 from agent.run.saved import load_agent
 from agent.run.seams import Batches, MakeBatches, MakeEnvironments, Rows, close_quietly
 from agent.run.session import Callback, Result, Session, carry_out
@@ -59,20 +60,20 @@ class Training(Session):
         job = Job()
         share = job.share(config)
         self.make_envs = make_envs or seams.environments(config)
-        self.envs = self.make_envs(share.envs.count, config.seed, job.number * share.envs.count)
+        collector = Actors if share.actors.count else InLoop
+        self.collector = collector(share, self.make_envs, job.number * share.envs.count)
         try:
-            spaces = seen, taken = self.envs.observation_space, self.envs.action_space
+            spaces = seen, taken = self.collector.interface.spaces
             device = choose_device(config.device)
             self.needs = memory.on_gpu(spaces, share, device)
             agent = Agent(seen, taken, share, device)
             make_batches = make_batches or seams.batches(share, [*seen.values(), taken])
-            place, count = folder.path / "replay", self.envs.num_envs
-            self.mine = slice(job.number * count, (job.number + 1) * count)  # of the job's environments
+            place, count = folder.path / "replay", self.collector.num_envs
             self.new_replay = partial(make_batches, count, place, agent.prepare)
             progress = Progress(episodes=[-1] * count * job.size)
             super().__init__(config, folder, agent, spaces, self.new_replay(), progress)
         except BaseException:
-            self.envs.close()
+            self.collector.close()
             raise
         self.restarts_seen = 0
         self.best: float | None = None  # return of the best checkpoint, once known
@@ -80,17 +81,19 @@ class Training(Session):
         self.saved_acting: Mapping[str, np.ndarray] = {}
 
     def close(self) -> None:
-        close_quietly("environments", self.envs)
+        self.collector.close()
         close_quietly("replay", self.replay)
 
     # What a session begins with
 
     def take_over(self, saved: checkpoint.Checkpoint) -> None:
-        progress, count = Progress.of(saved.loop_state), self.envs.num_envs
+        progress, count = Progress.of(saved.loop_state), self.collector.num_envs
         if progress.step != saved.step or len(progress.episodes) != count * self.job.size:
             raise ValueError(f"it is at step {progress.step} of {len(progress.episodes)} environments")
         arrays, ranks = shards.split(saved.replay_state or {}, self.job.number, self.job.size)
-        Acting(self.agent.initial(count), {}, EpisodeStatistics(count)).check(arrays)
+        acting = {key: value for key, value in arrays.items() if key.startswith(Acting.PREFIX)}
+        if acting or progress.envs:
+            Acting(self.agent.initial(count), {}, EpisodeStatistics(count)).check(acting)
         load_agent(self.agent, saved.agent_state)
         try:
             lost = self.replay.load_state_dict(arrays, saved.chunks)
@@ -104,36 +107,22 @@ class Training(Session):
                 f"what {ranks} ranks held of the replay is now held by {self.job.size}, all of it"
             )
         self.progress = progress
-        self.saved_acting = {key: value for key, value in arrays.items() if key.startswith(Acting.PREFIX)}
+        self.saved_acting = acting
 
     def _greeting(self) -> Iterator[str]:
         if self.needs:
             yield self.needs
         steps = sum(self.job.collect(len(self.replay)))
         if self.job.size > 1:
-            yield f"{self.job.size} ranks, each with {self.envs.num_envs} environments and their replay"
+            yield f"{self.job.size} ranks, each with {self.collector.num_envs} environments and their replay"
         if self.progress.step:
             yield f"going on from step {self.progress.step:,} with {steps:,} steps of replay"
-
-    def _begin(self) -> Acting:
-        """Begin new episodes, or go on in those that the run was saved in."""
-        count, progress, saved = self.envs.num_envs, self.progress, self.saved_acting
-        if progress.envs and saved:
-            rows, back = self.envs.restore(progress.envs[self.mine])
-        else:
-            rows = self.envs.reset(first_episodes=np.array(progress.episodes[self.mine]) + 1)
-            back = np.zeros(count, bool)
-        self.replay.close_episodes(~back)
-        acting = Acting(self.agent.initial(count), rows, EpisodeStatistics(count))
-        if back.any():
-            acting.go_on(saved, back)
-        return acting
 
     # The loop
 
     def _go_on(self) -> None:
         progress = self.progress
-        self.acting = self._begin()
+        self.collector.begin(self.agent, self.replay, progress, self.saved_acting)
         self.begun = True
         self._learn()  # updates, and then an evaluation, that a signal cut off
         if progress.step:
@@ -142,7 +131,7 @@ class Training(Session):
         while progress.step < self.config.steps:
             began = time.monotonic()
             prefilled = progress.step >= self.config.prefill
-            taken = self._step(prefilled)
+            taken = self._step()
             if prefilled and self.ready:
                 tokens = self.config.batch_size * self.config.batch_length
                 progress.credit += taken * self.config.train_ratio / tokens
@@ -154,36 +143,21 @@ class Training(Session):
             self._do_what_is_due()
             self.job.check(self.stop)
 
-    def _step(self, prefilled: bool) -> int:
-        """Act, store the rows acted on, step the environments; how many steps were taken."""
-        acting = self.acting
-        before = to_numpy(acting.carry.state) if self.replay.wants_state() else None
-        carry, action = self.agent.act(acting.carry, acting.rows)
-        if not prefilled:
-            action = self._random_actions()
-            carry.action = self.agent.codec.encode(torch.as_tensor(action).to(self.agent.device))
-        # The call after an episode's end resets the environment and ignores the action: none was taken.
-        action[acting.rows["is_last"]] = 0
-        self.replay.add({**acting.rows, "action": action}, before)
-
-        ended = acting.rows["is_last"]
-        acting.carry, acting.rows = carry, self.envs.step(action)
-        lost = acting.rows["is_first"] & ~ended
-        if lost.any():  # the environments had to be restarted
-            self.replay.close_episodes(lost)
-        self.limits.see(acting.rows["reward"])
-        acting.episodes.add(acting.rows)
-        return self._count(acting.rows, acting.episodes)
+    def _step(self) -> int:
+        """Collect a row of each environment; how many steps were taken."""
+        rows = self.collector.step(self.progress.step)
+        self.limits.see(rows["reward"])
+        return self._count(rows, self.collector.statistics)
 
     def _count(self, rows: Rows, episodes: EpisodeStatistics) -> int:
         """Count and log what the environments of all ranks have just done; how many steps were taken."""
         here = [~rows["is_first"], rows["is_last"], episodes.returns, episodes.lengths]
         all_here = [
-            np.full(len(rows["is_first"]), value) for value in (self.envs.restarted, self.replay.ready())
+            np.full(len(rows["is_first"]), value) for value in (self.collector.restarted, self.replay.ready())
         ]
         seen = self.job.rows(np.stack([*here, *all_here], 1).astype(float))
         taken, ended = int(seen[:, 0].sum()), seen[:, 1] > 0
-        restarted = int(seen[:: self.envs.num_envs, 4].sum())
+        restarted = int(seen[:: self.collector.num_envs, 4].sum())
         self.ready = bool(seen[:, 5].all())
         if restarted > self.restarts_seen:  # the rows do not show it if every episode had ended
             self.progress.restarts += restarted - self.restarts_seen
@@ -196,19 +170,11 @@ class Training(Session):
             self.logger.add(self.progress.step, {"episode/return": returned, "episode/length": length})
         return taken
 
-    def _random_actions(self) -> np.ndarray:
-        """A uniform action for each environment, which depends on seed and step alone."""
-        random = np.random.default_rng(derive_seed(self.config.seed, "prefill", self.progress.step))
-        space, actions = self.envs.action_space, []
-        for seed in random.integers(2**31, size=self.job.size * self.envs.num_envs)[self.mine]:
-            space.seed(int(seed))
-            actions.append(np.asarray(space.sample()))
-        return np.stack(actions)
-
     def _learn(self) -> None:
         """The updates that are due; a signal is looked at between them."""
         while self.progress.credit >= 1:
             self._update()
+            self.collector.learned()
             self.progress.credit -= 1
             self.job.check(self.stop)
 
@@ -221,7 +187,9 @@ class Training(Session):
         of = f"of the first of {self.job.size} ranks: " if self.job.size > 1 else ""
         self.logger.say(f"{of}{self.replay.describe()}")
         parameters = sum(self.agent.parameter_counts().values())
-        images = any(len(leaf.shape or ()) == 3 for leaf in self.envs.observation_space.values())
+        images = any(
+            len(leaf.shape or ()) == 3 for leaf in self.collector.interface.observations.space.values()
+        )
         self.logger.say(on_disk(self.config, parameters, self.replay.disk, images))
         orphaned = sum(self.job.collect(self.replay.orphaned))
         if orphaned:
@@ -277,8 +245,8 @@ class Training(Session):
         """Write a checkpoint; unless environments are `restorable`, new episodes begin when it is gone on."""
         self.folder.check()
         self.recorder.check()
-        episodes, envs = self.envs.episodes.tolist(), self.envs.state() if restorable else []
-        arrays = self.replay.state_dict() | self.acting.arrays()
+        episodes, envs, acting = self.collector.state(restorable)
+        arrays = self.replay.state_dict() | acting
         held = self.job.collect((episodes, envs, arrays, self.replay.chunks()))
 
         def write() -> set[str]:
@@ -327,7 +295,7 @@ def train(
     training = Training(config, folder, seams.environments(config, make_env=make_env))
     training.callback = callback
     try:
-        return carry_out(training, training.envs.interface, ["python", *sys.argv], changed)
+        return carry_out(training, training.collector.interface, ["python", *sys.argv], changed)
     except SystemExit as stopped:
         if stopped.code == 128 + signal.SIGINT:
             raise KeyboardInterrupt from None

@@ -80,7 +80,20 @@ class Source(Protocol):
         """End the threads."""
 
 
-class Batches(Source, Protocol):
+class TakesRows(Protocol):
+    """Where rows are put."""
+
+    def wants_state(self) -> bool:
+        """Whether the next `add` takes the recurrent state before its row."""
+
+    def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
+        """Store one row of every environment."""
+
+    def close_episodes(self, streams: np.ndarray) -> None:
+        """End the open episodes of these environments, `[N]` bool, without an end of the task."""
+
+
+class Batches(Source, TakesRows, Protocol):
     """The replay, with its batches read ahead: `replay.Replay`."""
 
     @property
@@ -96,14 +109,8 @@ class Batches(Source, Protocol):
     def disk(self, rows: int) -> tuple[int, int]:
         """Bytes of the files that hold so many rows, and of a `state_dict`."""
 
-    def wants_state(self) -> bool:
-        """Whether the next `add` takes the recurrent state before its row."""
-
-    def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
-        """Store one row of every environment."""
-
-    def close_episodes(self, streams: np.ndarray) -> None:
-        """End the open episodes of these environments, `[N]` bool, without an end of the task."""
+    def wants_state(self, ahead: int = 0) -> bool:
+        """Whether the `add` after so many more takes the recurrent state before its row."""
 
     def peek(self, number: int) -> Rows:
         """A batch for reports, on which nothing later depends."""

@@ -191,6 +191,32 @@ def test_a_killed_run_leaves_no_process(tmp_path: Path, start: Start) -> None:
     gone(process.pid)
 
 
+@pytest.mark.timeout(900)
+@pytest.mark.faults("actor or learner killed", full=True)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_actors_are_replaced_and_end_with_the_learner(mode: str, tmp_path: Path, start: Start) -> None:
+    """Whether it is asked to stop or killed, with environments in the actors or in workers of theirs."""
+    logdir = tmp_path / "run"
+    given = ["--actors.count", "2", "--envs.mode", mode, "--steps", str(ENDLESS)]
+    process = start(*words(logdir, "memory_chain:n=3", *given), start_new_session=True)
+    wait_for(lambda: logged_steps(logdir) > 50, process)
+    if mode == "async":
+        process.kill()
+        gone(process.pid)
+        return
+    actors = workers(process.pid)
+    assert len(actors) == 2
+    os.kill(actors[1], signal.SIGKILL)
+    wait_for(lambda: any("env/restarts" in line for line in metrics(logdir)), process)
+    reached = logged_steps(logdir)
+    wait_for(lambda: logged_steps(logdir) > reached + 50, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    code, said = finish(process)
+    assert code == 143 and "lost its process with exit code -9" in said, said
+    assert newest_step(logdir) >= reached + 50
+    gone(process.pid)
+
+
 def gone(pid: int) -> None:
     """Every process of the session ends by itself."""
     deadline = time.monotonic() + 20

@@ -177,3 +177,6 @@ def test_the_command_of_a_run() -> None:
     ]
     (run,) = Comparison("t", ["rssm"], 1, 100, Path("d"), overrides={"threads": "1"}).runs
     assert "--threads" not in run.command and "--threads=1" in run.command
+    comparison = Comparison("t", ["rssm"], 1, 100, Path("d"), processes=2)
+    words = "-m torch.distributed.run --standalone --nproc-per-node 2"
+    assert comparison.runs[0].command[1:6] == words.split() and "--processes 2" in comparison.command

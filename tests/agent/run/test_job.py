@@ -51,7 +51,7 @@ def train(logdir: Path, **changed: Any) -> dict[str, Any]:
     overrides = OPTIONS | changed | {"logdir": str(logdir)}
     config = configs.load(overrides.pop("task"), presets=["debug"], overrides=overrides)
     training = Training(config, RunFolder(logdir))
-    return carry_out(training, training.envs.interface, ["python", "run.py"], [])
+    return carry_out(training, training.collector.interface, ["python", "run.py"], [])
 
 
 def stopped(logdir: Path) -> None:
