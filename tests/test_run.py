@@ -66,7 +66,10 @@ def refuses(argv: Sequence[str], capsys: pytest.CaptureFixture[str], *parts: str
 
 
 class TestHelp:
-    def test_lists_every_option_with_default_and_meaning(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_lists_every_option_with_default_and_meaning(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "1000")  # lines break at hyphens, too
         with pytest.raises(SystemExit) as stop:
             run.main(["train", "--help"])
         assert stop.value.code == 0

@@ -17,7 +17,7 @@ import run
 from agent.agent import Agent
 from agent.run import checkpoint, seams
 from replay.episodes import Episodes
-from studies import collect, fit, maze_probe
+from studies import collect, fit, maze_probe, readout
 from tests.agent.run import recorded
 from tests.agent.run.recorded import maze_files
 from tests.agent.run.test_loop import same
@@ -215,7 +215,7 @@ def test_episodes_of_others(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     maze, played = maze_files(tmp_path / "maze"), recorded.played("cart/pole-v0", "CartPole-v1")
     monkeypatch.setattr(seams, "check_task", None)
-    monkeypatch.setattr(maze_probe, "STEPS", 2)
+    monkeypatch.setattr(readout, "STEPS", 2)
     monkeypatch.setattr(maze_probe, "UNITS", 8)
     for name, of, video in (("maze", maze, "x.gif"), ("minari", played, "")):
         folder = tmp_path / name

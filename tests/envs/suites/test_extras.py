@@ -21,7 +21,9 @@ from envs.tasks import gridworld
     ],
 )
 def test_a_missing_package_names_the_extra(task, module, extra, monkeypatch):
-    monkeypatch.setitem(sys.modules, module, None)
+    loaded = [name for name in sys.modules if name.startswith(f"{module}.")]  # by other tests
+    for name in (module, *loaded):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr("envs.suites.gl.require", lambda what: None)
     gridworld.tiles.cache_clear()
     with pytest.raises(ImportError, match=rf"which is not installed: pip install -e '\.\[{extra}\]'"):

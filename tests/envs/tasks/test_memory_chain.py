@@ -10,7 +10,7 @@ def test_transcript_by_hand():
     obs, info = env.reset(seed=3)
     cue = obs[2]
     assert cue in (-1, 1)
-    assert info == {}
+    assert info == {"probe": {"cue": int(cue > 0), "answer": -1}}
     np.testing.assert_array_equal(obs, [1, 0, cue])
     expected = [
         [1, 0, cue],  # bsuite shows t = 0 twice

@@ -11,7 +11,7 @@ def test_transcript_by_hand():
     env = RepeatPrevious(k=2, decks=1)
     suit, info = env.reset(seed=3)
     shown, rewards = [suit], []
-    assert info == {}
+    assert info == {"probe": {"answer": -1}}
     for t in range(1, 52):
         wrong = t % 7 == 0
         answer = shown[-2] if t >= 2 else 0
