@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -90,6 +91,9 @@ class StateTracking(CheckedEnv):
     def _act(self, action: int) -> tuple[float, bool, bool]:
         right = action == self._answers[self._t - 1]
         return (1.0 if right else -1 / (self._states - 1)) / self.length, self._t == self.length, False
+
+    def _info(self) -> dict[str, Any]:
+        return {"probe": {"answer": self._answers[self._t] if self._t < self.length else -1}}
 
     def solution(self) -> Iterator[int]:
         """Yield the actions of an optimal episode, from its start to its end."""
