@@ -41,7 +41,7 @@ from agent.run.seams import Batches, MakeEnvironments, Rows
 from envs import EnvironmentFailure, guard
 from envs.workers import Restarts, how_it_ended, ignore_signals, process_context
 from replay.rows import FLAGS
-from worldmodels import State
+from worldmodels import State, ranks
 
 MOST_AHEAD = 64  # rows that actors may be ahead, however rare updates are
 
@@ -157,7 +157,7 @@ class Actors:
         self._mine += rows["is_first"]
         self.statistics.add(rows)
         self._taken += 1
-        self._permit(step + int((~rows["is_first"]).sum()))
+        self._permit(step + ranks.place()[1] * int((~rows["is_first"]).sum()))
         return rows
 
     def learned(self) -> None:
@@ -195,9 +195,10 @@ class Actors:
         return _Actor(process, here)
 
     def _permit(self, step: int) -> None:
-        """Permit as many rows as actors may be ahead."""
+        """Permit as many rows as actors may be ahead of `step`, the steps of all ranks."""
+        a_row = ranks.place()[1] * self.num_envs
         while (ahead := self._permitted - self._taken) < self.ahead:
-            then, wanted = step + ahead * self.num_envs, self._replay.wants_state(ahead)
+            then, wanted = step + ahead * a_row, self._replay.wants_state(ahead)
             permit = Permit(self._permitted % self.ahead, self._agent.acts, then, wanted)
             self._agent.acts += 1
             self._permitted += 1

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
@@ -13,10 +14,12 @@ import configs
 import envs
 from agent.agent import Agent
 from agent.run import checkpoint
+from agent.run.actors import Actors, Permit
 from agent.run.folder import RunFolder
 from agent.run.loop import Training
 from envs import EnvironmentFailure
 from tests.agent.run.house import configure
+from worldmodels import ranks
 
 TASK = "memory_chain:n=3"
 
@@ -120,3 +123,20 @@ def test_continuous_actions_and_a_policy_that_may_be_older(tmp_path: Path) -> No
     run.run()
     assert published == [*range(0, run.agent.updates + 1, 3)] and len(published) > 2
     assert isinstance(run.collector.interface.spaces[1], gymnasium.spaces.Box)
+
+
+def test_permits_count_the_steps_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefill ends by the job's steps: a rank that counted its own would act at random for longer."""
+    monkeypatch.setattr(ranks, "place", lambda: (1, 3))
+    permitted: list[Permit] = []
+    collector = SimpleNamespace(
+        num_envs=4,
+        ahead=3,
+        _permitted=7,
+        _taken=7,
+        _agent=SimpleNamespace(acts=0),
+        _replay=SimpleNamespace(wants_state=lambda _ahead: False),
+        _actors=[SimpleNamespace(permit=permitted.append)],
+    )
+    Actors._permit(collector, 100)  # type: ignore[arg-type]
+    assert [permit.step for permit in permitted] == [100, 112, 124]
