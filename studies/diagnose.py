@@ -225,15 +225,16 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
             for name, values in known.items():
                 facts[name].append(values[asked[:, t], t])
             views = (("observed", step.state, step.feature), ("imagined", step.dream, step.dreamed))
-            for how, state, feature in views[: 2 if context else 1]:
-                policy, feature = agent.backbone.policy_input(state)[rows], feature[rows]
-                for place, value in zip(PLACES, (feature[:, -size:], feature, policy), strict=True):
-                    inputs[how, place].append(value.float())
-                if ANSWER in known and isinstance(agent.codec.space, spaces.Discrete):
-                    begun = state if how == "imagined" else agent.backbone.prepare_imagination(state, 1)
-                    chosen[how, "reward"].append(_best(agent, begun)[rows])
-                    if acts:
-                        chosen[how, "actor"].append(agent.actor_critic.policy(policy).mode().argmax(-1))
+            with agent.autocast():
+                for how, state, feature in views[: 2 if context else 1]:
+                    policy, feature = agent.backbone.policy_input(state)[rows], feature[rows]
+                    for place, value in zip(PLACES, (feature[:, -size:], feature, policy), strict=True):
+                        inputs[how, place].append(value.float())
+                    if ANSWER in known and isinstance(agent.codec.space, spaces.Discrete):
+                        begun = state if how == "imagined" else agent.backbone.prepare_imagination(state, 1)
+                        chosen[how, "reward"].append(_best(agent, begun)[rows])
+                        if acts:
+                            chosen[how, "actor"].append(agent.actor_critic.policy(policy).mode().argmax(-1))
         latents.append(torch.stack(of_batch))
     if not facts:
         raise configs.Mistake(f"none of the {sum(map(len, reached))} episodes comes to a step that asks.")

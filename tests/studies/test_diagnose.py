@@ -1,6 +1,7 @@
 """Facts are found where they are and nowhere else, and the networks' answers are counted."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import configs
 from agent.agent import Agent
 from agent.run.foresight import Step
 from studies import collect, diagnose, readout
+from tests.agent.run.episodes import SPACES as EPISODE
 from tests.agent.run.episodes import rows
 from tests.studies.conftest import Call, Train
 
@@ -57,6 +59,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
         ),
         device=torch.device("cpu"),
         deterministic_eval=True,
+        autocast=nullcontext,
         seed_torch=lambda *_: torch.manual_seed(0),
     )  # type: ignore[return-value]
 
@@ -105,6 +108,19 @@ def test_no_episode_that_asks(agent: Agent) -> None:
     quiet = episodes(4, 0)[:1]
     with pytest.raises(configs.Mistake, match="none of the 1 episodes comes to a step that asks"):
         diagnose.diagnose(agent, quiet, quiet, None, acts=True)
+
+
+@pytest.mark.parametrize("backbone", ["tssm", "s4wm_hybrid"])
+def test_in_mixed_precision(backbone: str) -> None:
+    """A dream's keys are bfloat16 there, and a step that is tried from it computes alike."""
+    config = configs.load(
+        backbone=backbone, presets=["debug"], overrides={"device": "cpu", "precision": "bfloat16"}
+    )
+    agent = Agent(*EPISODE, config)
+    found = diagnose.gather(agent, episodes(8, 0), 2, acts=True)
+    assert found.chosen.keys() == {(how, net) for how in diagnose.HOW for net in diagnose.NETWORKS}
+    assert {len(each) for each in (*found.inputs.values(), *found.chosen.values())} == {6}
+    assert all(each.dtype == torch.float32 for each in found.inputs.values())
 
 
 def test_as_a_command(
