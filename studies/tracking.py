@@ -72,6 +72,9 @@ def arguments(parser: Parser) -> None:
 
 def prepare(args: argparse.Namespace) -> Work:
     """See `measure`."""
+    for task in args.tasks:
+        if "length=" in task:
+            raise ValueError(f"give the length of words as --length N, not in --tasks, got {task!r}.")
     of = {task: envs.make_raw(f"state_tracking:{task}").get_wrapper_attr("table") for task in args.tasks}
 
     def work() -> tuple[dict[str, Any], str]:

@@ -22,3 +22,4 @@ def test_parity_is_learned_where_inputs_choose_the_transition() -> None:
 def test_mistakes(refused: Callable[..., str]) -> None:
     assert "whole number from 2 to 64" in refused("tracking", "--tasks", "modular:modulus=1")
     assert "invalid choice: 'lstm'" in refused("tracking", "--layers", "lstm")
+    assert "--length N" in refused("tracking", "--tasks", "parity:length=48")
