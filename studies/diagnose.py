@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from tqdm import tqdm
 
 import configs
 from agent.agent import Agent
@@ -160,8 +161,8 @@ def diagnose(
     train, test = (gather(agent, each, context, acts) for each in (fitted, held))
     agent.seed_torch("diagnose")
     facts: dict[str, Any] = {}
-    for name, truth in test.facts.items():
-        true = train.facts[name]
+    for name in tqdm(sorted(test.facts.keys() & train.facts.keys()), unit="fact"):
+        true, truth = train.facts[name], test.facts[name]
         facts[name] = {"guess": _share(true.mode().values, truth)}
         for (how, place), inputs in train.inputs.items():
             read = {
