@@ -154,6 +154,15 @@ def add_checkpoint(parser: Parser) -> None:
     which.add_argument("--best", action="store_true", help="the checkpoint of the highest return evaluated")
 
 
+def add_episodes(parser: Parser, data: str, context: str, most: int) -> None:
+    """Which episodes on disk a command takes, how many at most, and how much of them a model observes."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
+    parser.add_argument("--context", type=count, metavar="N", help=f"frames observed {context}")
+    parser.add_argument(
+        "--episodes", type=count, default=most, metavar="N", help=f"how many at most [{most}]"
+    )
+
+
 def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
     """The option of every command that plays episodes; a configured run has a seed of its own."""
 

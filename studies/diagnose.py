@@ -29,13 +29,14 @@ from agent.run import sources
 from agent.run.data import Data, Episode, held_out
 from agent.run.foresight import ROWS, encoded, predicted_reward, stacked, steps
 from agent.run.saved import SavedRun
-from configs.command_line import Parser, Work, add_device, add_run, count, run_of
+from configs.command_line import Parser, Work, add_device, add_episodes, add_run, run_of
 from replay.rows import Rows
 from studies import readout, tables
 from worldmodels import State
 from worldmodels.latent import MODE, Noise
 
 ANSWER = "answer"
+EPISODES = 1000
 FITTED = 0.75  # of the episodes, where none were fitted to; the others are for the scores
 PLACES = ("latent", "features", "policy")
 """Where facts are looked for: z, (h, z), and what actor, critic, reward and continue networks read."""
@@ -49,11 +50,7 @@ def arguments(parser: Parser) -> None:
     add_run(parser)
     add_device(parser)
     data = "episodes of collect, such as those of --policy RUN [those the run was fitted to]"
-    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
-    parser.add_argument(
-        "--context", type=count, metavar="N", help="frames observed, the others imagined [all are observed]"
-    )
-    parser.add_argument("--episodes", type=count, default=1000, metavar="N", help="how many at most [1000]")
+    add_episodes(parser, data, "of each, the others imagined [all]", EPISODES)
 
 
 def prepare(args: argparse.Namespace) -> Work:

@@ -16,7 +16,7 @@ from agent.run.foresight import Sequences, foresee, sequences, strips
 from agent.run.pictures import open_loop_frames
 from agent.run.reports import FPS
 from agent.run.saved import SavedRun
-from configs.command_line import Parser, Work, add_device, add_run, add_video, count, run_of
+from configs.command_line import Parser, Work, add_device, add_episodes, add_run, add_video, run_of
 from replay.files import writable
 from replay.rows import Rows
 from studies import maze_probe
@@ -33,13 +33,7 @@ def arguments(parser: Parser) -> None:
     add_run(parser)
     add_device(parser)
     data = "episodes to foresee, as fit takes them [those the run was fitted to, its test part]"
-    parser.add_argument("--data", type=Path, metavar="DIR", help=data)
-    parser.add_argument(
-        "--context", type=count, metavar="N", help="frames observed [the task's, or half an episode]"
-    )
-    parser.add_argument(
-        "--episodes", type=count, default=EPISODES, metavar="N", help=f"how many at most [{EPISODES}]"
-    )
+    add_episodes(parser, data, "[the task's, or half an episode]", EPISODES)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the pictures go [RUN/foresee]")
     add_video(parser, f"the first {SHOWN} episodes")
 
