@@ -53,13 +53,16 @@ FREE_TO_CHANGE = (
 )
 """Options, and groups of them, that may change when a run goes on: what is learned does not."""
 
+ANY = range(1, 257)  # of a number of things, whose 0 switches them off
 NEEDS: dict[str, tuple[Any, ...]] = {
     "replay.burn_in": ("replay.initial_state", "burn_in"),
     "replay.max_age": ("replay.initial_state", "burn_in"),
     "replay.state_every": ("replay.initial_state", "stored", "burn_in"),
     "envs.timeout": ("envs.mode", "async"),
     "envs.restarts": ("envs.mode", "async"),
-    "actors.lag": ("actors.count", *range(1, 257)),
+    "actors.lag": ("actors.count", *ANY),
+    "s4wm.attention.heads": ("s4wm.attention.layers", *ANY),
+    "s4wm.attention.memory": ("s4wm.attention.layers", *ANY),
     "imagination.count": ("imagination.starts", "random", "last"),
 }
 """Option -> another one, and the values of it with which it does something."""
@@ -199,8 +202,6 @@ def inert(config: Config, named: Iterable[str]) -> list[str]:
             why = f"the backbone is '{config.backbone}'"
         elif groups[0] == "s4wm" and groups[1] in layers - {config.s4wm.layer}:
             why = f"the layer is {config.s4wm.layer}"
-        elif key in ("s4wm.attention.heads", "s4wm.attention.memory") and not config.s4wm.attention.layers:
-            why = "s4wm.attention.layers is 0"
         elif key == "optimiser.ssm_lr" and model != "s4wm":
             why = f"backbone '{config.backbone}' has no state-space layers"
         elif key == "envs.restarts" and config.actors.count:
