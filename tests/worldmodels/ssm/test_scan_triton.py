@@ -1,6 +1,6 @@
 """The Triton kernels, run by Triton's interpreter on the CPU: equal to the loops, and nothing passes a reset.
 
-On a GPU `test_diagonal.py` and `test_contract.py` run them as they are.
+On a GPU they are run as they are, here and by `test_diagonal.py` and `test_contract.py`.
 """
 
 import importlib.util
@@ -14,6 +14,7 @@ from tests.worldmodels.ssm.test_diagonal import arguments
 from worldmodels.ssm import diagonal
 
 KERNELS = diagonal.__file__.replace("diagonal.py", "scan_triton.py")
+TYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 
 
 @pytest.fixture(scope="module")
@@ -30,34 +31,50 @@ def kernels() -> ModuleType:
     return module
 
 
+def check(kernels: ModuleType, device: str, dtype: torch.dtype, plain: tuple[Tensor, ...]) -> None:
+    """States and gradients against those of the loops, which compute in double precision on the CPU."""
+    decay, inputs, state, is_first = plain
+    expected, resets = diagonal.loop_forward(decay, inputs, state, is_first)
+    grad = torch.randn_like(expected).transpose(0, 1).contiguous().transpose(0, 1)
+    wanted = diagonal.loop_backward(decay, state, is_first, expected, grad, resets)
+    decay, inputs, state, grad = (x.to(device, dtype) for x in (decay, inputs, state, grad))
+    is_first = is_first.to(device)
+    states = kernels.forward(decay, inputs, state, is_first)
+    found = states, *kernels.backward(decay, state, is_first, states, grad)
+    tolerance = 1e-11 if dtype in (torch.float64, torch.complex128) else 1e-4
+    for got, right in zip(found, (expected, *wanted), strict=True):
+        torch.testing.assert_close(got.cpu(), right.to(dtype), rtol=tolerance, atol=tolerance)
+
+
 @pytest.mark.parametrize("steps", [1, 4, 10])
 @pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
-@pytest.mark.parametrize("real", [False, True], ids=["complex", "real"])
-@pytest.mark.parametrize("double", [False, True], ids=["single", "double"])
-def test_equals_the_loops(kernels: ModuleType, steps: int, varying: bool, real: bool, double: bool) -> None:
-    """States and gradients, with resets at the ends and two in a row, a start state, modes left over."""
-    decay, inputs, state, is_first = arguments(2, steps, (3,), varying=varying, real=real)
-    if not double:
-        single = torch.float32 if real else torch.complex64
-        decay, inputs, state = decay.to(single), inputs.to(single), state.to(single)
-    expected, resets = diagonal.loop_forward(decay, inputs, state, is_first)
-    states = kernels.forward(decay, inputs, state, is_first)
-    grad = torch.randn_like(states).transpose(0, 1).contiguous().transpose(0, 1)
-    gradients = kernels.backward(decay, state, is_first, states, grad)
-    wanted = diagonal.loop_backward(decay, state, is_first, expected, grad, resets)
-    tolerance = {"rtol": 1e-11, "atol": 1e-11} if double else {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(states, expected, **tolerance)
-    for got, right in zip(gradients, wanted, strict=True):
-        torch.testing.assert_close(got, right, **tolerance)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_equals_the_loops(kernels: ModuleType, steps: int, varying: bool, dtype: torch.dtype) -> None:
+    """With resets at the ends and two in a row, a start state, modes left over."""
+    plain = arguments(2, steps, (3,), varying=varying, real=not dtype.is_complex)
+    check(kernels, "cpu", dtype, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("steps", [1, 64, 150])
+@pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_equals_the_loops_on_a_gpu(steps: int, varying: bool, dtype: torch.dtype) -> None:
+    """The same of the kernels as they are: a part of a tile, a whole one, two and a rest."""
+    from worldmodels.ssm import scan_triton
+
+    plain = arguments(4, steps, (19,), varying=varying, real=not dtype.is_complex)
+    check(scan_triton, "cuda", dtype, plain)
 
 
 @pytest.mark.parametrize("varying", [False, True], ids=["constant", "varying"])
 def test_arguments_of_any_memory_layout(kernels: ModuleType, varying: bool) -> None:
     """Transposed, every other number, repeated, conjugated: states and gradients are those of plain ones."""
-    plain = arguments(2, 9, (3,), varying=varying)
+    plain = arguments(2, 5, (3,), varying=varying)
     decay, _, state, is_first = plain
     states = kernels.forward(*plain)
     grad = torch.randn(2, 1, 3, dtype=states.dtype).expand_as(states).contiguous()
+    expected = kernels.backward(decay, state, is_first, states, grad)
     layouts = (
         lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
         lambda x: torch.stack([x, ~x if x.dtype == torch.bool else -x], -1)[..., 0],
@@ -66,7 +83,6 @@ def test_arguments_of_any_memory_layout(kernels: ModuleType, varying: bool) -> N
     for other in layouts:
         again = kernels.forward(*(other(x) for x in plain))
         assert torch.equal(again, states)
-        expected = kernels.backward(decay, state, is_first, states, grad)
         actual = kernels.backward(
             *(other(x) for x in (decay, state, is_first, states)), grad[:, :1].expand_as(grad)
         )
