@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch.overrides import TorchFunctionMode
 
 import configs
 from agent.agent import Agent, Carry, derive_seed
@@ -493,6 +494,58 @@ def test_on_a_gpu(backbone: str, precision: str) -> None:
     assert all(agent.codec.space.contains(one) for one in action)
     assert all(np.isfinite(value) for value in agent.metrics().values())
     reports.open_loop(agent, make_batch(agent, SPACE), context=4)
+
+
+class DrawnOnTheCPU(TorchFunctionMode):
+    """Within, random numbers are those of the CPU's generator, whatever the device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in (torch.rand, torch.randn_like, torch.randperm, torch.multinomial):
+            return func(*args, **kwargs)
+        device = kwargs.get("device") or args[0].device
+        there = {"device": "cpu"} if "device" in kwargs else {}
+        there_args = [value.cpu() if isinstance(value, torch.Tensor) else value for value in args]
+        return func(*there_args, **kwargs | there).to(device)
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+"""The first shows without a GPU that these tests run."""
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backbone", configs.backbones())
+def test_an_update_is_the_same_on_another_device(backbone: str, device: str) -> None:
+    """Losses and gradients of the same draws, within the rounding of float32."""
+    here, there = make(backbone, VECTOR), make(backbone, VECTOR, device=device)
+    there.load_state_dict(here.state_dict())
+    with DrawnOnTheCPU():
+        for agent in (here, there):
+            agent.update(make_batch(agent, VECTOR))
+    assert there.metrics() == pytest.approx(here.metrics(), rel=1e-3, abs=1e-4)
+    for name, one in here.optimisers.items():
+        for mine, other in zip(one.parameters, there.optimisers[name].parameters, strict=True):
+            assert mine.grad is not None and other.grad is not None and other.device.type == device
+            most = float(mine.grad.abs().max())
+            torch.testing.assert_close(other.grad.cpu(), mine.grad, rtol=1e-3, atol=1e-3 * most + 1e-7)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_an_agent_goes_on_on_another_device(backbone: str, device: str) -> None:
+    """From the CPU there and back, an update at each place: every number is taken along as it was."""
+    before = make(backbone)
+    before.update(make_batch(before, SPACE))
+    for where in (device, "cpu"):
+        saved = torch.load(_written(before.state_dict()), map_location="cpu", weights_only=True)
+        agent = make(backbone, device=where)
+        agent.load_state_dict(saved)
+        carried = torch.load(_written(agent.state_dict()), map_location="cpu", weights_only=True)
+        assert_same(carried, saved)
+        agent.update(make_batch(agent, SPACE, seed=agent.updates))
+        assert all(np.isfinite(value) for value in agent.metrics().values())
+        before = agent
+    assert before.updates == 3
 
 
 @pytest.mark.gpu
