@@ -148,6 +148,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "report": "studies.report",
     "bench": "studies.bench",
     "scale": "studies.scale",
+    "card": "studies.card",
     "tracking": "studies.tracking",
     "gallery": "studies.gallery",
     "same": "studies.same",

@@ -146,7 +146,8 @@ def _world_model(subject: Subject, length: int) -> Case:
 
 def _update(subject: Subject, length: int) -> Case:
     """A whole update of world model, actor and critic."""
-    agent, batch = subject.agent, subject.batch(subject.rows, length)
+    agent = subject.agent
+    batch = agent.prepare(subject.batch(subject.rows, length))
     parameters = count(agent.model, agent.actor_critic.actor, agent.actor_critic.critic)
     return Case(length, subject.rows * length, parameters, lambda: agent.update(batch))
 

@@ -1,4 +1,4 @@
-"""Timing: what calls cost in seconds, memory and arithmetic, and agents with made-up data to call."""
+"""Timing: what calls cost in seconds, memory, arithmetic, launches; and agents with made-up data to call."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -127,10 +132,51 @@ class _Operations(TorchDispatchMode):
         return result
 
 
-def matmul_speed(device: str, size: int = 1024, repeats: int = 5) -> float:
-    """Floating-point operations per second of a float32 matrix product, the best of a few."""
-    left, right = (torch.randn(size, size, device=device) for _ in range(2))
+def traced(call: Call, device: str) -> Result:
+    """`launches` of kernels or graphs in a call, the seconds they take `on_device`, and its `waits` for them.
+
+    Waits are counted by the line that made them, as far as torch knows of them. On a CPU there is none of it,
+    and `on_device` is None.
+    """
+    for _ in range(WARM_UP):
+        call()
+    gpu = device == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * gpu]) as seen:
+        call()
+    events = seen.events() or []
+    there = [e for e in events if e.device_type == DeviceType.CUDA and not e.is_user_annotation]
+    with warnings.catch_warnings(record=True) as warned, _waits_warn() if gpu else nullcontext():
+        warnings.simplefilter("always")
+        call()
+    return {
+        "launches": sum("LaunchKernel" in e.name or "GraphLaunch" in e.name for e in events),
+        "on_device": sum(e.time_range.elapsed_us() for e in there) / 1e6 if gpu else None,
+        "waits": Counter(f"{w.filename}:{w.lineno}" for w in warned if "synchroniz" in str(w.message)),
+    }
+
+
+@contextmanager
+def _waits_warn() -> Iterator[None]:
+    """Within, torch warns where the processor waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def matmul_speed(
+    device: str, size: int = 1024, repeats: int = 5, dtype: torch.dtype = torch.float32
+) -> float:
+    """Floating-point operations per second of a matrix product, the best of a few."""
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / min(seconds(lambda: left @ right, device) for _ in range(repeats))
+
+
+def copy_speed(device: str, size: int = 2**30, repeats: int = 5) -> float:
+    """Bytes per second, read and written, of a copy of `size` bytes within the device; the best of a few."""
+    source, target = (torch.zeros(size, dtype=torch.uint8, device=device) for _ in range(2))
+    return 2 * size / min(seconds(lambda: target.copy_(source), device) for _ in range(repeats))
 
 
 def count(*modules: nn.Module) -> int:

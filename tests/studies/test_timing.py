@@ -4,6 +4,7 @@ import itertools
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.profiler import profile
 
 import configs
 from studies import timing
@@ -68,6 +70,36 @@ def test_operations_on_a_view_taken_without_gradients() -> None:
             layer(once.view(2, 4))
 
     assert timing.operations(call) == 2 * (2 * 2 * 4 * 4)
+
+
+def test_waits_for_a_gpu_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch warns of each, in the mode in which it does; other warnings are none."""
+    modes: list[str] = []
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(timing, "profile", lambda activities: profile(activities=activities[:1]))
+
+    def call() -> None:
+        for _ in range(3):
+            if modes == ["warn"]:
+                warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+
+    with pytest.warns(UserWarning, match="something else"):
+        found = timing.traced(call, "cuda")
+    ((line, count),) = found["waits"].items()
+    assert line.startswith(f"{__file__}:") and count == 3
+    assert (found["launches"], found["on_device"], modes) == (0, 0, ["warn", "default"])
+    with pytest.warns(UserWarning, match="something else"):
+        assert timing.traced(call, "cpu") == {"launches": 0, "on_device": None, "waits": {}}
+
+
+@pytest.mark.gpu
+def test_launches_of_a_gpu() -> None:
+    x = torch.ones(1000, device="cuda")
+    found = timing.traced(lambda: [x + 1, x + 2, float(x[0])], "cuda")
+    assert found["launches"] == 2 and 0 < found["on_device"] < 1e-3
+    ((line, count),) = found["waits"].items()
+    assert line.startswith(f"{__file__}:") and count == 1
 
 
 @pytest.fixture
