@@ -134,7 +134,7 @@ EXPERIMENTS = {
         {
             "cpu": (
                 _distracting_memory(20, 6_500, "symbols", 16),
-                _distracting_memory(100, 30_000, "symbols", 8),
+                _distracting_memory(100, 20_000, "symbols", 8),
             ),
             "paper": [_distracting_memory(width, 100_000, "pixels", 8, *_GPU) for width in (100, 200, 400)],
         },
