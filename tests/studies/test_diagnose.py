@@ -134,5 +134,9 @@ def test_as_a_command(
     assert (found["task"], found["backbone"], found["episodes"], found["steps"]) == (TASK, "s4wm", 10, 10)
     assert found["chosen"].keys() == {"observed", "imagined"} and found["reached"] == 1
     assert "--context must leave a step" in refused("diagnose", run, "--data", tmp_path, "--context", "4")
+    assert " are of " not in capsys.readouterr().err
+    collect.fill(tmp_path / "longer", collect.plan("memory_chain:n=5", "random"), 8, 1)
+    call("diagnose", run, "--data", tmp_path / "longer")
+    assert f"are of memory_chain:n=5, the run of {TASK}\n" in said.pop()
     monkeypatch.setattr(diagnose, "facts_of", lambda _: {})
     assert "tell no fact" in refused("diagnose", run, "--data", tmp_path)
