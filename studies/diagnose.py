@@ -68,6 +68,9 @@ def prepare(args: argparse.Namespace) -> Work:
             f"info['probe'] (docs/adding_a_task.md), or did not when they were collected."
         )
 
+    if args.data:
+        run.say_if_unlike(args.data)
+
     def work() -> tuple[dict[str, Any], str]:
         agent, step = run.agent()
         acts = run.folder.data() is None

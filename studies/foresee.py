@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import configs
-from agent.run import seams, video
+from agent.run import seams, sources, video
 from agent.run.data import Data, Episode, held_out, length_of
 from agent.run.foresight import Sequences, foresee, sequences, strips
 from agent.run.pictures import open_loop_frames
@@ -45,6 +45,8 @@ def prepare(args: argparse.Namespace) -> Work:
     run = SavedRun.of(run_of(args), args.device)
     out = writable(args.out or run.folder.path / "foresee", folder=True)
     held = choose(run, args.episodes, args.context, args.data)
+    if args.data:
+        run.say_if_unlike(args.data)
     if len(held.paths) < args.episodes:
         print(f"run.py: there are {len(held.paths)} held-out episodes, all of them are used", file=sys.stderr)
 
@@ -78,7 +80,8 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
     Args:
         run: a world model fitted to episodes on disk.
         episodes: how many at most.
-        context: frames observed; None for the task's context or, where it has none, half an episode.
+        context: frames observed; None for the context of the episodes' task or, where it has none, half an
+            episode.
         folder: of episodes; None for the run's own.
 
     Raises:
@@ -91,7 +94,8 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
     data = Data.of_json(known)
     paths = (data.paths("test") if folder is None else held_out(folder, data))[:episodes]
     lengths = [length_of(path) for path in paths]
-    context = context or data.context or max(1, min(lengths) // 2)
+    record = data.folders[0].record if folder is None else sources.of(folder).record
+    context = context or record["context_length"] or max(1, min(lengths) // 2)
     if context >= min(lengths):
         shortest = paths[lengths.index(min(lengths))]
         raise ValueError(
@@ -99,7 +103,7 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
         )
     load = partial(Episode(*run.interface.spaces).load, probes=True)
     load(paths[0])
-    return Held(paths, data.paths("train"), load, context, data.folders[0].record.get("jump"))
+    return Held(paths, data.paths("train"), load, context, record.get("jump"))
 
 
 def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None = None) -> dict[str, Any]:

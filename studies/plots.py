@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from configs.command_line import Parser, Work
 from configs.files import read_json
 from replay.files import atomic, writable
 from studies.curves import METRIC, Curve, band, from_json, read_curve
-from studies.grid import name_of
+from studies.grid import OWN, name_of
 
 Groups = Mapping[str, Mapping[str, Sequence[Curve]]]
 """Task -> label -> curves of its runs, each with at least one evaluation."""
 
 AXES = ("steps", "seconds")
 """What a curve can be drawn against."""
+FEW = 3  # options that a label lists
 SUFFIXES = tuple(f".{name}" for name in FigureCanvasBase.get_supported_filetypes())
 """Of the pictures that can be written."""
 
@@ -62,8 +63,9 @@ def gather(places: Iterable[Path], metric: str = METRIC) -> tuple[Groups, dict[s
 
     Args:
         places: run folders, or folders that hold run folders at any depth, and the `compare.json` of
-            comparisons. A run is grouped by the `task` and `backbone` of its config.yaml. The runs of a file
-            get a label with its name if others of the same task and backbone are there too.
+            comparisons. A run is grouped by the `task` and `backbone` of its config.yaml, and by the options
+            that change what is learned, the seed left out: those that differ are in the label. The runs of a
+            file get a label with its name if others of the same task and backbone are there too.
         metric: the number of an evaluation that is drawn; of a comparison's file only the return can be.
 
     Raises:
@@ -73,6 +75,7 @@ def gather(places: Iterable[Path], metric: str = METRIC) -> tuple[Groups, dict[s
     lines: dict[tuple[str, str], dict[str, list[Curve]]] = {}  # task, backbone -> file, or "" -> runs
     optima: dict[str, float | None] = {}
     folders: list[Path] = []
+    found: dict[tuple[str, str], list[tuple[Path, Curve]]] = {}
     for path in dict.fromkeys(places):
         if not path.is_file():
             folders += runs_in(path)
@@ -86,9 +89,12 @@ def gather(places: Iterable[Path], metric: str = METRIC) -> tuple[Groups, dict[s
     for folder in dict.fromkeys(folders):
         curve = read_curve(folder, metric)
         if curve.steps.size:
-            lines.setdefault(_task_and_backbone(folder), {}).setdefault("", []).append(curve)
+            found.setdefault(_task_and_backbone(folder), []).append((folder, curve))
         else:
             print(f"left out {folder}: no {metric} in its metrics yet", file=sys.stderr)
+    for (task, backbone), runs in found.items():
+        for options, curves in _apart(runs):
+            lines.setdefault((task, backbone + options), {})[""] = curves
     if not lines:
         raise ValueError(f"nothing to draw: none of {len(folders)} runs has logged {metric} yet.")
     groups: dict[str, dict[str, list[Curve]]] = {}
@@ -190,3 +196,25 @@ def _task_and_backbone(folder: Path) -> tuple[str, str]:
     if missing:
         raise ValueError(f"{path} does not name its {' and '.join(missing)}.")
     return str(config["task"]), name_of(folder.parent.name, str(config["backbone"]))
+
+
+def _apart(runs: Sequence[tuple[Path, Curve]]) -> Iterator[tuple[str, list[Curve]]]:
+    """Runs of one task and backbone by their options: what a label says of them, and their curves.
+
+    That is the options which differ, or, if these are many, the first folder.
+    """
+    saved = [blocks.flatten(blocks.parse(path := folder / "config.yaml"), str(path)) for folder, _ in runs]
+    shared = set.intersection(*map(set, saved))  # other versions of the code have other options
+    differ = [
+        key
+        for key in saved[0]
+        if key in shared
+        and not configs.is_free(key, (*configs.FREE_TO_CHANGE, *OWN))
+        and any(each[key] != saved[0][key] for each in saved)
+    ]
+    groups: dict[str, list[tuple[Path, Curve]]] = {}
+    for run, options in zip(runs, saved, strict=True):
+        groups.setdefault(",".join(f"{key}={configs.typed(options[key])}" for key in differ), []).append(run)
+    for text, members in groups.items():
+        said = text if len(differ) <= FEW else members[0][0]
+        yield f" [{said}]" if differ else "", [curve for _, curve in members]

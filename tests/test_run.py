@@ -288,6 +288,12 @@ class TestTrain:
         assert session["command"].startswith("python run.py --configs debug")
         assert json.loads((trained / "result.json").read_text())["steps"] >= 120
 
+    def test_a_new_run_is_said_to_be_one(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A folder's name that was misspelt is seen at once."""
+        assert run.main(["train", str(tmp_path / "mien"), *SMALL]) == 0
+        new = f"a new run begins in {tmp_path / 'mien'}: memory_chain:n=3 with s4wm on cpu"
+        assert new in capsys.readouterr().err
+
     def test_the_same_command_goes_on(self, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
         again = said(["train", str(copied), *SMALL, "--seed", "4", "--json"], capsys)
         assert json.loads(again[-1])["steps"] < 130, "it was done"
@@ -306,6 +312,7 @@ class TestTrain:
             "run.py: option '--steps' is given twice; the last one counts, 150",
             "run.py: option 'envs.timeout' does nothing here: envs.mode is sync",
             "log.every: saved 1000, now 50",
+            f"the run in {copied.absolute()}: memory_chain:n=3 with s4wm on cpu",
         ):
             assert line in err
         assert configs.read(copied / "config.yaml").seed == 4

@@ -51,7 +51,7 @@ class Permit(NamedTuple):
 
     place: int  # where it goes
     counter: int  # decides, with the block, what is random in it
-    step: int  # how many steps there will have been
+    step: int  # how many steps there will have been at the most: rows that begin an episode are none
     wants_state: bool  # whether the state before it goes there too
 
 
@@ -281,7 +281,7 @@ def _collect(pipe: connection.Connection, part: _Part, collector: InLoop, agent:
             for tensor, value in zip(tensors, part.parameters[version % 2].split(sizes), strict=True):
                 tensor.copy_(value.view_as(tensor))
         agent.acts = outbox.permit.counter << 20 | part.first
-        collector.step(outbox.permit.step)
+        collector.step(outbox.permit.step, outbox.permit.counter)
 
 
 class _Outbox:

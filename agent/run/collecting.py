@@ -61,13 +61,16 @@ class InLoop:
         if back.any():
             self.acting.go_on(saved, back)
 
-    def step(self, step: int) -> Rows:
-        """Act, store the rows acted on, step the environments, after `step` steps; what they then show."""
+    def step(self, step: int, draw: int | None = None) -> Rows:
+        """Act, store the rows acted on, step the environments, after `step` steps; what they then show.
+
+        `draw` says which random actions are taken in the prefill: those of `step`, where it is None.
+        """
         acting, agent = self.acting, self._agent
         before = to_numpy(acting.carry.state) if self._replay.wants_state() else None
         carry, action = agent.act(acting.carry, acting.rows)
         if step < self._prefill:
-            action = self._random_actions(step)
+            action = self._random_actions(step if draw is None else draw)
             carry.action = agent.codec.encode(torch.as_tensor(action).to(agent.device))
         # The call after an episode's end resets the environment and ignores the action: none was taken.
         action[acting.rows["is_last"]] = 0
@@ -93,9 +96,9 @@ class InLoop:
         """End the environments."""
         close_quietly("environments", self._envs)
 
-    def _random_actions(self, step: int) -> np.ndarray:
-        """A uniform action for each environment, which depends on seed and step alone."""
-        random = np.random.default_rng(derive_seed(self._seed, "prefill", step))
+    def _random_actions(self, draw: int) -> np.ndarray:
+        """A uniform action for each environment, which depends on seed and number of the draw alone."""
+        random = np.random.default_rng(derive_seed(self._seed, "prefill", draw))
         space, actions = self._envs.action_space, []
         for seed in random.integers(2**31, size=self._mine.stop)[self._mine]:
             space.seed(int(seed))

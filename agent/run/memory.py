@@ -24,6 +24,8 @@ from replay.buffer import readable
 from worldmodels import ranks
 
 Spaces = tuple[gymnasium.spaces.Dict, gymnasium.Space]
+MORE = 2**62
+"""Bytes needed where counting them ran out of memory."""
 
 
 class Peak(TorchDispatchMode):
@@ -53,14 +55,15 @@ class Peak(TorchDispatchMode):
 def of_update(spaces: Spaces, config: configs.Config, device: torch.device, behaviour: bool = True) -> int:
     """Bytes on a device, at least, of an agent of a rank's configuration and its updates.
 
-    An agent of its own makes them, which is gone afterwards. Ranks of a job call this together.
+    An agent of its own makes them, which is gone afterwards. A rank counts for itself: one that runs out of
+    memory would leave the others waiting for its part of the update.
     """
     counts = {"imagination.count": config.imagination.count, "recall.positions": config.recall.positions}
 
     def peak(rows: int) -> int:
         part = {name: max(whole * rows // config.batch_size, 1) for name, whole in counts.items()}
         changed = configs.override(config, {"compile": False, "batch_size": rows} | part)
-        with Peak(device) as counted:
+        with ranks.alone(), Peak(device) as counted:
             Agent(*spaces, changed, device).update(batch(spaces, rows, config.batch_length), behaviour)
         return counted.most
 
@@ -80,25 +83,27 @@ def batch(spaces: Spaces, rows: int, length: int) -> dict[str, np.ndarray]:
 
 
 def on_gpu(spaces: Spaces, config: configs.Config, device: torch.device, behaviour: bool = True) -> str:
-    """A line on what `of_update` counts, and what of it is free on every rank's GPU; none for a CPU.
+    """A line on what `of_update` counts, and what of it is free, on the rank that lacks most; none for a CPU.
 
     Raises:
-        ValueError: it is not free; names what to lower.
+        ValueError: it is not free, on all ranks of a job where it is not on one; names what to lower.
     """
     if device.type != "cuda":
         return ""
-    lower = (
-        f"Lower --imagination.count (here {config.imagination.count}), --batch_size ({config.batch_size}) or "
-        f"--batch_length ({config.batch_length}), or see who else uses it."
-    )
     try:
         needed = of_update(spaces, config, device, behaviour)
-    except torch.OutOfMemoryError as error:
-        raise ValueError(f"half of a batch is already more than the GPU has free. {lower}") from error
+    except torch.OutOfMemoryError:
+        needed = MORE
     gc.collect()
     torch.cuda.empty_cache()
-    free = int(ranks.gathered(torch.tensor([torch.cuda.mem_get_info(device)[0]])).min())
+    told = ranks.gathered(torch.tensor([[needed, torch.cuda.mem_get_info(device)[0]]])).tolist()
+    needed, free = max(told, key=lambda each: each[0] - each[1])
     found = f"an update needs at least {readable(needed)} on the GPU, of which {readable(free)} are free"
     if needed > free:
-        raise ValueError(f"{found}. {lower}")
+        if needed == MORE:
+            found = f"half of a batch is already more than the GPU has free, {readable(free)} without it"
+        raise ValueError(
+            f"{found}. Lower --imagination.count (here {config.imagination.count}), --batch_size "
+            f"({config.batch_size}) or --batch_length ({config.batch_length}), or see who else uses it."
+        )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +11,12 @@ from typing import Any
 
 import configs
 from agent.agent import Agent
-from agent.run import checkpoint, machine, seams
+from agent.run import checkpoint, machine, seams, sources
 from agent.run.data import Data
 from agent.run.folder import RunFolder
 from agent.run.seams import MakeEnvironments
 from envs import Interface
+from envs.arguments import parse_task
 from worldmodels import model_of
 
 
@@ -90,6 +92,16 @@ class SavedRun:
         if self.folder.data() is not None:
             raise ValueError(
                 f"{self.folder} holds a world model fitted to episodes on disk, which cannot act: see foresee"
+            )
+
+    def say_if_unlike(self, folder: Path) -> None:
+        """Say on stderr if episodes are of another task than the run's, or of other arguments."""
+        given, known = sources.of(folder).record["task"], self.folder.data()
+        own = {self.config.task} | {each["record"]["task"] for each in (known or {}).get("folders", ())}
+        if parse_task(given) not in map(parse_task, own):
+            print(
+                f"run.py: the episodes in {folder} are of {given}, the run of {self.config.task}",
+                file=sys.stderr,
             )
 
     @cached_property

@@ -186,7 +186,9 @@ class Session:
     def _say_hello(self, news: Iterable[str]) -> None:
         config, counts = self.config, self.agent.parameter_counts()
         sizes = ", ".join(f"{name} {count:,} parameters" for name, count in counts.items())
-        self.logger.say(f"{config.task} with {config.backbone} on {self.agent.device}, {sizes}")
+        which = "the run in" if self.progress.step else "a new run begins in"
+        what = f"{config.task} with {config.backbone} on {self.agent.device}"
+        self.logger.say(f"{which} {self.folder}: {what}, {sizes}")
         for line in (*self._greeting(), *news):
             self.logger.say(line)
 

@@ -14,6 +14,7 @@ from gymnasium import spaces
 import configs
 from agent.agent import Agent
 from agent.run.foresight import Step
+from run import main
 from studies import collect, diagnose, readout
 from tests.agent.run.episodes import SPACES as EPISODE
 from tests.agent.run.episodes import rows
@@ -124,7 +125,12 @@ def test_in_mixed_precision(backbone: str) -> None:
 
 
 def test_as_a_command(
-    train: Train, call: Call, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train,
+    call: Call,
+    refused: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(readout, "STEPS", 20)
     run = train("s4wm", TASK)
@@ -134,5 +140,11 @@ def test_as_a_command(
     assert (found["task"], found["backbone"], found["episodes"], found["steps"]) == (TASK, "s4wm", 10, 10)
     assert found["chosen"].keys() == {"observed", "imagined"} and found["reached"] == 1
     assert "--context must leave a step" in refused("diagnose", run, "--data", tmp_path, "--context", "4")
+    longer = tmp_path / "longer"
+    collect.fill(longer, collect.plan("memory_chain:n=5", "random"), 8, 1)
+    for folder, said in ((tmp_path, False), (longer, True)):
+        assert main(["diagnose", str(run), "--data", str(folder)]) == 0
+        line = f"run.py: the episodes in {folder} are of memory_chain:n=5, the run of {TASK}\n"
+        assert (line in capsys.readouterr().err) == said
     monkeypatch.setattr(diagnose, "facts_of", lambda _: {})
     assert "tell no fact" in refused("diagnose", run, "--data", tmp_path)

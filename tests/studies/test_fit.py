@@ -208,6 +208,22 @@ def test_what_a_fitted_run_refuses(
     assert configs.read(folder / "config.yaml").task == TASK
 
 
+def test_episodes_of_other_arguments_are_said_to_be(
+    data: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their context is that of their own task."""
+    folder, longer = tmp_path / "run", tmp_path / "longer"
+    call("fit", "--data", data, "--logdir", folder, *FAST, "--updates", "2", "--log.pictures", "0")
+    collect.fill(longer, collect.plan("memory_chain:n=9", "random") | {"context_length": 8}, 12, 1)
+    assert run.main(["foresee", str(folder), "--data", str(data)]) == 0
+    assert " are of " not in capsys.readouterr().err
+    words = ["foresee", str(folder), "--data", str(longer), "--json"]
+    assert run.main(words) == 0
+    out, err = capsys.readouterr()
+    assert f"run.py: the episodes in {longer} are of memory_chain:n=9, the run of {TASK}\n" in err
+    assert json.loads(out.splitlines()[-1])["context"] == 8
+
+
 def test_episodes_of_others(
     tmp_path: Path, call: Call, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:

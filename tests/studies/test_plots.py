@@ -33,6 +33,25 @@ def test_any_set_of_runs_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not optima
 
 
+def test_runs_of_other_options_are_other_curves(tmp_path: Path) -> None:
+    """Labelled by what differs and changes what is learned, or by a folder where that is much."""
+    for number in range(6):
+        run = write_run(tmp_path / str(number), "t", "s4wm", [0.1])
+        with (run / "config.yaml").open("a") as file:
+            file.write(f"seed: {number}\nsteps: {number}\nkl: {{dyn: {0.5 if number < 2 else 1.0}}}\n")
+            if number > 2:
+                file.write(f"eval: {{every: {number}}}\nof_late: 1\n")
+            file.write(f"many: {{{', '.join(f'{key}: {int(number == 5)}' for key in 'abcd')}}}\n")
+
+    def counts(*numbers: int) -> dict[str, int]:
+        groups, _ = plots.gather([tmp_path / str(number) for number in numbers])
+        return {label: len(runs) for label, runs in groups["t"].items()}
+
+    assert counts(0, 1) == {"s4wm (s5)": 2}
+    assert counts(0, 1, 2, 3, 4) == {"s4wm (s5) [kl.dyn=0.5]": 2, "s4wm (s5) [kl.dyn=1.0]": 3}
+    assert counts(2, 3, 5) == {f"s4wm (s5) [{tmp_path / '2'}]": 2, f"s4wm (s5) [{tmp_path / '5'}]": 1}
+
+
 def test_as_a_command(tmp_path: Path, call: Callable[..., dict]) -> None:
     run = write_run(tmp_path / "run", "t", "s4wm", [0.5, 1.5])
     png, svg = tmp_path / "new" / "x.png", tmp_path / "x.svg"

@@ -125,6 +125,15 @@ def test_continuous_actions_and_a_policy_that_may_be_older(tmp_path: Path) -> No
     assert isinstance(run.collector.interface.spaces[1], gymnasium.spaces.Box)
 
 
+def test_random_actions_do_not_repeat_where_episodes_begin(tmp_path: Path) -> None:
+    """A row that begins an episode is no step, so that of permits given ahead two may be of the same one."""
+    changed = {"envs__count": 1, "actors__count": 1, "steps": 50, "eval__max_steps": 5}
+    training(tmp_path, "Pendulum-v1:max_episode_steps=4", **changed).run()
+    stored = checkpoint.load_newest(tmp_path).replay_state
+    taken = stored["rows/action"][0][~stored["rows/is_last"][0]]
+    assert stored["rows/is_first"].sum() > 5 and len(np.unique(taken)) == len(taken) > 40
+
+
 def test_permits_count_the_steps_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prefill ends by the job's steps: a rank that counted its own would act at random for longer."""
     monkeypatch.setattr(ranks, "place", lambda: (1, 3))

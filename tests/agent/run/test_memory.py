@@ -1,13 +1,18 @@
 """What an update needs is counted, extended from a part of its batch, and refused where it is not there."""
 
+import os
+from unittest.mock import patch
+
 import pytest
 import torch
 
 import configs
 from agent.agent import Agent
 from agent.run import memory
+from agent.run.job import begun
 from tests.agent.run.test_loop import same
 from tests.agent.test_agent import ACTIONS, SPACE, VECTOR, make_batch
+from tests.ranks import on_ranks
 
 CPU = torch.device("cpu")
 
@@ -65,3 +70,39 @@ def test_a_gpu_that_is_too_full_is_refused(free: int, monkeypatch: pytest.Monkey
         with pytest.raises(ValueError, match=r"of which 9.8 KiB are free. Lower .*--batch_size \(3\)"):
             memory.on_gpu(spaces, config, gpu)
     assert memory.on_gpu(spaces, config, CPU) == ""
+
+
+def one_of_two_runs_out() -> None:
+    """On ranks: the second one's processor stands for a GPU that is full in the middle of an update."""
+    config = configs.load(presets=["debug"], overrides={"batch_size": 4, "batch_length": 7})
+    update, count = Agent.update, memory.of_update
+
+    def fails(self: Agent, *given: object) -> object:
+        update(self, *given)  # type: ignore[arg-type]
+        if os.environ["RANK"] == "1":
+            raise torch.OutOfMemoryError
+        return None
+
+    def on_cpu(spaces: memory.Spaces, config: configs.Config, *_: object) -> int:
+        return count(spaces, config, CPU)
+
+    with (
+        begun(),
+        patch.object(memory, "of_update", on_cpu),
+        patch.object(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40)),
+    ):
+        given = (VECTOR, ACTIONS["discrete"]), config, torch.device("cuda")
+        assert "of which 1024.0 GiB are free" in memory.on_gpu(*given)
+        with patch.object(Agent, "update", fails), pytest.raises(ValueError, match="half of a batch is"):
+            memory.on_gpu(*given)
+        needs = 2**40 if os.environ["RANK"] == "0" else 2**41
+        with (
+            patch.object(memory, "of_update", lambda *_: needs),
+            pytest.raises(ValueError, match=r"at least 2048.0 GiB on the GPU, of which 1024.0 GiB"),
+        ):
+            memory.on_gpu(*given)
+
+
+def test_ranks_refuse_together() -> None:
+    """Each counts for itself: an update that one of them leaves would have the other wait."""
+    on_ranks(2, one_of_two_runs_out)
