@@ -269,7 +269,8 @@ def draw(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(11, 3.8 * len(names)), layout="constrained")
     for (errors, curves), name in zip(figure.subplots(len(names), 2, squeeze=False), names, strict=True):
         for number, row in enumerate(row for row in rows if row["setting"] == name):
-            colour, label = f"C{number}", f"{configs.label(row['backbone'])} ({row['seeds']} runs)"
+            plural = "s" * (row["seeds"] > 1)
+            colour, label = f"C{number}", f"{configs.label(row['backbone'])} ({row['seeds']} run{plural})"
             found = [each if isinstance(each, dict) else dict(enumerate(each, 1)) for each in row[key]]
             places, lines = list(map(int, found[0])), [list(each.values()) for each in found]
             for line in lines:
