@@ -20,6 +20,7 @@ from envs.arguments import check_names, parse_task
 from envs.episodes import SeedEpisodes, episode_seed
 from envs.guard import EnvironmentFailure
 from envs.interface import Interface, Plain
+from envs.suites import gl
 from envs.tasks.masked import MASKED, make_masked, masked_id
 from envs.vector import Rows, VectorDoor
 
@@ -211,6 +212,7 @@ def _constructor(task: str, render: bool = False) -> Callable[[], gymnasium.Env]
 
 
 def _wrap(build: Callable[[], gymnasium.Env], seed: int, index: int) -> gymnasium.Env:
+    gl.load_triton_before_mesa()  # whatever it draws with
     guard.seed_globals(episode_seed(seed, index, 0))
     with guard.Contained(f"Environment {index}"):
         try:

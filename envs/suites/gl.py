@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -27,6 +30,17 @@ with mujoco.Renderer(model, 8, 8) as renderer:
 """
 
 
+def load_triton_before_mesa() -> None:
+    """Load Triton, where torch is loaded and would load it with its first optimiser.
+
+    Mesa, which draws where there is no GPU, and Triton bring an LLVM each, and the process crashes where Triton's
+    comes second (Triton 3.7, Mesa 22.3).
+    """
+    if "torch" in sys.modules and importlib.util.find_spec("triton"):
+        with contextlib.suppress(ImportError):  # torch does without it then
+            importlib.import_module("triton")
+
+
 @functools.cache
 def backend() -> str | None:
     """Choose MuJoCo's GL backend, before MuJoCo is imported; None if none works.
@@ -35,6 +49,7 @@ def backend() -> str | None:
     processes started from here. A MUJOCO_GL that is set already is taken without a trial. Each trial is a
     process of its own, because a GL library that failed cannot be unloaded.
     """
+    load_triton_before_mesa()
     os.environ.setdefault("LP_NUM_THREADS", "0")  # small pictures in software: Mesa's threads only cost time
     chosen = os.environ.get("MUJOCO_GL")
     if chosen:

@@ -1,5 +1,7 @@
 """The choice of a GL backend, with trials that are scripted: what works here does not matter."""
 
+import importlib.util
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -63,3 +65,20 @@ def test_a_package_imported_too_early_is_found_out(trials, monkeypatch):
     monkeypatch.setitem(sys.modules, "dm_control._render", SimpleNamespace(BACKEND="glfw"))
     with pytest.raises(ImportError, match="settled for glfw: start Python with MUJOCO_GL=egl set"):
         gl.require("A picture")
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("dm_control", "triton")),
+    reason="needs dm-control and Triton",
+)
+def test_an_optimiser_can_be_made_after_drawing():
+    """Triton, loaded after Mesa, crashed the process: either has an LLVM of its own."""
+    program = """
+import torch
+import envs
+env = envs.make("dmc:cartpole_balance:observation=pixels,fast=true")
+assert env.reset()[0]["image"].any()
+torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
