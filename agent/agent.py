@@ -304,22 +304,32 @@ class Agent:
             found |= {name: float(value) for name, value in self.backbone.diagnostics().items()}
         return {f"train/{name}": value for name, value in found.items()}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to continue bit for bit."""
-        return {
+    def state_dict(self, learning: bool = True) -> dict[str, Any]:
+        """What `load_state_dict` needs to continue bit for bit; or, where not `learning`, to act alone."""
+        state = {
             "model": self.model.state_dict(),
             "actor_critic": self.actor_critic.state_dict(),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "updates": self.updates,
             "acts": self.acts,
         }
+        if learning:
+            optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
+            state["optimisers"] = optimisers
+        return state
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the agent of this `state_dict` was."""
+    def load_state_dict(self, state: Mapping[str, Any], learning: bool = True) -> None:
+        """Continue where the agent of this `state_dict` was; or act as it did, where not `learning`.
+
+        Raises:
+            ValueError: `learning`, and the state is for acting alone.
+        """
+        if learning and "optimisers" not in state:
+            raise ValueError("it holds what acts, and no optimisers to go on learning with")
         self.model.load_state_dict(state["model"])
         self.actor_critic.load_state_dict(state["actor_critic"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        if learning:
+            for name, optimiser in self.optimisers.items():
+                optimiser.load_state_dict(state["optimisers"][name])
         self.updates, self.acts = state["updates"], state["acts"]
 
     def parameter_counts(self) -> dict[str, int]:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -154,7 +155,9 @@ def fill(folder: Path, planned: Mapping[str, Any], episodes: int, jobs: int) -> 
     publish(folder / chunk.RECORD, json.dumps(planned, indent=1) + "\n", "the record of the episodes")
     wanted = [chunk.path_of(folder, episode) for episode in range(episodes)]
     missing = [episode for episode, path in enumerate(wanted) if not path.exists()]
-    with tqdm(total=episodes, initial=episodes - len(missing), unit="episode", desc=planned["task"]) as bar:
+    seconds = 0.1 if sys.stderr.isatty() else 30  # between updates of the bar: a log keeps every one
+    done = episodes - len(missing)
+    with tqdm(total=episodes, initial=done, unit="episode", desc=planned["task"], mininterval=seconds) as bar:
         for _ in _played(missing, min(jobs, len(missing)), folder, planned):
             bar.update()
     rewards = [chunk.read(path, ("reward",))["reward"].astype(np.float64) for path in wanted]

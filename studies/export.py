@@ -1,8 +1,9 @@
-"""Write one acting step of a trained agent for programs without this one: torch.export, ONNX, safetensors.
+"""Write a trained agent to hand on: for programs without this one, or as a small run folder for this one.
 
-The step is `TrainedAgent.predict` in tensors: what the environment shows, the state and `episode_start` -> an
-action as the environment takes it, and the next state. Latents and actions are the most probable ones, in
-float32. What was written is opened again, and has to act as `predict` does.
+For others it is one acting step, by torch.export, ONNX, safetensors: `TrainedAgent.predict` in tensors. What
+the environment shows, the state and `episode_start` -> an action as the environment takes it, and the next
+state. Latents and actions are the most probable ones, in float32. What was written is opened again, and has
+to act as `predict` does.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import argparse
 import importlib.util
 import json
 import logging
+import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +26,21 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+import configs
 from agent.agent import Carry
+from agent.run import checkpoint
+from agent.run.folder import RunFolder
 from agent.run.trained import TrainedAgent
 from configs.command_line import Parser, Work, add_checkpoint, add_run, count, run_of
 from envs.interface import space_to_json
 from envs.spaces import Leaf, OneHot, at, stretch
-from replay.files import writable
+from replay.files import publish, writable
 
 EXTRA = ("onnx", "onnxruntime", "onnxscript", "safetensors")
 TOLERANCE = 1e-4
 """Largest difference from `predict`, relative where numbers are above 1: float32 sums in another order."""
 EPISODE = 50  # random observations, after which another episode begins
+KEPT = "sessions.jsonl", "metrics.jsonl", "result.json"  # what plot and report say of a run
 ROWS = 3  # of the batch that is tried at the last step; else it is one
 
 Runner = Callable[[list[np.ndarray]], list[np.ndarray]]
@@ -44,8 +51,11 @@ def arguments(parser: Parser) -> None:
     """The run, its checkpoint, the formats, and where the files go."""
     add_run(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="new folder of the files")
-    formats = "agent.pt2 and, by the extra export, agent.onnx and agent.safetensors; or the first alone [all]"
-    parser.add_argument("--format", choices=("all", "torch"), default="all", help=formats)
+    formats = (
+        "agent.pt2 and, by the extra export, agent.onnx and agent.safetensors; torch: the first alone; "
+        "run: a small run folder, with what acts and foresees alone [all]"
+    )
+    parser.add_argument("--format", choices=("all", "torch", "run"), default="all", help=formats)
     checked = "steps over which the files are compared with the agent [200]"
     parser.add_argument("--check", type=count, default=200, metavar="N", help=checked)
     add_checkpoint(parser)
@@ -65,7 +75,10 @@ def prepare(args: argparse.Namespace) -> Work:
     agent = TrainedAgent.load(run_of(args), "cpu", args.step, args.best)
 
     def work() -> tuple[dict[str, Any], str]:
-        result = export(agent, out, args.format == "all", args.check)
+        if args.format == "run":
+            result = export_run(agent, RunFolder(run_of(args)), out, args.check)
+        else:
+            result = export(agent, out, args.format == "all", args.check)
         lines = [f"{out}: {', '.join(result['files'])}"]
         if args.format == "torch":
             lines.append("agent.onnx and agent.safetensors are left out (--format torch)")
@@ -113,10 +126,7 @@ def export(agent: TrainedAgent, out: Path, everything: bool, steps: int) -> dict
         "spaces": agent.interface.to_json(),
         "flat_spaces": [space_to_json(space) for space in agent.interface.spaces],
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
-        temporary = Path(folder) / out.name
-        temporary.mkdir()
+    with _new(out) as temporary:
         torch.export.save(program, temporary / "agent.pt2")
         runners = {"agent.pt2": _torch_runner(temporary / "agent.pt2", inputs)}
         if everything:
@@ -125,8 +135,52 @@ def export(agent: TrainedAgent, out: Path, everything: bool, steps: int) -> dict
             runners["agent.onnx"] = _onnx_runner(temporary / "agent.onnx", names)
         metadata["checked"] = _compare(agent, runners, steps)
         (temporary / "metadata.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+    return {"out": str(out), "files": _files(out), **metadata}
+
+
+def export_run(agent: TrainedAgent, run: RunFolder, out: Path, steps: int) -> dict[str, Any]:
+    """Write what acts and foresees of a run as a run folder: one checkpoint, no replay and no optimisers.
+
+    Everything that reads a run takes it; training in it does not go on, `train --init` may begin with it.
+    `out` and `steps`: see `export`.
+
+    Returns:
+        `out`, `files`, `task`, `backbone`, `step`, `checked`.
+
+    Raises:
+        SystemExit: what was written acts otherwise.
+    """
+    learner, config = agent.learner, agent.config
+    with _new(out) as temporary:
+        anywhere = configs.override(config, {"logdir": "", "device": "auto"})
+        publish(temporary / "config.yaml", configs.dump(anywhere), "the configuration")
+        publish(temporary / "spaces.json", json.dumps(agent.interface.to_json(), indent=1), "the spaces")
+        for name in KEPT:
+            if (run.path / name).is_file():
+                shutil.copyfile(run.path / name, temporary / name)
+        identity = run.identity(*agent.interface.spaces)
+        checkpoint.save(
+            temporary, agent.step, learner.state_dict(learning=False), None, {}, identity=identity
+        )
+        step = ActingStep(TrainedAgent.load(temporary, "cpu"))
+        checked = _compare(agent, {"the run": _runner(step, step.example()[1])}, steps)
+    described = {"task": config.task, "backbone": config.backbone, "step": agent.step}
+    return {"out": str(out), "files": _files(out), **described, "checked": checked}
+
+
+@contextmanager
+def _new(out: Path) -> Iterator[Path]:
+    """A folder to write in, which becomes `out` unless something fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out.parent) as folder:
+        temporary = Path(folder) / out.name
+        temporary.mkdir()
+        yield temporary
         temporary.replace(out)
-    return {"out": str(out), "files": sorted(path.name for path in out.iterdir()), **metadata}
+
+
+def _files(out: Path) -> list[str]:
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
 
 
 class ActingStep(nn.Module):
@@ -236,7 +290,11 @@ def _write_onnx(program: Any, path: Path, inputs: list[str], outputs: list[str])
 
 
 def _torch_runner(path: Path, inputs: Any) -> Runner:
-    step, tree = torch.export.load(path).module(), pytree.tree_structure(inputs)
+    return _runner(torch.export.load(path).module(), inputs)
+
+
+def _runner(step: Callable[..., Any], inputs: Any) -> Runner:
+    tree = pytree.tree_structure(inputs)
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:
         with torch.no_grad():

@@ -139,7 +139,7 @@ class SavedRun:
             step=step,
             with_replay=False,
             identity=self.folder.identity(*self.interface.spaces),
-            accept=lambda found: load_agent(agent, found.agent_state),
+            accept=lambda found: load_agent(agent, found.agent_state, learning=False),
         )
         if saved is None:
             raise configs.Mistake(
@@ -176,9 +176,9 @@ class SavedRun:
             )
 
 
-def load_agent(agent: Agent, state: Mapping[str, Any]) -> None:
+def load_agent(agent: Agent, state: Mapping[str, Any], learning: bool = True) -> None:
     """`Agent.load_state_dict` of a state that a stranger may have made; its counters are checked first."""
     for name in ("updates", "acts"):
         if not isinstance(state[name], int) or state[name] < 0:
             raise ValueError(f"the agent's '{name}' is {state[name]!r}, expected a whole number")
-    agent.load_state_dict(state)
+    agent.load_state_dict(state, learning)

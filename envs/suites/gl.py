@@ -33,8 +33,8 @@ with mujoco.Renderer(model, 8, 8) as renderer:
 def load_triton_before_mesa() -> None:
     """Load Triton, where torch is loaded and would load it with its first optimiser.
 
-    Mesa, which draws where there is no GPU, and Triton bring an LLVM each, and the process crashes where Triton's
-    comes second (Triton 3.7, Mesa 22.3).
+    Mesa, which draws where there is no GPU, and Triton bring an LLVM each, and the process crashes where
+    Triton's comes second (Triton 3.7, Mesa 22.3).
     """
     if "torch" in sys.modules and importlib.util.find_spec("triton"):
         with contextlib.suppress(ImportError):  # torch does without it then

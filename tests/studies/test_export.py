@@ -121,6 +121,35 @@ def test_the_page_acts_in_an_environment_without_us(
     assert names["returned"] == returned > 5
 
 
+def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, small = trained(tmp_path / "whole", "s4wm", "memory_chain:n=3"), tmp_path / "agents" / "small"
+    assert run.main(["export", str(whole), "--out", str(small), "--format", "run", "--check", "20"]) == 0
+    assert "the run: 0 in actions" in capsys.readouterr().out
+    files = {path.relative_to(small).as_posix() for path in small.rglob("*") if path.is_file()}
+    inside = {f"checkpoints/000000000064/{name}" for name in ("agent.pt", "loop.json", "manifest.json")}
+    assert files == inside | {"config.yaml", "spaces.json", *export.KEPT}
+    assert [small] == [*small.parent.iterdir()]
+    assert str(tmp_path) not in (small / "config.yaml").read_text()
+    assert _bytes(small) < _bytes(whole) / 2
+    returns = []
+    for folder in (whole, small):
+        assert run.main(["eval", str(folder), "--episodes", "4", "--json"]) == 0
+        returns.append(json.loads(capsys.readouterr().out.splitlines()[-1])["returns"])
+    assert returns[0] == returns[1]
+    with pytest.raises(SystemExit) as ended:
+        run.main(["--logdir", str(small), "--steps", "80"])
+    assert ended.value.code == 2
+    assert "it holds what acts, and no optimisers to go on learning with" in capsys.readouterr().err
+    words = f"--init {small} --task memory_chain:n=3 --configs debug --steps 32 --eval.every 0".split()
+    assert run.main(["train", *words, "--logdir", str(tmp_path / "next")]) == 0
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def test_what_acts_otherwise_is_not_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent, opened = agent_of("image", "rssm"), export._torch_runner
 
