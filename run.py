@@ -152,6 +152,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "tracking": "studies.tracking",
     "gallery": "studies.gallery",
     "same": "studies.same",
+    "verify": "studies.verify",
     "export": "studies.export",
 }
 """Name of a command -> what it is; a module that is one has `arguments` and `prepare`."""

@@ -163,7 +163,7 @@ def add_episodes(parser: Parser, data: str, context: str, most: int) -> None:
     )
 
 
-def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
+def add_seed(parser: Parser, meaning: str, default: int | None = None, name: str = "--seed") -> None:
     """The option of every command that plays episodes; a configured run has a seed of its own."""
 
     def not_negative(text: str) -> int:
@@ -171,7 +171,7 @@ def add_seed(parser: Parser, meaning: str, default: int | None = None) -> None:
             raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got '{text}'")
         return int(text)
 
-    parser.add_argument("--seed", type=not_negative, default=default, metavar="N", help=f"seed {meaning}")
+    parser.add_argument(name, type=not_negative, default=default, metavar="N", help=f"seed {meaning}")
 
 
 def add_video(parser: Parser, of: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import configs
-from configs.command_line import Parser, Work, add_configuration, add_run, count, run_of
+from configs.command_line import Parser, Work, add_configuration, add_run, add_seed, count, run_of
 from studies import tables
 
 FEW = 10  # with this many runs or more, an interval holds the true mean about as often as it says
@@ -22,7 +22,8 @@ def arguments(parser: Parser) -> None:
     )
     product = "an option's values, each a row of its own; given several times, all combinations"
     parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,...", help=product)
-    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 of each [3]")
+    parser.add_argument("--seeds", type=count, default=3, metavar="N", help="how many of each [3]")
+    add_seed(parser, "of the first run; the others follow [0]", 0, "--first-seed")
     parser.add_argument("--steps", type=count, metavar="N", help="environment steps of each [the task's]")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="runs at the same time [1]")
     ranks = "processes of each run, which torchrun starts on its machine: see docs/scaling.md [1]"
@@ -62,6 +63,7 @@ def prepare(args: argparse.Namespace) -> Work:
     first = configured[0]
     sizes, options = (args.seeds, first.steps, folder, args.jobs), (args.configs, args.overrides)
     more = {"threads": first.threads, "grid": values, "launch": launch, "processes": args.processes}
+    more["first"] = args.first_seed
     comparison = Comparison(first.task, args.backbones, *sizes, *options, **more)
     comparison.refuse_another()
 

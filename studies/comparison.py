@@ -37,7 +37,7 @@ class Comparison:
     Attributes:
         folder: the runs are in <folder>/<backbone>/seed<n>, their output in <folder>/logs; those of a grid in
             <folder>/<backbone>,<key>=<value>/seed<n>.
-        seeds: how many of each backbone, from 0 on.
+        seeds: how many of each backbone, from `first` on.
         jobs: runs at the same time; the processor's cores are shared out among them.
         presets, overrides: passed to each run as `--configs` and `--key value`.
         threads: torch threads that a run is configured with, at most its share of the cores; 0 for all of it.
@@ -45,6 +45,7 @@ class Comparison:
         launch: what runs the runs, `jobs` at once; unless `run_all`, not on this processor's cores.
         processes: of a run, each with its threads; several are ranks that torchrun starts on one machine.
         grid: option -> its values; each combination of them is a row of its own.
+        first: the first of the seeds.
     """
 
     task: str
@@ -60,6 +61,7 @@ class Comparison:
     grid: Mapping[str, Sequence[str]] = field(default_factory=dict)
     launch: Launch = run_all
     processes: int = 1
+    first: int = 0
 
     @property
     def threads_of_a_run(self) -> int:
@@ -72,7 +74,8 @@ class Comparison:
     @property
     def runs(self) -> list[Run]:
         """All of them, those of one seed together."""
-        return [self._run(variant, seed) for seed in range(self.seeds) for variant in self.variants]
+        seeds = range(self.first, self.first + self.seeds)
+        return [self._run(variant, seed) for seed in seeds for variant in self.variants]
 
     @property
     def variants(self) -> list[Variant]:
@@ -96,6 +99,7 @@ class Comparison:
     def command(self) -> str:
         """The command line that makes this comparison."""
         words = ["python", "run.py", "compare", "--task", self.task, "--backbones", *self.backbones]
+        words += ["--first-seed", str(self.first)] if self.first else []
         words += ["--seeds", str(self.seeds), "--steps", str(self.steps), "--logdir", str(self.folder)]
         words += [f"--grid={key}={','.join(values)}" for key, values in self.grid.items()]
         words += ["--processes", str(self.processes)] if self.processes > 1 else []
