@@ -13,6 +13,7 @@ Every user's mistake is a ValueError that names the key, what was expected, what
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,8 @@ def dump(config: Config) -> str:
     return text.getvalue()
 
 
-def read(path: str | Path, directory: str | Path = DIRECTORY) -> Config:
-    """Read what `dump` wrote.
+def read(path: str | Path, directory: str | Path = DIRECTORY, fill: bool = False) -> Config:
+    """Read what `dump` wrote; with `fill` an option that it lacks has its default, which stderr is told.
 
     Raises:
         ValueError: the file holds an unknown option, lacks one, or holds a value that its option does not
@@ -149,7 +150,11 @@ def read(path: str | Path, directory: str | Path = DIRECTORY) -> Config:
     leaves = blocks.flatten(blocks.parse(Path(path), aliases=False), str(path))
     saved = _checked(leaves, options, str(path), choosing=True)
     missing = [key for key in options if key not in saved]
-    if missing:
+    if missing and fill:
+        taken = ", ".join(f"{key} {typed(options[key].default)}" for key in missing)
+        print(f"{path} is of earlier code; taken as by default: {taken}", file=sys.stderr)
+        saved |= {key: options[key].default for key in missing}
+    elif missing:
         raise ValueError(
             f"{path} lacks {listed(missing)}: expected every option of defaults.yaml. It was written by "
             f"another version of this code; add them to the file, or use the version that wrote it."

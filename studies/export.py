@@ -29,7 +29,7 @@ from torch.utils import _pytree as pytree
 import configs
 from agent.agent import Carry
 from agent.run import checkpoint
-from agent.run.folder import RunFolder
+from agent.run.folder import ACTING, RunFolder
 from agent.run.trained import TrainedAgent
 from configs.command_line import Parser, Work, add_checkpoint, add_run, count, run_of
 from envs.interface import space_to_json
@@ -158,7 +158,8 @@ def export_run(agent: TrainedAgent, run: RunFolder, out: Path, steps: int) -> di
         for name in KEPT:
             if (run.path / name).is_file():
                 shutil.copyfile(run.path / name, temporary / name)
-        identity = run.identity(*agent.interface.spaces)
+        identity = run.identity(*agent.interface.spaces) | {"for": ACTING}
+        identity.pop("configuration", None)  # to which later code may add options
         checkpoint.save(
             temporary, agent.step, learner.state_dict(learning=False), None, {}, identity=identity
         )

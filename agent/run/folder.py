@@ -50,6 +50,7 @@ except ImportError as error:
 REPOSITORY = Path(__file__).parents[2]
 LINE, EPISODE = 3000, 250  # bytes in metrics.jsonl and TensorBoard, measured on small runs
 PICTURES, MOVING = 110_000, 900_000  # and of what is drawn of vectors, and of pictures with their video
+ACTING = "acting"  # what the checkpoint of a run that was handed on is for
 SEVERAL = 15  # options that differ between two sizes, of which one is chosen where there is a GPU
 
 
@@ -102,7 +103,7 @@ class RunFolder:
             raise ValueError(
                 f"the run in {self} has no checkpoint yet: nothing in {self.path / 'checkpoints'}."
             )
-        config = configs.read(path)
+        config = configs.read(path, fill=self.acts_alone())
         return config if device is None else configs.override(config, {"device": device})
 
     def has_checkpoint(self) -> bool:
@@ -263,6 +264,10 @@ class RunFolder:
         """The commits that trained the run, each once, in order; none where no session was recorded."""
         return list(dict.fromkeys(str(line["commit"]) for line in self.sessions() if "commit" in line))
 
+    def acts_alone(self) -> bool:
+        """Whether the run was handed on without what goes on learning, for later code to read as well."""
+        return checkpoint.newest_identity(self.path).get("for") == ACTING
+
     def identity(self, *spaces: object) -> dict[str, str]:
         """What a checkpoint has to have in common with this run: its name, its configuration, its spaces.
 
@@ -271,7 +276,7 @@ class RunFolder:
         found = {"spaces": " ".join(str(space) for space in spaces)}
         if run := self._run():
             found["run"] = run
-        if (self.path / "config.yaml").is_file():
+        if (self.path / "config.yaml").is_file() and not self.acts_alone():
             found["configuration"] = _digest(configs.read(self.path / "config.yaml"))
         return found
 

@@ -142,6 +142,14 @@ def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
         run.main(["--logdir", str(small), "--steps", "80"])
     assert ended.value.code == 2
     assert "it holds what acts, and no optimisers to go on learning with" in capsys.readouterr().err
+    config = small / "config.yaml"
+    config.write_text(
+        re.sub(r"^  warmup: .*\n", "", config.read_text(), flags=re.MULTILINE)
+    )  # of earlier code
+    assert run.main(["eval", str(small), "--episodes", "4", "--json"]) == 0
+    said = capsys.readouterr()
+    assert f"{config} is of earlier code; taken as by default: optimiser.warmup 100" in said.err
+    assert json.loads(said.out.splitlines()[-1])["returns"] == returns[0]
     words = f"--init {small} --task memory_chain:n=3 --configs debug --steps 32 --eval.every 0".split()
     assert run.main(["train", *words, "--logdir", str(tmp_path / "next")]) == 0
 
