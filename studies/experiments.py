@@ -149,7 +149,7 @@ EXPERIMENTS = {
     "multi_doors_keys": Experiment(
         {
             "cpu": (
-                _doors(3, 30_000, "symbols", 8),
+                _doors(3, 10_000, "symbols", 8),
                 _doors(5, 20_000, "symbols", 4),
                 _doors(7, 20_000, "symbols", 4),
             ),
