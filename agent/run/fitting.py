@@ -73,10 +73,10 @@ class Fitting(Session):
         super().restore()
 
     def take_over(self, saved: checkpoint.Checkpoint) -> None:
-        load_agent(self.agent, saved.agent_state)
         progress = Counters.of(saved.loop_state)
         if progress.step != saved.step:
             raise ValueError(f"it is at step {progress.step}")
+        load_agent(self.agent, saved.agent_state)
         self.replay.load_state_dict(saved.replay_state or {})
         self.progress = progress
 

@@ -129,9 +129,14 @@ class RunFolder:
     ) -> list[str]:
         """What of the folder's run this configuration changes, a line for each option that may change.
 
-        Raises ValueError if others differ, the folder cannot hold a run, or its run is fitted to episodes on
-        disk and this one is not, or the other way round.
+        Raises ValueError if others differ, the folder cannot hold a run, its run was handed on to act, or is
+        fitted to episodes on disk and this one is not, or the other way round.
         """
+        if self.acts_alone():
+            raise ValueError(
+                f"{self} holds an agent that was handed on to act (export --format run): nothing goes on "
+                f"learning there. In another --logdir, --init {self} begins with its world model."
+            )
         saved = self.saved()
         writable(self.path, folder=True)
         if self.has_begun() and (self.data() is not None) != fitted:

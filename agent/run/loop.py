@@ -87,7 +87,6 @@ class Training(Session):
     # What a session begins with
 
     def take_over(self, saved: checkpoint.Checkpoint) -> None:
-        load_agent(self.agent, saved.agent_state)
         progress, count = Progress.of(saved.loop_state), self.collector.num_envs
         if progress.step != saved.step or len(progress.episodes) != count * self.job.size:
             raise ValueError(f"it is at step {progress.step} of {len(progress.episodes)} environments")
@@ -95,6 +94,7 @@ class Training(Session):
         acting = {key: value for key, value in arrays.items() if key.startswith(Acting.PREFIX)}
         if acting or progress.envs:
             Acting(self.agent.initial(count), {}, EpisodeStatistics(count)).check(acting)
+        load_agent(self.agent, saved.agent_state)
         try:
             lost = self.replay.load_state_dict(arrays, saved.chunks)
         except BaseException:

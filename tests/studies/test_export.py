@@ -138,10 +138,12 @@ def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
         assert run.main(["eval", str(folder), "--episodes", "4", "--json"]) == 0
         returns.append(json.loads(capsys.readouterr().out.splitlines()[-1])["returns"])
     assert returns[0] == returns[1]
+    before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     with pytest.raises(SystemExit) as ended:
         run.main(["--logdir", str(small), "--steps", "80"])
     assert ended.value.code == 2
-    assert "it holds what acts, and no optimisers to go on learning with" in capsys.readouterr().err
+    assert "holds an agent that was handed on to act" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     config = small / "config.yaml"
     config.write_text(
         re.sub(r"^  warmup: .*\n", "", config.read_text(), flags=re.MULTILINE)
