@@ -318,13 +318,7 @@ class Agent:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], learning: bool = True) -> None:
-        """Continue where the agent of this `state_dict` was; or act as it did, where not `learning`.
-
-        Raises:
-            ValueError: `learning`, and the state is for acting alone.
-        """
-        if learning and "optimisers" not in state:
-            raise ValueError("it holds what acts, and no optimisers to go on learning with")
+        """Continue where the agent of this `state_dict` was; or act as it did, where not `learning`."""
         self.model.load_state_dict(state["model"])
         self.actor_critic.load_state_dict(state["actor_critic"])
         if learning:

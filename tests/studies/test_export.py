@@ -144,10 +144,8 @@ def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
     assert ended.value.code == 2
     assert "holds an agent that was handed on to act" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
-    config = small / "config.yaml"
-    config.write_text(
-        re.sub(r"^  warmup: .*\n", "", config.read_text(), flags=re.MULTILINE)
-    )  # of earlier code
+    config = small / "config.yaml"  # as of code that did not have this option
+    config.write_text(re.sub(r"^  warmup: .*\n", "", config.read_text(), flags=re.MULTILINE))
     assert run.main(["eval", str(small), "--episodes", "4", "--json"]) == 0
     said = capsys.readouterr()
     assert f"{config} is of earlier code; taken as by default: optimiser.warmup 100" in said.err
