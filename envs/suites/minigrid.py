@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from types import ModuleType
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,6 +12,7 @@ from gymnasium import spaces
 
 from envs.arguments import Value, check_one_of, check_whole
 from envs.suites import extras
+from envs.suites.facts import TellFacts
 
 OBSERVATIONS = ("pixels", "symbols")
 
@@ -49,7 +51,7 @@ def build(
 
     Observation 'pixels': uint8 `[7 tile, 7 tile, 3]`, the drawn view. Observation 'symbols': see `Symbols`.
     In both the direction is left out (the view turns with the agent), and so is the mission: it is the same
-    sentence in every episode of the tasks that are allowed here.
+    sentence in every episode of the tasks that are allowed here. The Memory tasks tell facts, see `_memory`.
 
     Args:
         name: one of `names()`.
@@ -75,9 +77,23 @@ def build(
             f"Task {owner!r} tells in words what to do, and the words change from episode to episode: the "
             "view alone is not enough. Tasks with one fixed mission work, such as 'minigrid:MemoryS7'."
         )
+    if name.startswith("Memory"):
+        env = TellFacts(env, _memory)
     if observation == "symbols":
         return Symbols(env)
     return wrappers.ImgObsWrapper(wrappers.RGBImgPartialObsWrapper(env, tile_size=tile))
+
+
+def _memory(env: Any) -> dict[str, int]:
+    """Facts of a Memory task.
+
+    `cue`: the object in the first room, 0 for a ball and 1 for a key. `answer`: at the end of the corridor,
+    with an object on either side, 0 to turn left or 1 to turn right.
+    """
+    (x, y), middle = env.agent_pos, env.height // 2
+    cue = env.grid.get(1, middle - 1)
+    at_the_end = env.agent_dir == 0 and (x, y) == (env.success_pos[0], middle)
+    return {"cue": int(cue.type == "key"), "answer": int(env.success_pos[1] > y) if at_the_end else -1}
 
 
 class Symbols(gymnasium.ObservationWrapper):

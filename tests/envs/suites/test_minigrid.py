@@ -41,6 +41,25 @@ def test_symbols_are_what_minigrid_observes():
     env.close()
 
 
+def test_the_facts_of_memory_tasks():
+    """From the end of the corridor the answer leads to the object that was the cue."""
+    env, cues, answers = envs.make("minigrid:MemoryS7:observation=symbols"), set(), set()
+    for _ in range(8):
+        _, info = env.reset()
+        while (answer := info["probe"]["answer"]) < 0:
+            _, reward, terminated, _, info = env.step(2)
+            assert not (reward or terminated)
+        hidden = env.unwrapped
+        objects = [hidden.grid.get(int(hidden.agent_pos[0]), y).type for y in (1, 5)]
+        assert objects[answer] == ("ball", "key")[info["probe"]["cue"]]
+        env.step(answer)
+        assert env.step(2)[1] > 0
+        cues.add(info["probe"]["cue"])
+        answers.add(answer)
+    assert cues == answers == {0, 1}
+    env.close()
+
+
 def test_tile_size_and_truncation():
     door = envs.make_vector("minigrid:MemoryS7:tile=4", 1, seed=0)
     rows = door.reset()
