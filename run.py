@@ -140,6 +140,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "imagine": "studies.imagine",
     "probe": "studies.probe",
     "diagnose": "studies.diagnose",
+    "draw": "studies.draw",
     "compare": "studies.compare",
     "scores": "studies.scores",
     "collect": "studies.collect",
