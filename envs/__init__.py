@@ -221,5 +221,5 @@ def _wrap(build: Callable[[], gymnasium.Env], seed: int, index: int) -> gymnasiu
             if not guard.is_its_own(error):
                 raise
             what = f"environment {index} {guard.did(error)} while it was built (run seed {seed})"
-            raise EnvironmentFailure(what, index, seed=seed) from error
+            raise EnvironmentFailure(what) from error
         return SeedEpisodes(Plain(env), seed, index)

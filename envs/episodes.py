@@ -159,11 +159,7 @@ class SeedEpisodes(gymnasium.Wrapper):
         at = "after more steps than are counted" if step > LONGEST else f"step {step}"
         return guard.EnvironmentFailure(
             f"environment {self._index} {guard.did(error)}\nin {call}, episode {episode}, {at}, run seed "
-            f"{self._seed}: {self.env}",
-            self._index,
-            episode,
-            step,
-            self._seed,
+            f"{self._seed}: {self.env}"
         )
 
 

@@ -31,23 +31,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 class EnvironmentFailure(RuntimeError):  # noqa: N818 (EnvironmentError is Python's own, for the system's)
     """An environment raised, showed what cannot be learned from, or lost its process.
 
-    Attributes:
-        index: the environment's number in the run; None where it is not known.
-        episode: which of its episodes, from 0.
-        step: of that episode; 0 is the reset.
-        seed: of the run.
+    The message says which one in the run, in which of its episodes, at which step, with which run seed.
     """
-
-    def __init__(
-        self,
-        message: str,
-        index: int | None = None,
-        episode: int | None = None,
-        step: int | None = None,
-        seed: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.index, self.episode, self.step, self.seed = index, episode, step, seed
 
 
 def is_its_own(error: BaseException) -> bool:

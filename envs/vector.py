@@ -91,7 +91,7 @@ class VectorDoor:
             try:
                 self._envs = Workers(self._builders, self._timeout)
             except WorkerFault as fault:
-                raise self._failure(self._describe(fault, None), fault) from fault
+                raise EnvironmentFailure(self._describe(fault, None)) from fault
         else:
             self._envs = InProcess(self._builders)
         if (took := time.monotonic() - began) > SLOW:
@@ -249,7 +249,7 @@ class VectorDoor:
             with self._contained:
                 pictures: Any = self._envs.render()
         except WorkerFault as fault:
-            raise self._failure(self._describe(fault, None), fault) from fault
+            raise EnvironmentFailure(self._describe(fault, None)) from fault
         return list(pictures)
 
     def close(self) -> None:
@@ -305,7 +305,7 @@ class VectorDoor:
             self._episodes += 1
             if too_many := self._restarts.exhausted():
                 hint = "Mode 'sync' shows where an environment fails."
-                raise self._failure(f"{message}\n{too_many} {hint}", fault) from fault
+                raise EnvironmentFailure(f"{message}\n{too_many} {hint}") from fault
             self.restarted += 1
             warnings.warn(f"{message}\nAll {self.num_envs} worker processes start anew.", stacklevel=3)
             try:
@@ -314,13 +314,6 @@ class VectorDoor:
                 return self._begin()
             except WorkerFault as another:
                 fault, actions = another, None
-
-    def _failure(self, message: str, fault: WorkerFault) -> EnvironmentFailure:
-        number = next(iter(fault.failed), None)
-        if number is None:
-            return EnvironmentFailure(message, seed=self._seed)
-        at = self._first_index + number, int(self._episodes[number])
-        return EnvironmentFailure(message, *at, self._steps, self._seed)
 
     def _describe(self, fault: WorkerFault, actions: np.ndarray | None) -> str:
         """Say which environment failed, how, and while doing what."""
@@ -346,16 +339,12 @@ class VectorDoor:
         for key, values in rows.items():
             if values.dtype == np.float32 and not np.isfinite(values).all():
                 number = int(np.argmin(np.isfinite(values).reshape(self.num_envs, -1).all(1)))
-                index, episode = self._first_index + number, int(self._episodes[number])
                 raise EnvironmentFailure(
-                    f"{self.task}: environment {index} returned {key} = {values[number]}, which is not "
-                    f"finite in float32, at step {self._steps} since the last reset() (episode {episode} of "
-                    f"that environment, run seed {self._seed}). Nothing could be learned from it: correct "
-                    f"the environment, or wrap it so that it returns finite numbers.",
-                    index,
-                    episode,
-                    self._steps,
-                    self._seed,
+                    f"{self.task}: environment {self._first_index + number} returned {key} = "
+                    f"{values[number]}, which is not finite in float32, at step {self._steps} since the last "
+                    f"reset() (episode {self._episodes[number]} of that environment, run seed {self._seed}). "
+                    f"Nothing could be learned from it: correct the environment, or wrap it so that it "
+                    f"returns finite numbers."
                 )
         return rows | {"is_first": is_first, "is_last": self._ended.copy(), "is_terminal": is_terminal}
 

@@ -55,10 +55,8 @@ def test_exceptions_tell_where():
     env = SeedEpisodes(Broken(), seed=7, index=3)
     env.reset()
     says = r"environment 3 raised KeyError: 'inside'\nin step\(1\), episode 0, step 1, run seed 7"
-    with pytest.raises(EnvironmentFailure, match=says) as caught:
+    with pytest.raises(EnvironmentFailure, match=says):
         env.step(1)
-    failure = caught.value
-    assert (failure.index, failure.episode, failure.step, failure.seed) == (3, 0, 1, 7)
 
 
 def test_a_very_long_episode_cannot_be_taken_up_again(monkeypatch):

@@ -53,12 +53,12 @@ def test_what_ends_a_program_is_a_failure_that_says_where(do, where):
         return
     with envs.make_vector(task(do, where, 1), 1, seed=3, first_index=4) as door:
         assert door.reset()["is_first"].all() and len(door.state()) == 1
-        with pytest.raises(EnvironmentFailure, match=f"environment 4 .*{says}") as caught:
+        with pytest.raises(
+            EnvironmentFailure, match=f"environment 4 .*{says}.*\nin .*episode 1, .*run seed 3"
+        ):
             play(door)
         episode = door.episodes[0]
-        assert (caught.value.index, caught.value.seed) == (4, 3)
-        assert caught.value.episode == 1 == episode
-        assert door.state() == []
+        assert episode == 1 and door.state() == []
         with pytest.raises(RuntimeError, match="call reset"):
             door.step(np.zeros(1, np.int64))
         assert door.reset()["is_first"].all() and door.episodes[0] == episode + 1
