@@ -14,9 +14,9 @@ class FramePosterior(Backbone):
     """Backbones with q(z_t | x_t) and p(z_t | h_t), with h_t from a sequence model of the inputs g_1 to g_t.
 
     The posterior does not see h, so all z of a window, hence all inputs g_t = MLP(z_{t-1}, a_t), are known at
-    once: `filtered`. A subclass creates the sequence model and then `prior_net`, and implements `advance` and
-    the rest of the contract. Features are (h_t, z_t). State leaves: `latent` z `[B, S, K]`, `output` h
-    `[B, D]`, and the subclass's own.
+    once: `filtered`. A subclass creates the sequence model and then `prior_net`, implements `observe` and
+    `advance`, and adds its own leaves to `initial`. Features are (h_t, z_t); so is what the policy sees, but
+    for S4WM's choice. State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, and the subclass's own.
 
     Args:
         embed_size, action_size, latent: E, A, and the family of z.
@@ -36,7 +36,11 @@ class FramePosterior(Backbone):
         self.latent_in = MLP(latent.size, units, hidden_layers)
         self.action_in = MLP(action_size, units, hidden_layers)
         self.input_net = linear(2 * units, width)
-        self.feature_size = width + latent.size
+        self.feature_size = self.policy_size = width + latent.size
+
+    def initial(self, batch_size: int) -> State:
+        zeros = self.input_net.weight.new_zeros
+        return {"latent": zeros(batch_size, *self.latent.shape), "output": zeros(batch_size, self.width)}
 
     def advance(self, inputs: Tensor, state: State) -> State:
         """One step of the sequence model: g_t `[B, D]` -> `output` and the subclass's own leaves.
@@ -68,6 +72,9 @@ class FramePosterior(Backbone):
         latent = self.latent.sample(self.prior(rest["output"]), noise)
         state = {**rest, "latent": latent}
         return state, self.feature(state)
+
+    def policy_input(self, state: State) -> Tensor:
+        return self.feature(state)
 
     def prior(self, output: Tensor) -> Tensor:
         """p(z | h) for h `[..., D]`."""

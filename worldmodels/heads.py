@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.nets import MLP
+from worldmodels.nets import MLP, linear
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -75,11 +75,11 @@ class TwoHotHead(nn.Module):
 
 
 class BernoulliHead(nn.Module):
-    """Probability that the episode continues."""
+    """Probability that the episode continues, linear in what it reads."""
 
-    def __init__(self, inputs: int, units: int, layers: int) -> None:
+    def __init__(self, inputs: int) -> None:
         super().__init__()
-        self.net = MLP(inputs, units, layers, 1)
+        self.net = nn.Sequential(linear(inputs, 1))
 
     def forward(self, feature: Tensor) -> Tensor:
         """`[..., F]` -> logits `[...]`."""

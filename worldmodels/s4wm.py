@@ -86,20 +86,13 @@ class S4WM(FramePosterior):
         if policy_input == "auto":
             policy_input = "full" if memory <= MOST_SEEN else "output"
         self.policy_view = policy_input
-        self.policy_size = {
-            "output": self.feature_size,
-            "hidden": latent.size + memory,
-            "full": self.feature_size + memory,
-        }[policy_input]
+        beside = {"output": width, "hidden": memory, "full": width + memory}
+        self.policy_size = latent.size + beside[policy_input]
 
     def initial(self, batch_size: int) -> State:
-        memory, layers = self.stack.initial(batch_size), self.stack.attention
-        return {
-            "latent": memory.new_zeros(batch_size, *self.latent.shape),
-            "output": memory.new_zeros(batch_size, self.width),
-            "memory": memory,
-            **(initial_cache(layers, batch_size) if layers else {}),
-        }
+        layers = self.stack.attention
+        own = {"memory": self.stack.initial(batch_size)}
+        return super().initial(batch_size) | own | (initial_cache(layers, batch_size) if layers else {})
 
     def observe(
         self,

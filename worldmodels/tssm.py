@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from worldmodels.attention import Attention, Dream, Past, initial_cache, step_of
@@ -47,18 +49,12 @@ class TSSM(FramePosterior):
         # Where an episode begins, latent and action are zero. An input of exactly zero stays that through all
         # blocks, and each of their norms multiplies its gradient by 300.
         nn.init.normal_(self.input_net.bias, std=0.1)
-        self.blocks = nn.ModuleList(Block(width, heads, feed_forward, memory) for _ in range(layers))
+        self.blocks: Any = nn.ModuleList(Block(width, heads, feed_forward, memory) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.prior_net = MLP(width, units, hidden_layers, latent.outputs)
-        self.policy_size = self.feature_size
 
     def initial(self, batch_size: int) -> State:
-        zeros = self.input_net.weight.new_zeros
-        return {
-            "latent": zeros(batch_size, *self.latent.shape),
-            "output": zeros(batch_size, self.width),
-            **initial_cache(self._attention(), batch_size),
-        }
+        return super().initial(batch_size) | initial_cache(self._attention(), batch_size)
 
     def observe(
         self,
@@ -89,9 +85,6 @@ class TSSM(FramePosterior):
         rest = {"latent": state["latent"], "output": state["output"]}
         return rest | Dream.prepare(self._attention(), state)
 
-    def policy_input(self, state: State) -> Tensor:
-        return self.feature(state)
-
     def advance(self, inputs: Tensor, state: State) -> State:
         past = step_of(self._attention(), state)
         output = self._output(inputs[:, None], past)[:, 0]
@@ -99,16 +92,13 @@ class TSSM(FramePosterior):
 
     def _output(self, x: Tensor, past: Past | Dream) -> Tensor:
         """h of inputs g, both `[B, T, D]`."""
-        for number, block in enumerate(self._blocks()):
+        for number, block in enumerate(self.blocks):
             x = past.attend(number, x)
             x = x + block.feed_forward(block.norm(x))
         return self.norm(x)
 
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
-
     def _attention(self) -> list[Attention]:
-        return [block.attention for block in self._blocks()]
+        return [block.attention for block in self.blocks]
 
 
 class Block(nn.Module):

@@ -55,7 +55,7 @@ class WorldModel(nn.Module):
         units = heads["units"]
         self.trunk = MLP(inputs, units, heads["layers"])
         self.reward = TwoHotHead(units, units, 0, heads["bins"], heads["resolution"])
-        self.continues = BernoulliHead(units, units, 0)
+        self.continues = BernoulliHead(units)
         self.free_nats = kl["free_nats"]
         self.dynamics_scale, self.representation_scale = kl["dynamics"], kl["representation"]
         self.first = kl["first"]

@@ -109,7 +109,7 @@ def test_a_head_learns_its_targets(head: TwoHotHead) -> None:
 
 def test_bernoulli() -> None:
     torch.manual_seed(0)
-    head = BernoulliHead(6, units=8, layers=1)
+    head = BernoulliHead(6)
     logits = head(torch.randn(3, 4, 6))
     assert logits.shape == (3, 4)
     target = torch.rand(3, 4).round()
