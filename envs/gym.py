@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import gymnasium
 import gymnasium.error
@@ -18,8 +19,6 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 
 from configs.nearest import did_you_mean
 from envs.arguments import Value, check_names
-
-T = TypeVar("T")
 
 # Namespace of ids -> the module that registers them, and what installs it
 PACKAGES = {"ALE": ("ale_py", "ale-py")}
@@ -79,10 +78,14 @@ def constructor(
             f"Task {task!r} is registered as a vector environment only. Register an 'entry_point' for "
             f"{env_id!r}: one environment at a time is what is needed here."
         )
-    allowed = _naming_the_extra(spec, functools.partial(_takes, spec.entry_point))
+    creator: Any = spec.entry_point
+    if isinstance(creator, str):
+        with _naming_the_extra(spec):
+            creator = load_env_creator(creator)
+    allowed = _takes(creator)
     if allowed is not None:
         check_names(task, arguments, allowed)
-    mode: dict[str, Any] = {"render_mode": "rgb_array"} if render and _draws(spec, allowed) else {}
+    mode: dict[str, Any] = {"render_mode": "rgb_array"} if render and _draws(creator, allowed) else {}
     return functools.partial(_build, module if colon else None, spec, mode | arguments)
 
 
@@ -151,20 +154,18 @@ def _import(task: str, module: str, env_id: str, others: Iterable[str]) -> None:
         ) from error
 
 
-def _takes(creator: str | Callable[..., Any]) -> list[str] | None:
+def _takes(creator: Callable[..., Any]) -> list[str] | None:
     """Names of the arguments that a task may give, or None where the constructor takes any."""
-    function = load_env_creator(creator) if isinstance(creator, str) else creator
-    parameters = inspect.signature(function).parameters
+    parameters = inspect.signature(creator).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     return ["max_episode_steps", "disable_env_checker", *parameters]
 
 
-def _draws(spec: EnvSpec, allowed: list[str] | None) -> bool:
+def _draws(creator: Callable[..., Any], allowed: list[str] | None) -> bool:
     """Whether an environment can be asked for pictures when it is built."""
     if allowed is not None and "render_mode" not in allowed:
         return False
-    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
     metadata = getattr(creator, "metadata", None)  # a function, which has none, may name the argument
     return allowed is not None if metadata is None else "rgb_array" in metadata.get("render_modes", [])
 
@@ -172,13 +173,15 @@ def _draws(spec: EnvSpec, allowed: list[str] | None) -> bool:
 def _build(module: str | None, spec: EnvSpec, arguments: dict[str, Any]) -> gymnasium.Env:
     if module is not None:
         _imported(module)
-    return _naming_the_extra(spec, functools.partial(gymnasium.make, spec, **arguments))
+    with _naming_the_extra(spec):
+        return gymnasium.make(spec, **arguments)
 
 
-def _naming_the_extra(spec: EnvSpec, call: Callable[[], T]) -> T:
-    """What `call` returns; if gymnasium's own environment lacks a package, an error that names the extra."""
+@contextlib.contextmanager
+def _naming_the_extra(spec: EnvSpec) -> Iterator[None]:
+    """If gymnasium's own environment lacks a package, raise an error that names the extra."""
     try:
-        return call()
+        yield
     except (ModuleNotFoundError, gymnasium.error.DependencyNotInstalled) as error:
         family = re.match(r"gymnasium\.envs\.(\w+)", str(spec.entry_point))
         if family is None or family[1] not in EXTRAS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ class InProcess(SyncVectorEnv):
         try:
             for builder in builders:
                 self.envs.append(builder())
-            built: list[Callable[[], gymnasium.Env]] = [functools.partial(_same, env) for env in self.envs]
+            built = [lambda env=env: env for env in self.envs]
             super().__init__(built, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         except BaseException:
             self.close_extras()
@@ -39,10 +38,6 @@ class InProcess(SyncVectorEnv):
             if env.has_wrapper_attr("patience"):
                 env.set_wrapper_attr("patience", max(1.0, deadline - time.monotonic()))
             env.close()
-
-
-def _same(env: gymnasium.Env) -> gymnasium.Env:
-    return env
 
 
 def without_info(builder: Callable[[], gymnasium.Env]) -> gymnasium.Env:
