@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,8 @@ TASKS: dict[str, str] = {name: env_id for name, (env_id, _) in _OWN.items()} | {
 # Prefix of tasks that a program made, and no name can make again
 PYTHON = "python"
 
-# Families of tasks: prefix -> our module with `names()`, `arguments(name)` and `build(name, **arguments)`.
+# Families of tasks: prefix -> our module with `names()` and `build(name, **arguments)`; where these arguments
+# are not what the signature says, or not the same for all names, also with `arguments(name)`.
 FAMILIES: dict[str, str] = {
     "popgym": "envs.suites.popgym",
     "minigrid": "envs.suites.minigrid",
@@ -205,7 +207,8 @@ def _constructor(task: str, render: bool = False) -> Callable[[], gymnasium.Env]
     if member not in members:
         near = did_you_mean(member, members, most=3) or f" It has: {', '.join(members)}."
         raise ValueError(f"Unknown task {task!r}: the family {prefix!r} has no {member!r}.{near}")
-    allowed = family.arguments(member)
+    signature = inspect.signature(family.build)
+    allowed = family.arguments(member) if hasattr(family, "arguments") else [*signature.parameters][1:]
     check_names(task, arguments, allowed)
     mode: dict[str, Any] = {"render_mode": "rgb_array"} if render and "render_mode" in allowed else {}
     return functools.partial(family.build, member, **mode | arguments)

@@ -71,11 +71,6 @@ def names() -> list[str]:
     return sorted(_tasks())
 
 
-def arguments(_name: str) -> list[str]:
-    """Return the names of the arguments that every task of the suite takes."""
-    return ["fast", "observation", "render_mode", "repeat", "size"]
-
-
 class DMControl(CheckedEnv):
     """A dm-control suite task (Tunyasuvunakool et al., 2020) as a gymnasium environment.
 

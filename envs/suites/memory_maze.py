@@ -45,11 +45,6 @@ def names() -> list[str]:
     return list(SIZES)
 
 
-def arguments(_name: str) -> list[str]:
-    """Return the names of the arguments that every size takes."""
-    return ["fast", "render_mode"]
-
-
 class MemoryMaze(CheckedEnv):
     """Again and again find the object that has the colour of the picture's border.
 

@@ -39,11 +39,6 @@ def names() -> list[str]:
     return sorted({*_registered(), *_ADDED})
 
 
-def arguments(_name: str) -> list[str]:
-    """Return the names of the arguments that every MiniGrid task takes here."""
-    return ["observation", "render_mode", "tile"]
-
-
 def build(
     name: str, tile: Value | None = None, observation: Value = "pixels", render_mode: str | None = None
 ) -> gymnasium.Env:
