@@ -1,12 +1,11 @@
-"""A module of environments outside the project: written to a folder, put on the path, found by name."""
+"""Modules of environments outside the project: written to a folder, put on the path, found by name."""
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gymnasium
 import pytest
-
-MODULE = "outside_tasks"
 
 SOURCE = '''
 import os
@@ -105,12 +104,24 @@ gymnasium.register("Counter-v0", entry_point=Counter, max_episode_steps=3)
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Make `outside_tasks:Scripted-v0` and `outside_tasks:Counter-v0` available; return the module's name."""
-    (tmp_path / f"{MODULE}.py").write_text(SOURCE)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], str]]:
+    """Write a module, name and source, to a folder on the path; it and its ids are gone after the test."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    known = set(gymnasium.registry)
-    yield MODULE
-    sys.modules.pop(MODULE, None)
+    written, known = [], set(gymnasium.registry)
+
+    def write(name: str, source: str) -> str:
+        (tmp_path / f"{name}.py").write_text(source)
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
     for env_id in set(gymnasium.registry) - known:
         del gymnasium.registry[env_id]
+
+
+@pytest.fixture
+def outside(module: Callable[[str, str], str]) -> str:
+    """Make `outside_tasks:Scripted-v0` and `outside_tasks:Counter-v0` available; the module's name."""
+    return module("outside_tasks", SOURCE)

@@ -1,7 +1,6 @@
 """docs/adding_a_task.md and docs/environments.md do what they say."""
 
 import re
-import sys
 from pathlib import Path
 
 import gymnasium
@@ -15,20 +14,11 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.fixture
-def written(tmp_path, monkeypatch):
-    """Write each python block to the file that its first line names, and put the folder on the path."""
+def written(module):
+    """Write each python block to the file that its first line names; the names."""
     text = (DOCS / "adding_a_task.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    files = {re.match(r'"""(\w+)\.py:', block)[1]: block for block in blocks}
-    for name, block in files.items():
-        (tmp_path / f"{name}.py").write_text(block)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    known = set(gymnasium.registry)
-    yield set(files)
-    for name in files:
-        sys.modules.pop(name, None)
-    for env_id in set(gymnasium.registry) - known:
-        del gymnasium.registry[env_id]
+    return {module(re.match(r'"""(\w+)\.py:', block)[1], block) for block in blocks}
 
 
 @pytest.mark.parametrize("mode", ["sync", "async"])

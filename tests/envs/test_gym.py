@@ -65,9 +65,8 @@ def test_a_module_may_be_named_by_its_file(outside, mode, tmp_path, monkeypatch)
         envs.check(f"{tmp_path}/json.py:Id-v0")
 
 
-def test_a_module_that_ends_the_program_is_a_mistake(tmp_path, monkeypatch):
-    (tmp_path / "ends_at_once.py").write_text("raise SystemExit(0)")
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_a_module_that_ends_the_program_is_a_mistake(module):
+    module("ends_at_once", "raise SystemExit(0)")
     with pytest.raises(ValueError, match="importing 'ends_at_once' tried to end the program"):
         envs.check("ends_at_once:Id-v0")
 
@@ -77,9 +76,8 @@ def test_an_id_that_the_module_does_not_register(outside):
         envs.check(f"{outside}:Scriptd-v0")
 
 
-def test_what_a_module_lacks_itself_is_not_called_unknown(tmp_path, monkeypatch):
-    (tmp_path / "half_a_module.py").write_text("import surely_not_installed")
-    monkeypatch.syspath_prepend(str(tmp_path))
+def test_what_a_module_lacks_itself_is_not_called_unknown(module):
+    module("half_a_module", "import surely_not_installed")
     with pytest.raises(ModuleNotFoundError, match="surely_not_installed"):
         envs.check("half_a_module:Id-v0")
 

@@ -82,18 +82,6 @@ def test_arguments_are_checked(arguments):
         MemoryChain(**arguments)
 
 
-def test_render():
-    env = MemoryChain(n=3, bits=2, render_mode="rgb_array")
-    env.reset(seed=0)
-    first = env.render()
-    assert first.shape == (40, 40, 3)
-    assert first.dtype == np.uint8
-    env.step(0)
-    env.step(0)
-    assert (env.render() != first).any()
-    assert MemoryChain().render() is None
-
-
 def test_optimum_and_default():
     assert envs.optimum("memory_chain") == 1.0
     assert MemoryChain().n == 32

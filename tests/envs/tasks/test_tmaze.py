@@ -59,15 +59,3 @@ def test_arguments_are_checked(arguments):
         ValueError, match=r"TMaze: argument '(corridor|limit)' must be a whole number of at least"
     ):
         TMaze(**arguments)
-
-
-def test_render():
-    env = TMaze(corridor=1, render_mode="rgb_array")
-    env.reset(seed=0)
-    pictures = [env.render()]
-    for action in (FORWARD, LEFT):
-        env.step(action)
-        pictures.append(env.render())
-    assert pictures[0].shape == (64, 64, 3)
-    assert (pictures[0] != pictures[1]).any()
-    assert (pictures[1] != pictures[2]).any()

@@ -5,7 +5,7 @@ import pytest
 
 import envs
 from envs.tasks.memory_chain import CONTEXT, FINEST, QUERY, TIME, MemoryChain
-from envs.tasks.tmaze import AGENT, CUE, FLOOR, TMaze
+from envs.tasks.tmaze import AGENT, CUE, FLOOR, FORWARD, LEFT, TMaze
 
 
 def read_tmaze(picture):
@@ -107,12 +107,11 @@ def test_render(observation):
     env = MemoryChain(5, 3, observation, render_mode="rgb_array")
     env.reset(seed=0)
     np.testing.assert_array_equal(env.render(), MemoryChain(5, 3, "pixels").reset(seed=0)[0])
-    maze = TMaze(5, observation=observation, render_mode="rgb_array")
+    maze = TMaze(2, observation=observation, render_mode="rgb_array")
     maze.reset(seed=0)
-    before = maze.render()
-    maze.step(0)
-    maze.step(0)
-    after = maze.render()
-    maze.step(0)
-    assert before.shape == (64, 64, 3)
-    assert (before != after).any() and (after != maze.render()).any()  # the place, which is not observed
+    shown = [maze.render()]
+    for action in (FORWARD, FORWARD, LEFT):
+        maze.step(action)
+        shown.append(maze.render())
+    assert {picture.shape for picture in shown} == {(64, 64, 3)}
+    assert len({picture.tobytes() for picture in shown}) == 4  # the place too, which is not observed
