@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from configs.nearest import did_you_mean
 from envs.arguments import Value, check_flag, check_one_of, check_whole
 from envs.base import CheckedEnv
 from envs.suites import extras, gl
@@ -112,9 +111,7 @@ class DMControl(CheckedEnv):
         render_mode: str | None = None,
     ) -> None:
         tasks, owner = _tasks(), f"dmc:{name}"
-        if name not in tasks:
-            near = did_you_mean(name, tasks) or f" There are: {', '.join(sorted(tasks))}."
-            raise ValueError(f"DMControl: argument 'name' must be a task of the suite, got {name!r}.{near}")
+        check_one_of("DMControl", "name", name, sorted(tasks))
         self._repeat = check_whole(owner, "repeat", repeat, 1)
         observation = check_one_of(owner, "observation", observation, OBSERVATIONS)
         self._pixels = observation == "pixels"
