@@ -15,8 +15,9 @@ class FramePosterior(Backbone):
 
     The posterior does not see h, so all z of a window, hence all inputs g_t = MLP(z_{t-1}, a_t), are known at
     once: `filtered`. A subclass creates the sequence model and then `prior_net`, implements `observe` and
-    `advance`, and adds its own leaves to `initial`. Features are (h_t, z_t); so is what the policy sees, but
-    for S4WM's choice. State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`, and the subclass's own.
+    `advance`, and adds its own leaves to `initial`. Features are (h_t, z_t), and what the policy sees is the
+    same where it has no `policy_input` of its own. State leaves: `latent` z `[B, S, K]`, `output` h `[B, D]`,
+    and the subclass's own.
 
     Args:
         embed_size, action_size, latent: E, A, and the family of z.

@@ -75,7 +75,7 @@ class TwoHotHead(nn.Module):
 
 
 class BernoulliHead(nn.Module):
-    """Probability that the episode continues, linear in what it reads."""
+    """Probability that the episode continues; its logit is linear in the inputs."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
