@@ -7,14 +7,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import configs
-from agent.run import seams
 from agent.run.folder import RunFolder
 from agent.run.loop import Training
-from agent.run.seams import Batches, Prepare
+from agent.run.seams import Batches
 from studies import tables
 from studies.timing import Configurations, Result
 
@@ -96,18 +94,12 @@ def _train(config: configs.Config, folder: RunFolder, updates: int) -> dict[str,
     end = begin + int(updates * tokens / config.train_ratio) + streams
     before = Training(configs.override(config, QUIET | {"steps": begin, "checkpoint.every": 0}), folder)
     before.run()
-    clocks: list[Clock] = []
-
-    def make_batches(streams: int, folder: Path | None, prepare: Prepare) -> Any:
-        clocks.append(Clock(seams.batches(config)(streams, folder, prepare)))
-        return clocks[-1]
-
     every = max(1, (end - begin) // CHECKPOINTS)
     settings = QUIET | {"steps": end, "checkpoint.every": every}
-    training = Training(configs.override(config, settings), folder, make_batches=make_batches)
+    training = Training(configs.override(config, settings), folder)
+    training.replay = clock = Clock(training.replay)
     training.run()
-    (clock,), stored = clocks, len(training.replay)
-    seconds = training.progress.seconds - before.progress.seconds
+    stored, seconds = len(clock), training.progress.seconds - before.progress.seconds
     steps = training.progress.step - before.progress.step
     share = {name: sum(end - begin for begin, end in clock.calls[name]) / seconds for name in REPLAY}
     # Saving asks the replay for its state first, and in the end to remove what no checkpoint needs any more.

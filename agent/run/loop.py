@@ -26,7 +26,7 @@ from agent.run.job import Job
 from agent.run.machine import choose_device
 from agent.run.progress import Acting, Progress
 from agent.run.saved import load_agent
-from agent.run.seams import Batches, MakeBatches, MakeEnvironments, Rows, close_quietly
+from agent.run.seams import Batches, MakeEnvironments, Rows, close_quietly
 from agent.run.session import Callback, Result, Session, carry_out
 from agent.run.stopping import Stopped
 from replay import shards
@@ -41,7 +41,7 @@ class Training(Session):
     Args:
         config: the merged configuration.
         folder: of the run. Nothing in it is touched before `run`, which the caller has `locked` it for.
-        make_envs, make_batches: the environments and the replay; None for those of the configuration.
+        make_envs: the environments; None for those of the configuration.
 
     Raises:
         ValueError: options that do not fit each other or the task.
@@ -55,7 +55,6 @@ class Training(Session):
         config: configs.Config,
         folder: RunFolder,
         make_envs: MakeEnvironments | None = None,
-        make_batches: MakeBatches | None = None,
     ) -> None:
         job = Job()
         share = job.share(config)
@@ -67,7 +66,7 @@ class Training(Session):
             device = choose_device(config.device)
             self.needs = memory.on_gpu(spaces, share, device)
             agent = Agent(seen, taken, share, device)
-            make_batches = make_batches or seams.batches(share, [*seen.values(), taken])
+            make_batches = seams.batches(share, [*seen.values(), taken])
             place, count = folder.path / "replay", self.collector.num_envs
             self.new_replay = partial(make_batches, count, place, agent.prepare)
             progress = Progress(episodes=[-1] * count * job.size)
