@@ -22,8 +22,7 @@ def recorded(task: str, backbone: str) -> list[str]:
     for path, record in _records(task):
         for name, got in record["results"].items():
             if name != backbone:
-                low, high = got["interval"]
-                seeds = got["seeds"] if isinstance(got["seeds"], int) else len(got["seeds"])
+                (low, high), seeds = got["interval"], got["seeds"]
                 many = f"[{low:.3g}, {high:.3g}] over {seeds} seeds" if seeds > 1 else "of one seed"
                 mean = got["return_mean"]
                 again = [

@@ -341,7 +341,7 @@ class TestTrain:
             "runs": {"rssm": [{"steps": [10, 20], "seconds": [1, None], "values": [0.1, 0.2]}]},
             "results": {
                 "s4wm": got,
-                "rssm": got | {"seeds": [0, 1, 2]},
+                "rssm": got | {"seeds": 3},
                 "gru": got | {"seeds": 1, "commits": ["a" * 40, "b" * 40 + "-dirty"]},
                 "lru": got,
             },
