@@ -124,8 +124,6 @@ def plan(task: str, policy: str, seed: int = 0, run: SavedRun | None = None) -> 
 
 def check(folder: Path, planned: Mapping[str, Any]) -> None:
     """Raise ValueError if a folder cannot hold the episodes of a plan, or holds others."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; expected a folder, or a path where there is nothing yet.")
     writable(folder, folder=True)
     path = folder / chunk.RECORD
     if not path.exists():

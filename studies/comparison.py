@@ -179,7 +179,7 @@ def _result(curves: Sequence[Curve], steps: int, optimum: float | None) -> dict[
     """The scores of one backbone over all its seeds."""
     returns = np.array([curve.values[-1] for curve in curves])
     mean, low, high = (float(value) for value in mean_interval(returns))
-    seconds = [finite(float(curve.seconds[-1])) for curve in curves]
+    seconds = [float(curve.seconds[-1]) for curve in curves]
     near: list[int | None] = [None] * len(curves)
     share = None
     if optimum is not None and optimum > 0:  # there is no share of 0, or of a cost
@@ -192,8 +192,8 @@ def _result(curves: Sequence[Curve], steps: int, optimum: float | None) -> dict[
         "returns": returns.tolist(),
         "seeds": len(curves),
         "steps": steps,
-        "seconds_mean": finite(float(np.mean([np.nan if s is None else s for s in seconds]))),
-        "seconds": seconds,
+        "seconds_mean": finite(float(np.mean(seconds))),
+        "seconds": list(map(finite, seconds)),
         "fraction_of_optimum": share,
         "steps_to_90": near,
         "steps_to_90_median": finite(float(np.median([np.inf if step is None else step for step in near]))),

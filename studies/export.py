@@ -128,7 +128,7 @@ def export(agent: TrainedAgent, out: Path, everything: bool, steps: int) -> dict
     }
     with _new(out) as temporary:
         torch.export.save(program, temporary / "agent.pt2")
-        runners = {"agent.pt2": _torch_runner(temporary / "agent.pt2", inputs)}
+        runners = {"agent.pt2": _torch_runner(torch.export.load(temporary / "agent.pt2").module(), inputs)}
         if everything:
             _write_weights(agent, temporary / "agent.safetensors")
             _write_onnx(program, temporary / "agent.onnx", names, returned)
@@ -164,7 +164,7 @@ def export_run(agent: TrainedAgent, run: RunFolder, out: Path, steps: int) -> di
             temporary, agent.step, learner.state_dict(learning=False), None, {}, identity=identity
         )
         step = ActingStep(TrainedAgent.load(temporary, "cpu"))
-        checked = _compare(agent, {"the run": _runner(step, step.example()[1])}, steps)
+        checked = _compare(agent, {"the run": _torch_runner(step, step.example()[1])}, steps)
     described = {"task": config.task, "backbone": config.backbone, "step": agent.step}
     return {"out": str(out), "files": _files(out), **described, "checked": checked}
 
@@ -290,11 +290,7 @@ def _write_onnx(program: Any, path: Path, inputs: list[str], outputs: list[str])
         ) from error
 
 
-def _torch_runner(path: Path, inputs: Any) -> Runner:
-    return _runner(torch.export.load(path).module(), inputs)
-
-
-def _runner(step: Callable[..., Any], inputs: Any) -> Runner:
+def _torch_runner(step: Callable[..., Any], inputs: Any) -> Runner:
     tree = pytree.tree_structure(inputs)
 
     def run(arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from agent.run.saved import SavedRun
 from agent.run.seams import Environments
 from agent.run.video import Tiles, rgb
 from configs.command_line import Parser, Work, add_device, add_run, add_seed, add_video, count, run_of
-from studies import terminal
 from studies.terminal import ARROWS, Terminal
 from worldmodels import State
 from worldmodels.encoder_decoder import observations
@@ -50,7 +50,7 @@ def prepare(args: argparse.Namespace) -> Work:
     """See `play`."""
     if args.video:
         video.check(args.video)
-    person = terminal.is_there()
+    person = sys.stdin.isatty() and sys.stdout.isatty()
     if not person and (args.keys or not args.video):
         what = "to read keys from" if args.keys else "to show frames in; --video FILE needs none"
         raise ValueError(f"play found no terminal {what}.")

@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 import time
+import timeit
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def measure(steps: int, images: bool, memory_gb: float, folder: Path, samples: i
         replay.add(row | {key: np.full(STREAMS, value) for key, value in ends.items()})
     chunks = replay.chunks()
     added = time.perf_counter() - began
-    first = _times(replay, samples)
+    first = timeit.repeat(replay.sample, number=1, repeat=samples)
     state = {key: np.array(value) for key, value in replay.state_dict().items()}
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     replay.close()
@@ -97,7 +98,7 @@ def measure(steps: int, images: bool, memory_gb: float, folder: Path, samples: i
     began = time.perf_counter()
     assert loaded.load_state_dict(state, chunks) == []
     load = time.perf_counter() - began
-    again = _times(loaded, samples)
+    again = timeit.repeat(loaded.sample, number=1, repeat=samples)
     loaded.close()
     on_disk = sum(found["size"] for found in chunks.values()) + sum(value.nbytes for value in state.values())
     return {
@@ -105,9 +106,9 @@ def measure(steps: int, images: bool, memory_gb: float, folder: Path, samples: i
         "images": images,
         "memory_gb": memory_gb,
         "add_us_per_step": added / steps * 1e6,
-        "sample_ms": float(np.median(first)),
-        "sample_ms_95": float(np.quantile(first, 0.95)),
-        "sample_ms_loaded": float(np.median(again)),
+        "sample_ms": float(np.median(first)) * 1e3,
+        "sample_ms_95": float(np.quantile(first, 0.95)) * 1e3,
+        "sample_ms_loaded": float(np.median(again)) * 1e3,
         "resident_gb": resident / 2**30,
         "disk_bytes_per_step": on_disk / steps,
         "load_s": load,
@@ -122,13 +123,3 @@ COLUMNS: tables.Columns = {
     "in memory, GiB": lambda row: f"{row['resident_gb']:.2f}",
     "load, s": lambda row: f"{row['load_s']:.1f}",
 }
-
-
-def _times(replay: Replay, samples: int) -> list[float]:
-    """Milliseconds of each of `samples` batches."""
-    times = []
-    for _ in range(samples):
-        began = time.perf_counter()
-        replay.sample()
-        times.append((time.perf_counter() - began) * 1e3)
-    return times

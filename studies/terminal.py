@@ -18,11 +18,6 @@ ARROWS = {"left": "\x1b[D", "right": "\x1b[C", "up": "\x1b[A", "down": "\x1b[B"}
 GAP = 2  # columns between pictures
 
 
-def is_there() -> bool:
-    """Whether a person may sit at a terminal."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
-
-
 class Terminal:
     """A screen of its own, which is left as it was found, while a `with` block lasts."""
 

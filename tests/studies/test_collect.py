@@ -132,7 +132,7 @@ def test_other_data_is_refused(tmp_path, refused):
     (tmp_path / "a" / "dataset.json").unlink()
     assert "no dataset.json that says of what" in refused(*words, tmp_path / "a")
     (tmp_path / "file").touch()
-    assert "is a file; expected a folder" in refused(*words, tmp_path / "file")
+    assert "is there and no folder" in refused(*words, tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +163,8 @@ def _bytes(folder: Path) -> int:
 def test_what_acts_otherwise_is_not_left_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     agent, opened = agent_of("image", "rssm"), export._torch_runner
 
-    def wrong(path: Path, inputs: object) -> export.Runner:
-        return lambda arrays: [each + 1 for each in opened(path, inputs)(arrays)]
+    def wrong(step: Callable[..., Any], inputs: object) -> export.Runner:
+        return lambda arrays: [each + 1 for each in opened(step, inputs)(arrays)]
 
     monkeypatch.setattr(export, "_torch_runner", wrong)
     with pytest.raises(SystemExit, match="agent.pt2 does not act as predict does: after 1 steps"):
