@@ -1,4 +1,4 @@
-"""What each stage costs: time, memory, arithmetic of layers, models, dreams, updates, acting and replay."""
+"""What each stage costs: time, memory, arithmetic of layers, models, dreams, updates and acting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 import configs
 from agent.imagination import imagine
-from replay import Replay
 from studies import tables, timing
 from studies.plots import save
 from studies.timing import Call, Configurations, Result, Subject, count
@@ -43,8 +42,6 @@ def measure(what: str, configurations: Configurations, lengths: Sequence[int], r
     Raises:
         configs.Mistake: layers of a backbone without any.
     """
-    if what == "replay":  # whose batches do not depend on the backbone
-        configurations = {"replay": next(iter(configurations.values()))}
     subjects = [Subject(name, config) for name, config in configurations.items()]
     device = subjects[0].device
     matmul, rows = timing.matmul_speed(device), []
@@ -188,16 +185,6 @@ def _acting(subject: Subject, _length: int) -> Case:
     return Case(1, 1, parameters, lambda: agent.act(carry, rows))
 
 
-def _replay(subject: Subject, length: int) -> Case:
-    """A batch from a replay that holds four windows of each environment."""
-    config, steps, streams = subject.config, 4 * length, subject.config.envs.count
-    replay = Replay(streams * steps, streams, subject.rows, length, config.seed, online=False)
-    rows = subject.batch(streams, steps)
-    for t in range(steps):
-        replay.add({key: value[:, t] for key, value in rows.items()})
-    return Case(length, subject.rows * length, 0, replay.sample)
-
-
 CASES: dict[str, Callable[[Subject, int], Case]] = {
     "layers": _layer,
     "world_model": _world_model,
@@ -205,5 +192,4 @@ CASES: dict[str, Callable[[Subject, int], Case]] = {
     "foresight": _foresight,
     "update": _update,
     "acting": _acting,
-    "replay": _replay,
 }

@@ -19,19 +19,18 @@ def test_every_case(what: str) -> None:
     chosen = {name: debug(name) for name in ("s4wm", "s4wm_s4d" if what == "layers" else "rssm")}
     result = costs.measure(what, chosen, [3, 9], repeats=2)
     assert json.loads(json.dumps(result)) == result
-    names = ["replay"] if what == "replay" else list(chosen)
     lengths = {"imagination": [5], "acting": [1]}.get(what, [3, 9])
     assert [(row["length"], row["name"]) for row in result["rows"]] == [
-        (length, name) for length in lengths for name in names
+        (length, name) for length in lengths for name in chosen
     ]
     rows = {"imagination": 8, "acting": 1}.get(what, 4)  # of the preset
     for row in result["rows"]:
         assert row["median"] > 0 and row["spread"] >= 0 and math.isfinite(row["ratio"])
         assert row["tokens_per_second"] == pytest.approx(rows * row["length"] / row["median"])
-        assert (row["parameters"] > 0) == (row["matmul_share"] > 0) == (what != "replay")
+        assert row["parameters"] > 0 and row["matmul_share"] > 0
     assert result["rows"][0]["ratio"] == 1
     _, first, *_ = tables.text(result["rows"], costs.COLUMNS).splitlines()
-    assert first.startswith("replay " if what == "replay" else "s4wm (s5) ")
+    assert first.startswith("s4wm (s5) ")
     assert f"{1e3 * result['rows'][0]['median']:.2f}" in first.split()
 
 
@@ -39,7 +38,7 @@ def test_every_case(what: str) -> None:
 def test_on_pictures(what: str) -> None:
     result = costs.measure(what, {"a": debug("s4wm", "rooms")}, [4], 1)
     assert all(row["median"] > 0 for row in result["rows"])
-    assert what in ("layers", "replay") or result["rows"][0]["parameters"] > 5000  # convolutions
+    assert what == "layers" or result["rows"][0]["parameters"] > 5000  # convolutions
 
 
 def test_layers_of_what_has_none() -> None:
