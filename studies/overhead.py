@@ -49,7 +49,7 @@ class Clock:
         return timed if callable(found) else found
 
 
-def measure(configurations: Configurations, lengths: Sequence[int], repeats: int) -> Result:
+def measure(configurations: Configurations, _lengths: Sequence[int], repeats: int) -> Result:
     """Train for the prefill in a temporary folder, then go on for `repeats` updates, and measure those.
 
     Evaluations, pictures and TensorBoard are left out; about five checkpoints are saved on the way. Lengths
@@ -62,7 +62,6 @@ def measure(configurations: Configurations, lengths: Sequence[int], repeats: int
         background threads), `checkpoint` (median seconds to save one), `checkpoint_worst`, `bytes_per_step`
         (of replay on disk at the end, per stored step), `bytes_agent` (of the rest of one checkpoint).
     """
-    del lengths
     rows = []
     for name, config in configurations.items():
         with tempfile.TemporaryDirectory() as logdir:

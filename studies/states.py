@@ -43,7 +43,7 @@ def variants(configurations: Configurations, lengths: Sequence[int]) -> Configur
     }
 
 
-def measure(configurations: Configurations, lengths: Sequence[int], repeats: int) -> Result:
+def measure(configurations: Configurations, _lengths: Sequence[int], repeats: int) -> Result:
     """Train with each configuration in a temporary folder, then compare the states of `repeats` batches.
 
     Returns:
@@ -54,7 +54,6 @@ def measure(configurations: Configurations, lengths: Sequence[int], repeats: int
     Raises:
         configs.Mistake: no window has its episode's beginning within 8 windows.
     """
-    del lengths
     rows = []
     for name, config in configurations.items():
         with tempfile.TemporaryDirectory() as logdir:
