@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import pytest
-
 import configs
 from studies import components, tables
 
@@ -32,7 +30,6 @@ def test_numbers(call: Callable[..., dict]) -> None:
     assert "window: 4 rows of 16 steps" in components.note(result)
 
 
-@pytest.mark.parametrize("task", ["rooms"])
-def test_on_pictures(task: str, call: Callable[..., dict]) -> None:
-    (row,) = call(*WORDS, "--backbones", "s4wm", "--task", task)["rows"]
+def test_on_pictures(call: Callable[..., dict]) -> None:
+    (row,) = call(*WORDS, "--backbones", "s4wm", "--task", "rooms")["rows"]
     assert row["window"] > 0

@@ -17,6 +17,7 @@ from agent import Agent
 from envs.spaces import Observations
 from studies import export
 from tests.agent.run.test_trained import KINDS, samples, trained, untrained
+from tests.studies.conftest import Call
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 CASES = [
@@ -124,7 +125,7 @@ def test_the_page_acts_in_an_environment_without_us(
 
 
 def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, call: Call, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, small = trained(tmp_path / "whole", "s4wm", "memory_chain:n=3"), tmp_path / "agents" / "small"
     assert run.main(["export", str(whole), "--out", str(small), "--format", "run", "--check", "20"]) == 0
@@ -135,23 +136,17 @@ def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
     assert [small] == [*small.parent.iterdir()]
     assert str(tmp_path) not in (small / "config.yaml").read_text()
     assert _bytes(small) < _bytes(whole) / 2
-    returns = []
-    for folder in (whole, small):
-        assert run.main(["eval", str(folder), "--episodes", "4", "--json"]) == 0
-        returns.append(json.loads(capsys.readouterr().out.splitlines()[-1])["returns"])
-    assert returns[0] == returns[1]
+    returns, again = (call("eval", folder, "--episodes", "4")["returns"] for folder in (whole, small))
+    assert returns == again
     before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
-    with pytest.raises(SystemExit) as ended:
-        run.main(["--logdir", str(small), "--steps", "80"])
-    assert ended.value.code == 2
-    assert "holds an agent that was handed on to act" in capsys.readouterr().err
+    assert "holds an agent that was handed on to act" in refused("--logdir", small, "--steps", "80")
     assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     config = small / "config.yaml"  # as of code that did not have this option
     config.write_text(re.sub(r"^  warmup: .*\n", "", config.read_text(), flags=re.MULTILINE))
     assert run.main(["eval", str(small), "--episodes", "4", "--json"]) == 0
     said = capsys.readouterr()
     assert f"{config} is of earlier code; taken as by default: optimiser.warmup 100" in said.err
-    assert json.loads(said.out.splitlines()[-1])["returns"] == returns[0]
+    assert json.loads(said.out.splitlines()[-1])["returns"] == returns
     words = f"--init {small} --task memory_chain:n=3 --configs debug --steps 32 --eval.every 0".split()
     assert run.main(["train", *words, "--logdir", str(tmp_path / "next")]) == 0
 
@@ -173,22 +168,14 @@ def test_what_acts_otherwise_is_not_left_there(tmp_path: Path, monkeypatch: pyte
 
 
 def test_mistakes_end_before_anything_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
 ) -> None:
-    full = tmp_path / "full"
+    nothing, out, full = (tmp_path / name for name in ("nothing", "out", "full"))
     full.mkdir()
     (full / "notes.txt").touch()
-    nothing, out = str(tmp_path / "nothing"), str(tmp_path / "out")
-    for words, says in (
-        ([nothing, "--out", out, "--format", "torch"], "no run in"),
-        ([nothing, "--out", str(full), "--format", "torch"], "is not empty"),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            run.main(["export", *words])
-        assert ended.value.code == 2 and says in capsys.readouterr().err
+    assert "no run in" in refused("export", nothing, "--out", out, "--format", "torch")
+    assert "is not empty" in refused("export", nothing, "--out", full, "--format", "torch")
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as ended:
-        run.main(["export", nothing, "--out", out])
-    assert ended.value.code == 2
-    assert re.search(r"onnx, .*pip install -e '.\[export\]'. --format torch", capsys.readouterr().err)
+    said = refused("export", nothing, "--out", out)
+    assert re.search(r"onnx, .*pip install -e '.\[export\]'. --format torch", said)
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

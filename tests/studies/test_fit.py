@@ -217,8 +217,7 @@ def test_episodes_of_other_arguments_are_said_to_be(
     collect.fill(longer, collect.plan("memory_chain:n=9", "random") | {"context_length": 8}, 12, 1)
     assert run.main(["foresee", str(folder), "--data", str(data)]) == 0
     assert " are of " not in capsys.readouterr().err
-    words = ["foresee", str(folder), "--data", str(longer), "--json"]
-    assert run.main(words) == 0
+    assert run.main(["foresee", str(folder), "--data", str(longer), "--json"]) == 0
     out, err = capsys.readouterr()
     assert f"run.py: the episodes in {longer} are of memory_chain:n=9, the run of {TASK}\n" in err
     assert json.loads(out.splitlines()[-1])["context"] == 8

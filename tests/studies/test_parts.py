@@ -6,14 +6,10 @@ import json
 import pytest
 import torch
 
-import configs
 from agent.agent import Agent
 from studies import parts, tables
 from studies.timing import Subject
-
-
-def debug(backbone: str, task: str | None = None) -> configs.Config:
-    return configs.load(task, backbone, ["debug"], {"device": "cpu"})
+from tests.studies.test_costs import debug
 
 
 @pytest.mark.parametrize("task", [None, "Pendulum-v1", "rooms"])
