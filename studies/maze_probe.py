@@ -57,7 +57,7 @@ def judge(agent: Agent, fitted: Iterable[Rows], held: Iterable[Rows]) -> dict[st
     """
     data = Moments(*map(torch.cat, zip(*_moments(agent, fitted, EVERY), strict=True)))
     agent.seed_torch("probes")
-    probes: tuple[Reader, ...] = guess(data), fit(Probe(data, 0), data), fit(Probe(data, LAYERS), data)
+    probes = guess(data), fit(data, 0), fit(data, LAYERS)
     found: defaultdict[str, list[Tensor]] = defaultdict(list)
     for each in _moments(agent, held, None):
         for name, probe in zip(PROBES, probes, strict=True):
@@ -68,48 +68,35 @@ def judge(agent: Agent, fitted: Iterable[Rows], held: Iterable[Rows]) -> dict[st
     return {name: float(torch.cat(values).mean()) for name, values in found.items()}
 
 
-class Probe(nn.Module):
-    """A `Reader` that is trained.
-
-    Args:
-        data: whose features are brought to mean 0 and deviation 1.
-        layers: hidden ones, 0 for a linear probe.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, data: Moments, layers: int) -> None:
-        super().__init__()
-        size = data.features.shape[1]
-        self.register_buffer("mean", data.features.mean(0))
-        self.register_buffer("deviation", data.features.std(0).clamp(min=1e-4))
-        self.walls = MLP(size + data.pose.shape[1], UNITS, layers, data.walls.shape[1])
-        self.objects = MLP(size, UNITS, layers, data.objects[0].numel())
-        self.to(data.features.device)
-
-    def forward(self, data: Moments) -> tuple[Tensor, Tensor]:
-        features = (data.features - self.mean) / self.deviation
-        walls = self.walls(torch.cat([features, data.pose], 1))
-        return walls, self.objects(features).view_as(data.objects)
-
-
 def guess(data: Moments) -> Reader:
     """What is most common in the frames of `data`, whatever the features."""
     walls, objects = data.walls.mean(0) - 0.5, data.objects.mean(0)
     return lambda other: (walls.expand_as(other.walls), objects.expand_as(other.objects))
 
 
-def fit(probe: Probe, data: Moments) -> Probe:
-    """Train a probe: cross-entropy of cells, squared distance of objects."""
+def fit(data: Moments, layers: int) -> Reader:
+    """Train a probe on frames, its features brought to mean 0 and deviation 1.
+
+    The loss is the cross-entropy of cells and the squared distance of objects; `layers` are hidden ones, 0
+    for a linear probe.
+    """
+    mean, deviation = data.features.mean(0), data.features.std(0).clamp(min=1e-4)
+    size = data.features.shape[1]
+    of_walls = MLP(size + data.pose.shape[1], UNITS, layers, data.walls.shape[1])
+    of_objects = MLP(size, UNITS, layers, data.objects[0].numel())
+
+    def read(other: Moments) -> tuple[Tensor, Tensor]:
+        features = (other.features - mean) / deviation
+        walls = of_walls(torch.cat([features, other.pose], 1))
+        return walls, of_objects(features).view_as(other.objects)
 
     def loss(*parts: Tensor) -> Tensor:
         batch = Moments(*parts)
-        walls, objects = probe(batch)
+        walls, objects = read(batch)
         return F.binary_cross_entropy_with_logits(walls, batch.walls) + _distance(objects, batch).mean()
 
-    readout.train(probe, data, loss)
-    return probe
+    readout.train(nn.ModuleList([of_walls, of_objects]).to(data.features.device), data, loss)
+    return read
 
 
 def _distance(objects: Tensor, data: Moments) -> Tensor:

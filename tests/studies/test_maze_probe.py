@@ -13,7 +13,7 @@ from agent.agent import Agent
 from replay import chunk
 from studies import collect, foresee, maze_probe, readout
 from studies.experiments import EXPERIMENTS
-from studies.maze_probe import Moments, Probe, guess
+from studies.maze_probe import Moments, guess
 from tests.agent.run.episodes import SPACES, rows
 from tests.agent.run.house import configure
 from tests.studies.conftest import Call
@@ -60,13 +60,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_in_the_features_is_found() -> None:
     torch.manual_seed(0)
     data, others = moments(2000), moments(500)
-    probe = maze_probe.fit(Probe(data, 0), data)
+    probe = maze_probe.fit(data, 0)
     right, off = scores(probe, others)
     assert right > 0.95 and off < 0.1
     right, off = scores(guess(data), others)
     assert right < 0.6 and off == pytest.approx((2 + 2 * 5) / 2, rel=0.2)  # the mean of the variances
     hidden = moments(2000, hidden=True)
-    right, off = scores(maze_probe.fit(Probe(hidden, 0), hidden), moments(500, hidden=True))
+    right, off = scores(maze_probe.fit(hidden, 0), moments(500, hidden=True))
     assert right < 0.7 and off > 5  # but for the cell that the pose tells
 
 
