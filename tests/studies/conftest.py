@@ -10,6 +10,7 @@ import pytest
 import run
 
 Call = Callable[..., dict]
+Refused = Callable[..., str]
 Train = Callable[[str, str], Path]
 
 
@@ -25,7 +26,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Call:
 
 
 @pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
     """Run a command that ends with exit code 2; what it says."""
 
     def refused(*words: str | Path) -> str:

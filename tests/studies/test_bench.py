@@ -1,6 +1,5 @@
 """bench as a command: what it measures of which backbones, and what it refuses before it measures."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 import configs
 import run
 from studies import bench
+from tests.studies.conftest import Call, Refused
 
 WORDS = ("bench", "--configs", "debug", "--device", "cpu", "--repeats", "1")
 
@@ -22,13 +22,13 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_parts_of_an_update(call: Callable[..., dict]) -> None:
+def test_parts_of_an_update(call: Call) -> None:
     result = call(*WORDS, "--what", "parts", "--backbones", "rssm", "--lengths", "4")
     assert result["what"] == "parts" and result["length"] == 4
     assert result["rows"][0]["part"] == "update" and result["rows"][0]["name"] == "rssm"
 
 
-def test_all_backbones_that_can_be_measured(call: Callable[..., dict]) -> None:
+def test_all_backbones_that_can_be_measured(call: Call) -> None:
     result = call(*WORDS, "--what", "layers")
     layered = [name for name in configs.backbones() if name.startswith("s4wm")]
     assert [row["name"] for row in result["rows"]] == layered
@@ -48,7 +48,7 @@ def test_all_backbones_that_can_be_measured(call: Callable[..., dict]) -> None:
         (["--what", "layers", "--backbones", "rssm"], "'rssm' has no state-space layers"),
     ],
 )
-def test_mistakes(words: list[str], said: str, refused: Callable[..., str]) -> None:
+def test_mistakes(words: list[str], said: str, refused: Refused) -> None:
     assert said in refused(*WORDS, *words)
 
 

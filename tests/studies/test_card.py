@@ -12,6 +12,7 @@ import torch
 
 import run
 from studies import card
+from tests.studies.conftest import Refused
 
 
 def done(cases: card.Cases) -> dict[str, card.Result]:
@@ -148,9 +149,7 @@ def test_all_parts_take_eight_minutes_at_most(as_if_there_were_a_gpu: list, tmp_
     assert sum(limit for _, _, limit in as_if_there_were_a_gpu) <= 480
 
 
-def test_nothing_is_measured_over(
-    as_if_there_were_a_gpu: list, tmp_path: Path, refused: Callable[..., str]
-) -> None:
+def test_nothing_is_measured_over(as_if_there_were_a_gpu: list, tmp_path: Path, refused: Refused) -> None:
     out = tmp_path / "card.json"
     out.write_text("{}")
     assert "exists" in refused("card", "--out", out) and out.read_text() == "{}"
@@ -168,7 +167,7 @@ def test_mistakes(
     parts: list[str],
     said: str,
     tmp_path: Path,
-    refused: Callable[..., str],
+    refused: Refused,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import configs
 import run
+from tests.studies.conftest import Refused
 
 WORDS = ("--task", "memory_chain:n=3", "--configs", "debug", "--device", "cpu", "--eval.episodes", "2")
 
@@ -57,13 +57,13 @@ def test_a_small_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_nothing_is_created_for_what_cannot_be(
-    words: list[str], said: str, tmp_path: Path, refused: Callable[..., str]
+    words: list[str], said: str, tmp_path: Path, refused: Refused
 ) -> None:
     assert said in refused("compare", tmp_path / "a", *words, *WORDS)
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_of_other_options(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_runs_of_other_options(tmp_path: Path, refused: Refused) -> None:
     """Finished ones too: an earlier version's defaults may have been others."""
     folder = tmp_path / "rssm" / "seed1"
     folder.mkdir(parents=True)
@@ -74,7 +74,7 @@ def test_runs_of_other_options(tmp_path: Path, refused: Callable[..., str]) -> N
     assert "kl.free_nats: saved 0.5, now 1.0" in said and "seed:" not in said
 
 
-def test_another_comparison(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_another_comparison(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "rssm" / "seed0" / "checkpoints" / "1").mkdir(parents=True)
     (tmp_path / "plan.json").write_text('{"task": "tmaze", "presets": [], "overrides": {}}')
     assert "holds the comparison {'task': 'tmaze'" in refused(

@@ -1,14 +1,13 @@
 """The table of backbones: what it counts is right."""
 
-from collections.abc import Callable
-
 import configs
 from studies import components, tables
+from tests.studies.conftest import Call
 
 WORDS = ("bench", "--what", "backbones", "--configs", "debug", "--device", "cpu", "--repeats", "2")
 
 
-def test_numbers(call: Callable[..., dict]) -> None:
+def test_numbers(call: Call) -> None:
     names = ["s4wm", "s4wm_s4", "rssm"]
     result = call(*WORDS, "--backbones", *names)
     rows = {row["name"]: row for row in result["rows"]}
@@ -30,6 +29,6 @@ def test_numbers(call: Callable[..., dict]) -> None:
     assert "window: 4 rows of 16 steps" in components.note(result)
 
 
-def test_on_pictures(call: Callable[..., dict]) -> None:
+def test_on_pictures(call: Call) -> None:
     (row,) = call(*WORDS, "--backbones", "s4wm", "--task", "rooms")["rows"]
     assert row["window"] > 0

@@ -1,6 +1,6 @@
 """Facts are found where they are and nowhere else, and the networks' answers are counted."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from run import main
 from studies import collect, diagnose, readout
 from tests.agent.run.episodes import SPACES as EPISODE
 from tests.agent.run.episodes import rows
-from tests.studies.conftest import Call, Train
+from tests.studies.conftest import Call, Refused, Train
 
 LENGTH, COUNT, TASK = 6, 120, "memory_chain:n=3"
 
@@ -127,7 +127,7 @@ def test_in_mixed_precision(backbone: str) -> None:
 def test_as_a_command(
     train: Train,
     call: Call,
-    refused: Callable[..., str],
+    refused: Refused,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

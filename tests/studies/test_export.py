@@ -17,7 +17,7 @@ from agent import Agent
 from envs.spaces import Observations
 from studies import export
 from tests.agent.run.test_trained import KINDS, samples, trained, untrained
-from tests.studies.conftest import Call
+from tests.studies.conftest import Call, Refused
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 CASES = [
@@ -125,7 +125,7 @@ def test_the_page_acts_in_an_environment_without_us(
 
 
 def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
-    tmp_path: Path, call: Call, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, call: Call, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole, small = trained(tmp_path / "whole", "s4wm", "memory_chain:n=3"), tmp_path / "agents" / "small"
     assert run.main(["export", str(whole), "--out", str(small), "--format", "run", "--check", "20"]) == 0
@@ -168,7 +168,7 @@ def test_what_acts_otherwise_is_not_left_there(tmp_path: Path, monkeypatch: pyte
 
 
 def test_mistakes_end_before_anything_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
     nothing, out, full = (tmp_path / name for name in ("nothing", "out", "full"))
     full.mkdir()

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from studies import collect, fit, maze_probe, readout
 from tests.agent.run import recorded
 from tests.agent.run.recorded import maze_files
 from tests.agent.run.test_loop import same
-from tests.studies.conftest import Call, Train
+from tests.studies.conftest import Call, Refused, Train
 
-Refused = Callable[..., str]
 TASK = "memory_chain:n=5"
 SMALL = ["--configs", "debug", "--device", "cpu", "--recall.scale", "0", "--log.to", "none"]
 ACTS = (

@@ -1,6 +1,5 @@
 """The pictures of a trained model: what is drawn was played, and the files are there."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ import run
 from agent.run.evaluation import EVALUATION_ENVS
 from agent.run.saved import SavedRun
 from studies.imagine import EPISODES, play
+from tests.studies.conftest import Call, Refused, Train
 
-Train = Callable[[str, str], Path]
 TASK = "memory_chain:n=5"
 
 
@@ -21,9 +20,7 @@ TASK = "memory_chain:n=5"
     ("backbone", "task", "seen"),
     [("s4wm", TASK, "vector"), ("rssm", TASK, "vector"), ("rssm", "rooms", "image")],
 )
-def test_pictures(
-    backbone: str, task: str, seen: str, train: Train, tmp_path: Path, call: Callable[..., dict]
-) -> None:
+def test_pictures(backbone: str, task: str, seen: str, train: Train, tmp_path: Path, call: Call) -> None:
     """One of each kind; how long states last is drawn where there are such."""
     words = ["--steps", "12", "--context", "4", "--out", tmp_path / "new"]
     result = call("imagine", train(backbone, task), *words)
@@ -35,7 +32,7 @@ def test_pictures(
     assert list(result["kl"]) == [str(age) for age in range(7 if seen == "vector" else 12)]
 
 
-def test_a_video(train: Train, tmp_path: Path, call: Callable[..., dict]) -> None:
+def test_a_video(train: Train, tmp_path: Path, call: Call) -> None:
     """As many frames as steps, two rows of three; what was predicted is marked."""
     folder, film = train("rssm", "rooms"), tmp_path / "film.gif"
     words = ["--steps", "6", "--context", "4", "--out", tmp_path / "new", "--video", film]
@@ -49,7 +46,7 @@ def test_a_video(train: Train, tmp_path: Path, call: Callable[..., dict]) -> Non
     assert len(set(below[:4])) == len(set(below[4:])) == 1 and below[0] != below[5]
 
 
-def test_no_video_of_vectors(train: Train, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_no_video_of_vectors(train: Train, tmp_path: Path, refused: Refused) -> None:
     out, film = tmp_path / "new", tmp_path / "film.gif"
     said = refused("imagine", train("s4wm", TASK), "--out", out, "--video", film)
     assert f"--video: {TASK} shows no picture that could be predicted, only: vector." in said
@@ -94,5 +91,5 @@ def test_what_was_played_can_be_played_again(train: Train) -> None:
         (["a", "--steps", "1"], "between 1 and --steps - 1 = 0, got 1"),
     ],
 )
-def test_mistakes(words: list[str], said: str, refused: Callable[..., str]) -> None:
+def test_mistakes(words: list[str], said: str, refused: Refused) -> None:
     assert said in refused("imagine", *words)

@@ -1,13 +1,13 @@
 """What a run pays beside learning, measured on a small one."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from replay import Replay
 from studies import overhead, tables
+from tests.studies.conftest import Call
 
 WORDS = ("bench", "--what", "overhead", "--configs", "debug", "--device", "cpu")
 
@@ -21,9 +21,7 @@ def test_calls_are_summed_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("task", ["memory_chain:n=3", "rooms"])
-def test_a_small_run(
-    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., dict]
-) -> None:
+def test_a_small_run(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     """Each backbone is a row; nothing is left on disk; what is stored is on disk in each kept checkpoint."""
     monkeypatch.chdir(tmp_path)
     result = call(

@@ -19,8 +19,8 @@ from agent.run.evaluation import EVALUATION_ENVS
 from agent.run.pictures import BAR, bars
 from agent.run.saved import SavedRun
 from studies.play import Game, action_of
+from tests.studies.conftest import Call, Refused, Train
 
-Train = Callable[[str, str], Path]
 TASK = "memory_chain:n=5"
 
 
@@ -85,7 +85,7 @@ def test_the_agent_acts_until_ctrl_c(
     assert image.n_frames == 3 and image.size[0] == 2 * 128 + 4
 
 
-def test_without_a_terminal(train: Train, tmp_path: Path, call: Callable[..., dict]) -> None:
+def test_without_a_terminal(train: Train, tmp_path: Path, call: Call) -> None:
     """A video needs none; of vectors, bars are shown."""
     result = call(
         "play", train("s4wm", TASK), "--steps", "8", "--context", "3", "--video", tmp_path / "a.gif"
@@ -143,5 +143,5 @@ def test_actions_of_keys() -> None:
         (["--keys"], "no terminal to read keys"),
     ],
 )
-def test_no_terminal_is_a_mistake(words: list[str], said: str, refused: Callable[..., str]) -> None:
+def test_no_terminal_is_a_mistake(words: list[str], said: str, refused: Refused) -> None:
     assert said in refused("play", "runs/any", *words)

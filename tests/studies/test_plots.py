@@ -1,7 +1,6 @@
 """Any set of runs and of recorded comparisons is drawn; what cannot be is named."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib.figure import Figure
 
 from studies import plots
 from studies.curves import Curve, as_json
+from tests.studies.conftest import Call, Refused
 from tests.studies.test_curves import write_run
 
 
@@ -52,7 +52,7 @@ def test_runs_of_other_options_are_other_curves(tmp_path: Path) -> None:
     assert counts(2, 3, 5) == {f"s4wm (s5) [{tmp_path / '2'}]": 2, f"s4wm (s5) [{tmp_path / '5'}]": 1}
 
 
-def test_as_a_command(tmp_path: Path, call: Callable[..., dict]) -> None:
+def test_as_a_command(tmp_path: Path, call: Call) -> None:
     run = write_run(tmp_path / "run", "t", "s4wm", [0.5, 1.5])
     png, svg = tmp_path / "new" / "x.png", tmp_path / "x.svg"
     assert call("plot", run, "--out", png) == {"out": str(png)}
@@ -61,7 +61,7 @@ def test_as_a_command(tmp_path: Path, call: Callable[..., dict]) -> None:
     assert svg.read_text().lstrip().startswith("<?xml")
 
 
-def test_another_number_of_evaluations(tmp_path: Path, call: Callable[..., dict]) -> None:
+def test_another_number_of_evaluations(tmp_path: Path, call: Call) -> None:
     run = write_run(tmp_path / "run", "t", "s4wm", [0.5, 1.5])
     path = run / "metrics.jsonl"
     path.write_text(path.read_text().replace("eval/return_mean", "eval/gen_error"))
@@ -110,7 +110,7 @@ def test_a_picture_replaces_another_one_whole(tmp_path: Path, monkeypatch: pytes
     assert out.read_bytes() == before and list(tmp_path.iterdir()) == [out]
 
 
-def test_what_cannot_be_drawn_is_named(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_what_cannot_be_drawn_is_named(tmp_path: Path, refused: Refused) -> None:
     """Errors tell the folder and what was expected in it."""
 
     def said(path: Path) -> str:
@@ -144,7 +144,7 @@ def test_what_cannot_be_drawn_is_named(tmp_path: Path, refused: Callable[..., st
     ],
 )
 def test_an_output_that_cannot_be_written_is_said_before_the_work(
-    out: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]
+    out: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refused
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("folder").mkdir()

@@ -1,6 +1,5 @@
 """What readouts of past observations say, on states that hold them and on trained agents."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 
 from agent.run.reports import episode_age
 from studies.probe import _flat, explained, table
+from tests.studies.conftest import Call, Refused, Train
 
-Train = Callable[[str, str], Path]
 TASK = "memory_chain:n=5"
 
 
@@ -55,7 +54,7 @@ def test_pictures_are_sums_over_patches_beside_vectors() -> None:
     assert flat[1, 2, 0] == image[1, 2, :2, 0, 0].astype(int).sum() and flat[0, 0, -1] == 1
 
 
-def test_trained_agents(train: Train, tmp_path: Path, call: Callable[..., dict]) -> None:
+def test_trained_agents(train: Train, tmp_path: Path, call: Call) -> None:
     """A row for each run and one for the observation itself; the same command says the same again."""
     s4wm, rssm = train("s4wm", TASK), train("rssm", TASK)
     words = ["probe", s4wm, rssm, "--steps", "30", "--envs", "32"]
@@ -76,12 +75,12 @@ def test_trained_agents(train: Train, tmp_path: Path, call: Callable[..., dict])
     assert call(*words) == result
 
 
-def test_on_pictures(train: Train, call: Callable[..., dict]) -> None:
+def test_on_pictures(train: Train, call: Call) -> None:
     run, alone = call("probe", train("rssm", "rooms"), "--steps", "20", "--envs", "64")["rows"]
     assert alone["inputs"] == 8 * 8 * 3 and run["explained"][0] is not None
 
 
-def test_what_cannot_be_compared_is_named(train: Train, refused: Callable[..., str]) -> None:
+def test_what_cannot_be_compared_is_named(train: Train, refused: Refused) -> None:
     s4wm, rssm, other = train("s4wm", TASK), train("rssm", TASK), train("rssm", "tmaze")
     mistakes = {
         "runs of one task, got runs of memory_chain:n=5, tmaze": [rssm, other],

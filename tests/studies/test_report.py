@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,12 @@ import pytest
 
 from agent.run import pictures
 from agent.run.logger import Logger
+from tests.studies.conftest import Call, Refused, Train
 
-Train = Callable[[str, str], Path]
 TASK = "memory_chain:n=5"
 
 
-def test_runs_side_by_side(train: Train, tmp_path: Path, call: Callable[..., dict]) -> None:
+def test_runs_side_by_side(train: Train, tmp_path: Path, call: Call) -> None:
     """Curves, costs, news, pictures, options; the names are those below the folder of all."""
     for name, backbone in (("a", "s4wm"), ("b<i>", "rssm")):
         drawn = shutil.ignore_patterns("imagine", "*.gif", "*.png")  # by other tests
@@ -55,7 +54,7 @@ def test_runs_side_by_side(train: Train, tmp_path: Path, call: Callable[..., dic
     ],
 )
 def test_mistakes(
-    words: list[str], said: str, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    words: list[str], said: str, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("empty", "strange"):

@@ -1,13 +1,13 @@
 """Two checkouts that train the same agent are told from two that do not."""
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import run
 from studies import same
+from tests.studies.conftest import Refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,5 +34,5 @@ def test_a_difference_ends_with_1(
     assert capsys.readouterr().out.splitlines()[-1].split()[-4:] == ["2", "tensors:", "1", "differ"]
 
 
-def test_no_checkout(refused: Callable[..., str]) -> None:
+def test_no_checkout(refused: Refused) -> None:
     assert "no checkout in nowhere: expected nowhere/run.py" in refused("same", "nowhere")

@@ -1,12 +1,12 @@
 """The measurement of a growing replay: it fills, samples and loads what it says, and tidies up."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import run
 from studies import scale
+from tests.studies.conftest import Refused
 
 
 @pytest.mark.parametrize("images", [False, True])
@@ -18,9 +18,7 @@ def test_measure(images: bool, tmp_path: Path) -> None:
     assert 0 < got["sample_ms"] <= got["sample_ms_95"] and got["load_s"] > 0
 
 
-def test_as_a_command(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Callable[..., str]
-) -> None:
+def test_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Refused) -> None:
     folder = tmp_path / "replay"
     assert run.main(["scale", "--steps", "2e4", "3e4", "--folder", str(folder)]) == 0
     _, *rows = capsys.readouterr().out.splitlines()

@@ -1,7 +1,6 @@
 """Scores over tasks are those of their definitions, exactly, and say which tasks they leave out."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from studies import scores as module
 from studies.scores import STATISTICS, gap, gather, improvement, iqm, mean, median, report, table
+from tests.studies.conftest import Call, Refused
 
 ONE, TWO = np.array([0.0, 0.2, 0.4, 2.0]), np.array([1.0, 1.0, 0.6, 0.8])
 
@@ -48,7 +48,7 @@ def test_intervals_resample_the_runs_of_each_task() -> None:
     assert pair["value"] == pytest.approx((4 / 16 + 12 / 16 + 3 / 4) / 3)
 
 
-def test_as_a_command(tmp_path: Path, call: Callable[..., dict], capsys: pytest.CaptureFixture[str]) -> None:
+def test_as_a_command(tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]) -> None:
     """A guess scores 0 where it is known, else a return of 0; rows of several files, and of a grid, meet."""
     rows: dict[str, Any] = {"s4wm": [1.0, 0.5], "rssm": [0.5, 0.75], "rssm [rssm.deter=9]": [0.0]}
     files = [
@@ -76,9 +76,7 @@ def test_as_a_command(tmp_path: Path, call: Callable[..., dict], capsys: pytest.
     assert "left out Pendulum-v1: its optimum is not known" in capsys.readouterr().err
 
 
-def test_what_is_refused(
-    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_refused(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     one = write(tmp_path / "a.json", "tmaze", 1.0, s4wm=[1.0])
     again, other = tmp_path / "b.json", write(tmp_path / "c.json", "memory_chain", 1.0, rssm=[1.0])
     again.write_text(one.read_text())

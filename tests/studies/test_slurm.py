@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from studies import slurm
 from studies.comparison import Comparison, compare
+from tests.studies.conftest import Refused
 
 FAKE = Path(__file__).with_name("fake_train.py")
 START = "SLURM_ARRAY_TASK_ID=$i setsid bash $SLURM/script >> $SLURM/said 2>&1 & echo $! > $SLURM/pid$i"
@@ -111,14 +111,14 @@ WORDS = ("--task", "memory_chain:n=3", "--configs", "debug", "--device", "cpu", 
         (["--launcher", "slrm"], "invalid choice: 'slrm'"),
     ],
 )
-def test_what_is_refused(words: list[str], said: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_what_is_refused(words: list[str], said: str, tmp_path: Path, refused: Refused) -> None:
     assert said in refused("compare", tmp_path / "a", *WORDS, *words)
     assert not list(tmp_path.iterdir())
 
 
 def test_no_cluster_or_no_submitit(
     tmp_path: Path,
-    refused: Callable[..., str],
+    refused: Refused,
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -131,7 +131,7 @@ def test_no_cluster_or_no_submitit(
 
 
 @pytest.mark.extras("submitit")
-def test_an_unknown_parameter(tmp_path: Path, cluster: Path, refused: Callable[..., str]) -> None:
+def test_an_unknown_parameter(tmp_path: Path, cluster: Path, refused: Refused) -> None:
     words = ["--launcher", "slurm", "--slurm", "time=5", "--slurm", "partitoin=gpu"]
     assert "Unknown argument 'partitoin'" in refused("compare", tmp_path / "a", *WORDS, *words)
     assert not (tmp_path / "a").exists()

@@ -1,6 +1,5 @@
 """The comparison of start states: exact where it must be, and a table by age."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from agent.run.folder import RunFolder
 from agent.run.loop import Training
 from replay import Replay
 from studies import states, tables
+from tests.studies.conftest import Call, Refused
 
 WORDS = ("bench", "--what", "states", "--configs", "debug", "--device", "cpu", "--lengths", "16")
 
@@ -43,7 +43,7 @@ def test_a_state_that_is_acting_s_own_has_no_error(tmp_path: Path, monkeypatch: 
     ("task", "options"),
     [("memory_chain:n=126", "--steps 440"), ("minigrid:MemoryS7", "--steps 500")],
 )
-def test_as_a_command(task: str, options: str, call: Callable[..., dict]) -> None:
+def test_as_a_command(task: str, options: str, call: Call) -> None:
     """One row for each backbone and initial state; zero is far from acting's state, the others are not."""
     if task.startswith("minigrid"):
         pytest.importorskip("minigrid")
@@ -66,6 +66,6 @@ def test_what_carries_the_state_on_has_no_zero() -> None:
     assert list(states.variants(chosen, [16])) == names
 
 
-def test_episodes_that_are_too_long(refused: Callable[..., str]) -> None:
+def test_episodes_that_are_too_long(refused: Refused) -> None:
     words = ["--task", "memory_chain:n=400", "--backbones", "s4wm", "--steps", "300", "--repeats", "2"]
     assert "whose episode began at most 8 windows before" in refused(*WORDS, *words, "--replay.burn_in", "16")

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from run import main
 from studies import cost, fit, study
 from studies.experiments import BUDGETS, EXPERIMENTS, Experiment, Setting
 from studies.processes import Run
-from tests.studies.conftest import Call
+from tests.studies.conftest import Call, Refused
 
 pytest.importorskip("minigrid")
 
@@ -40,7 +40,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
 
 def test_from_the_data_to_the_table(
-    tiny: list[str], tmp_path: Path, call: Call, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    tiny: list[str], tmp_path: Path, call: Call, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report = call(*tiny)
     folder = tmp_path / "study"
@@ -114,9 +114,7 @@ def test_teleport(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_array_equal(errors.lines[-1].get_xdata(), [0, 1, 5, 10, 20])
 
 
-def test_cost(
-    tmp_path: Path, call: Call, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cost(tmp_path: Path, call: Call, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is trained on segments needs the time of all of them, and the memory of one."""
     monkeypatch.setitem(cost.SIZES, "cpu", ("memory_chain", ["debug"], 4, (8, 32), 1))
     words = ["study", "cost", "--backbones", "s4wm", "rssm_tbtt", "--logdir", str(tmp_path / "cost")]
@@ -131,9 +129,7 @@ def test_cost(
     assert (tmp_path / "cost" / "study.png").stat().st_size > 10_000
 
 
-def test_what_is_refused(
-    tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_refused(tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a_file").touch()
     for words, said in (

@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import configs
 from studies import verify
+from tests.studies.conftest import Call, Refused
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 LINKED = sorted(
@@ -17,7 +17,7 @@ LINKED = sorted(
 )
 
 
-def test_a_row_is_trained_anew(tmp_path: Path, call: Callable[..., dict]) -> None:
+def test_a_row_is_trained_anew(tmp_path: Path, call: Call) -> None:
     name, options = "s4wm [kl.free_nats=2]", {"kl.free_nats": "2"}
     given = "--configs debug --device cpu --eval.episodes=2 --s4wm.layers=2 --grid=kl.free_nats=0.5,2"
     compared = (
@@ -55,7 +55,7 @@ def test_where_a_new_run_is_expected(
         assert found["expected"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_mistakes(tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_mistakes(tmp_path: Path, refused: Refused) -> None:
     record = RESULTS / "memory_chain_30.json"
     assert "has no row 'rsm'. Did you mean 'rssm'?" in refused("verify", record, "--rows", "rsm")
     (tmp_path / "other.json").write_text("{}")
