@@ -38,9 +38,8 @@ from worldmodels.latent import MODE, Noise
 ANSWER = "answer"
 EPISODES = 1000
 FITTED = 0.75  # of the episodes, where none were fitted to; the others are for the scores
-PLACES = ("latent", "features", "policy")
+PLACES = {"latent": "in z", "features": "in (h, z)", "policy": "in what the actor reads"}
 """Where facts are looked for: z, (h, z), and what actor, critic, reward and continue networks read."""
-HEADS = {"latent": "in z", "features": "in (h, z)", "policy": "in what the actor reads"}
 HOW = ("observed", "imagined")
 NETWORKS = {"reward": "the reward network says it for", "actor": "the actor takes it for"}
 
@@ -58,16 +57,16 @@ def prepare(args: argparse.Namespace) -> Work:
     run = SavedRun.of(run_of(args), args.device)
     fitted, held = choose(run, args.episodes, args.data)
     load = partial(Episode(*run.interface.spaces).load, probes=True)
-    if args.context and args.context >= len(load(held[0])["reward"]) - 1:
+    first = load(held[0])
+    if args.context and args.context >= len(first["reward"]) - 1:
         raise ValueError(
             f"--context must leave a step to imagine, got {args.context}: {held[0]} has no more."
         )
-    if not facts_of(load(held[0])):
+    if not facts_of(first):
         raise ValueError(
             f"the episodes in {held[0].parent} tell no fact: their task gives no whole numbers as "
             f"info['probe'] (docs/adding_a_task.md), or did not when they were collected."
         )
-
     if args.data:
         run.say_if_unlike(args.data)
 
@@ -268,7 +267,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         "fact": lambda row: row[0],
         "state": lambda row: row[1],
         "guess": lambda row: f"{row[2]:.0%}",
-        **{HEADS[place]: partial(_cell, place) for place in PLACES},
+        **{heading: partial(_cell, place) for place, heading in PLACES.items()},
     }
     yield from tables.text(rows, columns).splitlines()
     for name, seen in found["seen"].items():

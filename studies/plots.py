@@ -165,7 +165,7 @@ def save(figure: Figure, out: Path) -> Path:
     """Write a figure, atomically, in the format of the file's suffix."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic(out, "a picture") as temporary:
-        figure.savefig(temporary, dpi=120, format=out.suffix.lstrip(".") or "png")
+        figure.savefig(temporary, dpi=120)
     return out
 
 
