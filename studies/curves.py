@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from configs.files import read_lines
 
 METRIC = "eval/return_mean"
 RESAMPLES = 10_000
@@ -50,28 +51,14 @@ def finite(value: float) -> float | None:
 def read_curve(folder: Path, metric: str = METRIC) -> Curve:
     """What a run logged of its evaluations, by step; one that was logged twice counts as the last time.
 
-    `metric` is the number of an evaluation that is wanted.
-
-    A last line that is being written, or was cut by a crash, is left out.
-
-    Raises:
-        ValueError: any other line is not JSON; the message names file and line.
+    `metric` is the number of an evaluation that is wanted. A line that is cut or damaged is left out, see
+    `read_lines`.
     """
-    path = folder / "metrics.jsonl"
     points: dict[int, tuple[float, float]] = {}
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    for number, line in enumerate(text.splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            entry = json.loads(line)
-            if entry.get(metric) is not None:
-                seconds = entry.get("time/seconds")
-                points[int(entry["step"])] = (np.nan if seconds is None else seconds, float(entry[metric]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path}, line {number} is no line of a log ({error!r}): {line[:80]!r}"
-            ) from error
+    for line in read_lines(folder / "metrics.jsonl"):
+        step, seconds, value = (line.get(name) for name in ("step", "time/seconds", metric))
+        if isinstance(step, int) and isinstance(value, int | float):
+            points[step] = (seconds if isinstance(seconds, int | float) else np.nan), value
     steps = np.array(sorted(points), np.int64)
     rows = np.array([points[step] for step in steps.tolist()], np.float64).reshape(-1, 2)
     return Curve(steps, rows[:, 0], rows[:, 1])
