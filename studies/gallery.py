@@ -104,11 +104,11 @@ def measure(row: Row, speed: bool = False) -> dict[str, Any]:
         solved = None
         if env.has_wrapper_attr("solution"):
             episodes = range(min(20, row.episodes))
-            solved = np.mean([_sum(collect.play(env, _solution, n)["reward"]) for n in episodes])
+            solved = float(np.mean([_sum(collect.play(env, _solution, n)["reward"]) for n in episodes]))
         return {
             "length": [min(steps), max(steps)],
             "random": [float(np.mean(returns)), float(np.std(returns)), row.episodes],
-            "solution": None if solved is None else float(solved),
+            "solution": solved,
             "optimum": envs.optimum(row.task),
             "frames": _frames(env) if speed else None,
         }

@@ -100,10 +100,8 @@ def gather(places: Iterable[Path], metric: str = METRIC) -> tuple[Groups, dict[s
     groups: dict[str, dict[str, list[Curve]]] = {}
     for (task, backbone), sources in lines.items():
         for source, curves in sources.items():
-            label = configs.label(backbone)
-            groups.setdefault(task, {})[f"{label}, {source}" if source and len(sources) > 1 else label] = (
-                curves
-            )
+            label = configs.label(backbone) + f", {source}" * bool(source and len(sources) > 1)
+            groups.setdefault(task, {})[label] = curves
     return groups, optima
 
 

@@ -237,7 +237,16 @@ def _value(found: Mapping[str, Any], key: str) -> float | None:
 
 def table(report: Mapping[str, Any]) -> str:
     """The means over seeds, with their intervals, beside the paper's figures."""
-    columns = _columns(EXPERIMENTS[report["study"]])
+    experiment = EXPERIMENTS[report["study"]]
+    columns: tables.Columns = {
+        "setting": lambda row: row["setting"],
+        "backbone": lambda row: configs.label(row["backbone"]),
+        "seeds": lambda row: str(row["seeds"]),
+        "updates": lambda row: f"{row['updates']:,}",
+        **{score.heading: partial(_cell, score) for score in experiment.scores},
+        experiment.paper: lambda row: row["paper"] or "-",
+        "minutes": lambda row: f"{np.mean(row['seconds']) / 60:,.0f}",
+    }
     return f"{report['study']}, budget {report['budget']}\n{tables.text(report['rows'], columns)}"
 
 
@@ -248,18 +257,6 @@ def _cell(score: Score, row: Mapping[str, Any]) -> str:
     low, high = found["interval"]
     spread = f" [{low:{form}}, {high:{form}}]" if row["seeds"] > 1 else ""
     return f"{found['mean']:{form}}{spread}"
-
-
-def _columns(experiment: Experiment) -> tables.Columns:
-    return {
-        "setting": lambda row: row["setting"],
-        "backbone": lambda row: configs.label(row["backbone"]),
-        "seeds": lambda row: str(row["seeds"]),
-        "updates": lambda row: f"{row['updates']:,}",
-        **{score.heading: partial(_cell, score) for score in experiment.scores},
-        experiment.paper: lambda row: row["paper"] or "-",
-        "minutes": lambda row: f"{np.mean(row['seconds']) / 60:,.0f}",
-    }
 
 
 def draw(experiment: Experiment, rows: Sequence[Mapping[str, Any]]) -> Figure:
