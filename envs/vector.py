@@ -280,6 +280,10 @@ class VectorDoor:
         """Begin the episodes `self._episodes`, take these actions in each, and return the observations."""
         if self._fault is not None:
             raise self._fault
+        if (
+            isinstance(self._envs, Workers) and self._envs.closed
+        ):  # no restart was left, but reset() may begin anew
+            self._envs = Workers(self._builders, self._timeout, self._envs.shown)
         self._envs.set_attr("next_episode", self._episodes.tolist())
         if actions:
             self._envs.set_attr("next_actions", list(actions))

@@ -351,6 +351,12 @@ def test_workers_that_fail_start_anew_and_then_no_more(outside, tmp_path, crash)
     with pytest.raises(EnvironmentFailure, match=FAULTS[crash] + r"(.|\n)*2 faults in 300 s, 1 are allowed"):
         for _ in range(10):
             door.step(zero)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) since an environment failed"):
+        door.step(zero)
+    failed = door.episodes
+    assert door.reset()["is_first"].all(), "reset() begins anew, though no restart is left"
+    assert door.episodes == failed + 1 and door.step(zero)["obs/vector"][0, 0] == 1
+    old += workers()
     began = time.monotonic()
     door.close()
     door.close()
