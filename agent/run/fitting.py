@@ -69,8 +69,8 @@ class Fitting(Session):
         close_quietly("episodes", self.replay)
 
     def restore(self) -> None:
-        self.folder.publish_data(self.data.to_json())
         super().restore()
+        self.folder.publish_data(self.data.to_json())
 
     def take_over(self, saved: checkpoint.Checkpoint) -> None:
         progress = Counters.of(saved.loop_state)

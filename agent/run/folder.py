@@ -240,7 +240,7 @@ class RunFolder:
         Its entries are `run` (the same word in all sessions and checkpoints of a run), `began` (UTC),
         `command`, `commit`, `hardware` and, where there are some, `changed`: the lines of `refuse_another`.
         """
-        self._name = self._run() or checkpoint.newest_identity(self.path).get("run") or uuid.uuid4().hex
+        self._name = self._run() or uuid.uuid4().hex
         publish(self.path / "config.yaml", configs.dump(config), "the configuration")
         if interface is not None:
             publish(self.path / "spaces.json", json.dumps(interface.to_json(), indent=1), "the spaces")
@@ -255,10 +255,13 @@ class RunFolder:
             file.write(json.dumps(session) + "\n")
 
     def _run(self) -> str | None:
-        """The word that names this run; None before its first session."""
+        """The word that names this run; None before its first session.
+
+        Where no session tells it, its newest checkpoint does.
+        """
         if self._name is None:
             named = [str(line["run"]) for line in self.sessions() if "run" in line]
-            self._name = named[-1] if named else None
+            self._name = named[-1] if named else checkpoint.newest_identity(self.path).get("run")
         return self._name
 
     def sessions(self) -> Iterator[dict[str, Any]]:
@@ -273,17 +276,18 @@ class RunFolder:
         """Whether the run was handed on without what goes on learning, for later code to read as well."""
         return checkpoint.newest_identity(self.path).get("for") == ACTING
 
-    def identity(self, *spaces: object) -> dict[str, str]:
+    def identity(self, *spaces: object, config: configs.Config | None = None) -> dict[str, str]:
         """What a checkpoint has to have in common with this run: its name, its configuration, its spaces.
 
-        Entries that the folder does not tell are left out.
+        Entries that the folder does not tell are left out; `config` is that of a session which it does not
+        tell of yet.
         """
         found = {"spaces": " ".join(str(space) for space in spaces)}
         if run := self._run():
             found["run"] = run
-        if (self.path / "config.yaml").is_file() and not self.acts_alone():
-            found["configuration"] = _digest(configs.read(self.path / "config.yaml"))
-        return found
+        if config is None and (self.path / "config.yaml").is_file() and not self.acts_alone():
+            config = configs.read(self.path / "config.yaml")
+        return found if config is None else found | {"configuration": _digest(config)}
 
     def begin_anew(self) -> None:
         """Put aside what a run left of which no checkpoint can be loaded, if any, and say so."""

@@ -103,11 +103,12 @@ class Session:
 
     # From the beginning to the end
 
-    def run(self, changed: Iterable[str] = ()) -> Result:
+    def run(self, changed: Iterable[str] = (), record: Callable[[], None] = lambda: None) -> Result:
         """Train up to `config.steps`, from the newest checkpoint if there is one.
 
         Args:
             changed: lines on options that are not as in the session before, to be said.
+            record: writes down that the session begins, once no checkpoint has refused it; on the first rank.
 
         Returns:
             the last evaluation (the newest, if there is one, where the callback stopped the run), with
@@ -118,21 +119,22 @@ class Session:
             Exception: whatever environments, files or the last evaluation raise, after a checkpoint was
                 saved, unless the agent was in the middle of an update; a note says which.
         """
-        self.restore()
-        log = self.config.log
         self.logger: Logger | Mute = Mute()
-        if self.job.leads:
-            self.logger = Logger(
-                self.folder.path,
-                self.config.steps,
-                to=log.to,
-                resume_step=self.progress.step,
-                unit=self.unit,
-                score=self.score,
-                config=self.config,
-                heard=self.logged.append,
-            )
         try:
+            self.restore()
+            self.job.first(record)
+            self.identity = self.folder.identity(*self.spaces)
+            if self.job.leads:
+                self.logger = Logger(
+                    self.folder.path,
+                    self.config.steps,
+                    to=self.config.log.to,
+                    resume_step=self.progress.step,
+                    unit=self.unit,
+                    score=self.score,
+                    config=self.config,
+                    heard=self.logged.append,
+                )
             lost = [line for lines in self.job.collect(self.lost) for line in lines]
             self._say_hello([*changed, *dict.fromkeys(lost)])
             with self.stop, self.job.watched():
@@ -168,12 +170,14 @@ class Session:
     def restore(self) -> None:
         """Go on from the newest checkpoint, if any; `lost` has a line for what of the replay was lost.
 
+        Nothing is written before one of them is taken over, or all are put aside.
+
         Raises:
             RuntimeError: the ranks of a job do not read the same one.
         """
-        self.identity = self.folder.identity(*self.spaces)
+        identity = self.folder.identity(*self.spaces, config=self.config)
         saved = checkpoint.load_newest(
-            self.folder.path, identity=self.identity, accept=self.take_over, report=self.job.report
+            self.folder.path, identity=identity, accept=self.take_over, report=self.job.report
         )
         steps = self.job.rows(np.array([saved.step if saved else 0])).tolist()
         if len(set(steps)) > 1:
@@ -330,13 +334,15 @@ def carry_out(
     folder, job = session.folder, session.job
     with ExitStack() as held:
 
-        def begin() -> None:
+        def lock() -> None:
             held.enter_context(folder.locked())
+
+        def record() -> None:
             folder.begin_session(session.config, command, changed, interface)
 
         try:
-            job.first(begin)
-            return session.run(changed)
+            job.first(lock)
+            return session.run(changed, record)
         except Stopped as stopped:
             if job.leads:
                 again = shlex.join(command)

@@ -180,7 +180,7 @@ def test_what_is_refused(
 def test_what_a_fitted_run_refuses(
     data: Path, tmp_path: Path, refused: Refused, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, other = tmp_path / "run", tmp_path / "other"
+    folder, other, again = (tmp_path / name for name in ("run", "other", "again"))
     words = ["fit", "--data", data, "--logdir", folder, *FAST, "--updates", "2", "--log.pictures", "0"]
     call(*words)
     collect.fill(other, collect.plan("memory_chain:n=5", "random", seed=1), 12, 1)
@@ -204,6 +204,15 @@ def test_what_a_fitted_run_refuses(
     out, err = capsys.readouterr()
     assert "there are 30 held-out episodes, all of them are used" in err and "30 held-out episodes" in out
     assert configs.read(folder / "config.yaml").task == TASK
+    # Its files are written once its checkpoints have not refused it.
+    call("fit", "--data", data, "--logdir", again, *words[5:])
+    shutil.rmtree(folder / "checkpoints")
+    shutil.copytree(again / "checkpoints", folder / "checkpoints")
+    names = ("data.json", "sessions.jsonl", "config.yaml")
+    before = [(folder / name).read_bytes() for name in names]
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert "of another run: its run is" in refused("fit", "--data", moved, *words[3:])
+    assert [(folder / name).read_bytes() for name in names] == before
 
 
 def test_episodes_of_other_arguments_are_said_to_be(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -96,3 +97,22 @@ def test_what_a_callback_raises_ends_the_run_after_it_is_saved(tmp_path: Path) -
     assert "All is saved at step 40" in raised.value.__notes__[0]
     result = train(configure(), tmp_path, callback=lambda metrics, step: "eval/episodes" not in metrics)
     assert result["steps"] == 80 and (tmp_path / "result.json").exists()
+
+
+@pytest.mark.faults("checkpoints of another run")
+def test_a_run_that_is_refused_is_left_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What checkpoints say is known before the session is written down, also where options are new."""
+    for name in ("mine", "other"):
+        train(configure(), tmp_path / name)
+    mine = tmp_path / "mine"
+    shutil.rmtree(mine / "checkpoints")
+    shutil.copytree(tmp_path / "other" / "checkpoints", mine / "checkpoints")
+
+    def contents() -> dict[Path, bytes | None]:
+        found = (path for path in mine.rglob("*") if path.name != ".lock")
+        return {path: path.read_bytes() if path.is_file() else None for path in found}
+
+    before = contents()
+    with pytest.raises(configs.Mistake, match="of another run: its run is"):
+        train(configure(steps=100), mine)
+    assert contents() == before and "skipped checkpoint" in capsys.readouterr().err
