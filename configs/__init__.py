@@ -34,7 +34,6 @@ __all__ = [
     "did_you_mean",
     "differences",
     "dump",
-    "headings",
     "inert",
     "is_free",
     "label",
@@ -80,7 +79,6 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     cuda_available: bool = False,
     pictures: bool = False,
-    directory: str | Path = DIRECTORY,
 ) -> Config:
     """Merge everything that configures one run.
 
@@ -94,18 +92,16 @@ def load(
         overrides: dotted key -> value, or the text of one as typed on a command line.
         cuda_available: whether this machine has a CUDA GPU.
         pictures: whether the task is observed in pictures.
-        directory: where the YAML files are.
 
     Raises:
         ValueError: an unknown backbone, preset or key, a value that its option does not take, or one that
             would make the backbone another.
     """
-    folder = Path(directory)
-    options = blocks.options(folder)
+    options = blocks.options(DIRECTORY)
     task = str(options["task"].default) if task is None else task
     backbone = str(options["backbone"].default) if backbone is None else backbone
     files = ("backbones", "sizes", "tasks")
-    of_backbone, of_size, of_task = (_blocks(folder, name, options, backbone) for name in files)
+    of_backbone, of_size, of_task = (_blocks(name, options, backbone) for name in files)
     names = list(presets) or ["12m" if cuda_available else "pixels" if pictures else "small"]
     own = _choose("backbone", backbone, of_backbone)
     layers = [_choose("preset", names[0], of_size)]
@@ -121,14 +117,9 @@ def load(
     return Config(_nested(merged | {"task": task, "backbone": backbone}))
 
 
-def override(
-    config: Config,
-    overrides: Mapping[str, Any],
-    source: str = "the command line",
-    directory: str | Path = DIRECTORY,
-) -> Config:
+def override(config: Config, overrides: Mapping[str, Any], source: str = "the command line") -> Config:
     """The same configuration with the values of some dotted keys changed; raises as `load` does."""
-    checked = _checked(overrides, blocks.options(Path(directory)), source)
+    checked = _checked(overrides, blocks.options(DIRECTORY), source)
     return Config(_nested(config.flat() | checked))
 
 
@@ -139,14 +130,14 @@ def dump(config: Config) -> str:
     return text.getvalue()
 
 
-def read(path: str | Path, directory: str | Path = DIRECTORY, fill: bool = False) -> Config:
+def read(path: str | Path, fill: bool = False) -> Config:
     """Read what `dump` wrote; with `fill` an option that it lacks has its default, which stderr is told.
 
     Raises:
         ValueError: the file holds an unknown option, lacks one, or holds a value that its option does not
             take: it was written by another version of this code, or edited.
     """
-    options = blocks.options(Path(directory))
+    options = blocks.options(DIRECTORY)
     leaves = blocks.flatten(blocks.parse(Path(path), aliases=False), str(path))
     saved = _checked(leaves, options, str(path), choosing=True)
     missing = [key for key in options if key not in saved]
@@ -180,7 +171,6 @@ def resume(
     backbone: str | None,
     presets: Sequence[str],
     overrides: Mapping[str, Any],
-    directory: str | Path = DIRECTORY,
 ) -> Config:
     """The configuration with which a run goes on: what is not named is as it was; raises as `load` does.
 
@@ -188,8 +178,8 @@ def resume(
     """
     task, backbone = task or saved.task, backbone or saved.backbone
     if presets:
-        return load(task, backbone, presets, overrides, directory=directory)
-    named = override(saved, overrides, directory=directory).to_dict()
+        return load(task, backbone, presets, overrides)
+    named = override(saved, overrides).to_dict()
     return Config(named | {"task": task, "backbone": backbone})
 
 
@@ -219,54 +209,47 @@ def inert(config: Config, named: Iterable[str]) -> list[str]:
     return said
 
 
-def describe(directory: str | Path = DIRECTORY) -> list[Option]:
+def describe() -> list[Option]:
     """Every option, in the order of `defaults.yaml`."""
-    return list(blocks.options(Path(directory)).values())
+    return list(blocks.options(DIRECTORY).values())
 
 
-def headings(directory: str | Path = DIRECTORY) -> dict[str, str]:
-    """The top-level groups of options and what their comments say of them."""
-    return blocks.headings(Path(directory))
-
-
-def backbones(directory: str | Path = DIRECTORY) -> list[str]:
+def backbones() -> list[str]:
     """Names that `load(backbone=...)` takes."""
-    return list(blocks.blocks(Path(directory), "backbones"))
+    return list(blocks.blocks(DIRECTORY, "backbones"))
 
 
-def label(backbone: str, directory: str | Path = DIRECTORY) -> str:
+def label(backbone: str) -> str:
     """A backbone's name in a table: with its layer in brackets where the name does not say it.
 
     What follows the name behind a space, such as a comparison's options, follows here too.
     """
     name, space, options = backbone.partition(" ")
-    own = blocks.blocks(Path(directory), "backbones").get(name, {})
+    own = blocks.blocks(DIRECTORY, "backbones").get(name, {})
     layer = next((str(value) for key, value in own.items() if key.endswith(".layer")), "")
     return backbone if not layer or name.endswith(f"_{layer}") else f"{name} ({layer}){space}{options}"
 
 
-def presets(directory: str | Path = DIRECTORY) -> list[str]:
+def presets() -> list[str]:
     """Names that `load(presets=...)` takes."""
-    return list(blocks.blocks(Path(directory), "sizes"))
+    return list(blocks.blocks(DIRECTORY, "sizes"))
 
 
-def _blocks(
-    folder: Path, name: str, options: Mapping[str, Option], backbone: str
-) -> dict[str, dict[str, Any]]:
+def _blocks(name: str, options: Mapping[str, Option], backbone: str) -> dict[str, dict[str, Any]]:
     """Block name -> its checked options, for one file of blocks; all are checked, not only those in use.
 
     What stands under another variant's name than `backbone` is left out.
     """
     found: dict[str, dict[str, Any]] = {}
-    variants = {name for name in backbones(folder) if "_" in name}
-    for block, own in blocks.blocks(folder, name).items():
+    variants = {name for name in backbones() if "_" in name}
+    for block, own in blocks.blocks(DIRECTORY, name).items():
         shared: dict[str, Any] = {}
         of_variant: dict[str, Any] = {}
         for key, given in own.items():
             group, _, rest = key.partition(".")
             model = group.partition("_")[0]
             option = {f"{model}.{rest}" if group in variants else key: given}
-            value = _checked(option, options, f"{folder / name}.yaml, block '{block}'")
+            value = _checked(option, options, f"{DIRECTORY / name}.yaml, block '{block}'")
             if group == backbone and group in variants:
                 of_variant |= value
             elif group not in variants:

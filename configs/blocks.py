@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from ruamel.yaml.tokens import AliasToken
 
 from configs.files import read_text
 from configs.options import Option, shown
-
-_COMMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|(?<!\s)\#|[^"'#])*?\s(?P<comment>\#.*)$""")
 
 
 def parse(path: Path, aliases: bool = True) -> CommentedMap:
@@ -47,24 +44,14 @@ def _loaded(text: str) -> Any:
 
 
 def options(folder: Path) -> dict[str, Option]:
-    """Dotted key -> option, in the order of `defaults.yaml`.
-
-    An option's comment stands at the end of its line (with the lines that continue it in the same column), or
-    else right above it.
-    """
+    """Dotted key -> option, in the order of `defaults.yaml`; its comment stands at the end of its line."""
     path = folder / "defaults.yaml"
-    tree, comments = parse(path), _comments(path)
+    tree = parse(path)
+    comments = _comments(tree)
     return {
         key: Option.of(key, _plain(value, key), comments[key])
         for key, value in flatten(tree, str(path)).items()
     }
-
-
-def headings(folder: Path) -> dict[str, str]:
-    """The top-level groups of options and what their comments say of them."""
-    path = folder / "defaults.yaml"
-    comments = _comments(path)
-    return {key: comments[key] for key, value in parse(path).items() if isinstance(value, Mapping)}
 
 
 def blocks(folder: Path, name: str) -> dict[str, dict[str, Any]]:
@@ -104,36 +91,14 @@ def _plain(value: Any, key: str) -> bool | int | float | str:
     raise ValueError(f"the default of '{key}' must be a bool, int, float or str, got {shown(value)}.")
 
 
-def _comments(path: Path) -> dict[str, str]:
-    """Dotted key of each option and group -> its comment."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+def _comments(tree: CommentedMap, prefix: str = "") -> dict[str, str]:
+    """Dotted key of each option -> the comment at the end of its line, and on those right below it."""
     found: dict[str, str] = {}
-
-    def walk(node: CommentedMap, prefix: str) -> None:
-        for key, value in node.items():
-            line, column = node.lc.key(key)
-            found[f"{prefix}{key}"] = _comment(lines, line, column)
-            if isinstance(value, CommentedMap):
-                walk(value, f"{prefix}{key}.")
-
-    walk(parse(path), "")
+    for key, value in tree.items():
+        if isinstance(value, CommentedMap):
+            found |= _comments(value, f"{prefix}{key}.")
+        else:
+            token = tree.ca.items.get(key, (None, None, None))[2]
+            lines = token.value.partition("\n\n")[0].splitlines() if token else ()
+            found[f"{prefix}{key}"] = " ".join(line.strip().lstrip("#").strip() for line in lines)
     return found
-
-
-def _comment(lines: Sequence[str], line: int, column: int) -> str:
-    """The comment at the end of a line and its continuation, else the one above it in the given column."""
-    found: list[str] = []
-    match = _COMMENT.match(lines[line])
-    if match:
-        found.append(match["comment"])
-        below = " " * match.start("comment") + "#"
-        for text in lines[line + 1 :]:
-            if not text.startswith(below):
-                break
-            found.append(text)
-    else:
-        for text in reversed(lines[:line]):
-            if not text.startswith(" " * column + "#"):
-                break
-            found.insert(0, text)
-    return " ".join(text.strip().lstrip("#").strip() for text in found)

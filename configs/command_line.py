@@ -41,12 +41,11 @@ class Command(Protocol):
 class Parser(argparse.ArgumentParser):
     """argparse with one-line errors that name the nearest option, in place of a screenful of usage."""
 
-    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+    def __init__(self, command: str, description: str) -> None:
         width = min(shutil.get_terminal_size((110, 24)).columns, 110)
         super().__init__(
             prog=f"run.py {command}",
             description=description,
-            epilog=epilog,
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=width),
         )
@@ -102,7 +101,6 @@ def add_configuration(
         metavar="NAME",
         help=f"presets merged from left to right, of {', '.join(configs.presets())} [{size}]",
     )
-    headings = configs.headings()
     groups: dict[str, Any] = {
         "": parser.add_argument_group(
             "run",
@@ -115,7 +113,7 @@ def add_configuration(
             continue
         top = option.key.split(".")[0] if "." in option.key else ""
         if top not in groups:
-            groups[top] = parser.add_argument_group(top, headings[top].replace("%", "%%") or None)
+            groups[top] = parser.add_argument_group(top)
         kind = {bool: "BOOL", int: "INT", float: "FLOAT", str: "TEXT"}[type(option.default)]
         if option.choices:
             kind = f"{{{','.join(option.choices)}}}"

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+LISTED = 12  # names in a message
 Value = bool | int | float | str
 
 _BOOLS = {"true": True, "yes": True, "false": False, "no": False}
@@ -128,8 +129,8 @@ def shown(value: object) -> str:
     return f"{value!r} ({type(value).__name__})"
 
 
-def listed(names: Iterable[str], most: int = 12) -> str:
+def listed(names: Iterable[str]) -> str:
     """Names as messages list them."""
     names = list(names)
-    text = ", ".join(f"'{name}'" for name in names[:most])
-    return f"{text} and {len(names) - most} more" if len(names) > most else text
+    text = ", ".join(f"'{name}'" for name in names[:LISTED])
+    return f"{text} and {len(names) - LISTED} more" if len(names) > LISTED else text

@@ -18,12 +18,12 @@ backbone: s4wm
 seed: 0  # seed of everything
 steps: 1_000  # environment steps,
               # counted over all environments
-# Where to compute:
-# {auto, cpu, cuda}
-device: auto
+device: auto  # where to compute {auto, cpu, cuda}
+
+# This is said of nothing.
 logdir: ''
 threads: 0
-agent:  # The actor-critic
+agent:
   horizon: 15  # steps imagined [1, inf)
   scale: 3e-4  # a rate # with a hash
   clip: 1.0  # (0, inf]
@@ -53,18 +53,20 @@ popgym: {steps: 3000}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of `FILES`, in place of the real ones."""
     path = tmp_path / "files"
     path.mkdir()
     for name, text in FILES.items():
         (path / name).write_text(text)
+    monkeypatch.setattr(configs, "DIRECTORY", path)
     return path
 
 
-def fails(folder: Path, *parts: str, **arguments: object) -> None:
+def fails(*parts: str, **arguments: object) -> None:
     """load() raises a ValueError that holds every part."""
     with pytest.raises(ValueError) as caught:
-        configs.load(**arguments, directory=folder)  # type: ignore[arg-type]
+        configs.load(**arguments)  # type: ignore[arg-type]
     for part in parts:
         assert part in str(caught.value)
 
@@ -129,7 +131,7 @@ class TestConfig:
 
 class TestMerging:
     def test_order(self, folder: Path) -> None:
-        config = configs.load(directory=folder)
+        config = configs.load()
         assert config.task == "memory_chain" and config.backbone == "s4wm"
         assert config.agent.horizon == 20  # the backbone's block over the default
         assert config.s4wm.width == 32  # the size over the default
@@ -137,14 +139,14 @@ class TestMerging:
         assert config.agent.actor.unimix == 0.01
 
     def test_size_follows_the_gpu_unless_a_preset_is_named(self, folder: Path) -> None:
-        gpu = configs.load(cuda_available=True, directory=folder)
+        gpu = configs.load(cuda_available=True)
         assert (gpu.s4wm.width, gpu.agent.actor.unimix) == (256, 0.02)
-        named = configs.load(presets=["debug"], cuda_available=True, directory=folder)
+        named = configs.load(presets=["debug"], cuda_available=True)
         assert (named.s4wm.width, named.agent.actor.unimix) == (8, 0.01)
 
     def test_task_over_first_preset_further_presets_over_task_overrides_last(self, folder: Path) -> None:
         def steps(presets: list[str], **overrides: object) -> int:
-            return configs.load("memory_chain", "s4wm", presets, overrides, directory=folder).steps
+            return configs.load("memory_chain", "s4wm", presets, overrides).steps
 
         assert steps(["debug"]) == 2000
         assert steps(["12m", "debug"]) == 100
@@ -152,7 +154,7 @@ class TestMerging:
 
     def test_task_block_by_family_and_by_whole_name(self, folder: Path) -> None:
         def load(task: str) -> Config:
-            return configs.load(task, directory=folder)
+            return configs.load(task)
 
         assert load("popgym:RepeatPrevious").steps == 3000
         assert load("popgym").steps == 3000
@@ -164,24 +166,24 @@ class TestMerging:
 
     def test_a_file_of_blocks_may_be_empty(self, folder: Path) -> None:
         (folder / "tasks.yaml").write_text("# nothing yet\n")
-        assert configs.load(directory=folder).steps == 1000
+        assert configs.load().steps == 1000
 
     def test_backbone_block(self, folder: Path) -> None:
-        config = configs.load(backbone="rssm", directory=folder)
+        config = configs.load(backbone="rssm")
         assert config.backbone == "rssm" and config.agent.horizon == 15
-        assert configs.backbones(folder) == ["s4wm", "s4wm_s4", "rssm"]
-        assert configs.presets(folder) == ["small", "12m", "debug"]
+        assert configs.backbones() == ["s4wm", "s4wm_s4", "rssm"]
+        assert configs.presets() == ["small", "12m", "debug"]
 
     def test_merged_has_exactly_the_options_of_the_defaults(self, folder: Path) -> None:
-        keys = [option.key for option in configs.describe(folder)]
-        assert list(configs.load(directory=folder).flat()) == keys
+        keys = [option.key for option in configs.describe()]
+        assert list(configs.load().flat()) == keys
 
     def test_override_changes_a_config(self, folder: Path) -> None:
-        config = configs.load(directory=folder)
-        other = configs.override(config, {"device": "cpu", "agent.scale": "1"}, directory=folder)
+        config = configs.load()
+        other = configs.override(config, {"device": "cpu", "agent.scale": "1"})
         assert (other.device, other.agent.scale, config.device) == ("cpu", 1.0, "auto")
         with pytest.raises(ValueError, match="here: unknown option 'devise'. Did you mean 'device'"):
-            configs.override(config, {"devise": "cpu"}, "here", folder)
+            configs.override(config, {"devise": "cpu"}, "here")
 
 
 GOOD = [
@@ -233,7 +235,7 @@ class TestValues:
     def test_parsed_to_the_type_of_the_default(
         self, folder: Path, key: str, given: object, expected: object
     ) -> None:
-        got = configs.load("x", "rssm", overrides={key: given}, directory=folder).flat()[key]
+        got = configs.load("x", "rssm", overrides={key: given}).flat()[key]
         assert got == expected and type(got) is type(expected)
 
     @pytest.mark.parametrize(("key", "given", "expected"), BAD)
@@ -242,7 +244,6 @@ class TestValues:
     ) -> None:
         got = f"got {given!r} ({type(given).__name__})."
         fails(
-            folder,
             f"the command line: option '{key}' expects {expected}, {got}",
             overrides={key: given},
         )
@@ -250,10 +251,10 @@ class TestValues:
     def test_a_default_that_is_not_allowed_itself(self, folder: Path) -> None:
         path = folder / "defaults.yaml"
         path.write_text(path.read_text().replace("horizon: 15", "horizon: 0"))
-        fails(folder, "its default: option 'agent.horizon' expects 1 or more, got 0")
+        fails("its default: option 'agent.horizon' expects 1 or more, got 0")
 
     def test_built_in_types_only(self, folder: Path) -> None:
-        leaves = configs.load(directory=folder).flat().values()
+        leaves = configs.load().flat().values()
         assert {type(leaf) for leaf in leaves} == {bool, int, float, str}
 
 
@@ -264,32 +265,29 @@ class TestBackbones:
         said = (
             "'s4wm.layer' belongs to what backbone 's4wm' is, where it is s5; for s4 use --backbone s4wm_s4"
         )
-        fails(folder, said, overrides={"s4wm.layer": "s4"})
-        fails(folder, "for x use another --backbone", overrides={"s4wm.layer": "x"})
-        fails(folder, "'agent.horizon' belongs to what backbone 's4wm' is", overrides={"agent.horizon": 3})
-        assert configs.load(overrides={"s4wm.layer": "s5"}, directory=folder).s4wm.layer == "s5"
-        assert configs.load("x", "rssm", overrides={"agent.horizon": 3}, directory=folder).agent.horizon == 3
+        fails(said, overrides={"s4wm.layer": "s4"})
+        fails("for x use another --backbone", overrides={"s4wm.layer": "x"})
+        fails("'agent.horizon' belongs to what backbone 's4wm' is", overrides={"agent.horizon": 3})
+        assert configs.load(overrides={"s4wm.layer": "s5"}).s4wm.layer == "s5"
+        assert configs.load("x", "rssm", overrides={"agent.horizon": 3}).agent.horizon == 3
 
     @pytest.mark.parametrize("name", ["sizes", "tasks"])
     def test_nor_may_a_block(self, folder: Path, name: str) -> None:
         (folder / f"{name}.yaml").write_text("small: {s4wm.layer: s4}\n12m: {}\n")
         if name == "tasks":
-            fails(folder, "use --backbone s4wm_s4", task="small")
+            fails("use --backbone s4wm_s4", task="small")
         else:
-            fails(folder, "use --backbone s4wm_s4")
+            fails("use --backbone s4wm_s4")
 
     def test_a_preset_may_size_a_variant(self, folder: Path) -> None:
         """What stands under its name is its model's option, and no other backbone's."""
-        widths = {
-            name: configs.load("x", name, ["debug"], directory=folder).s4wm.width
-            for name in ("s4wm", "s4wm_s4")
-        }
+        widths = {name: configs.load("x", name, ["debug"]).s4wm.width for name in ("s4wm", "s4wm_s4")}
         assert widths == {"s4wm": 8, "s4wm_s4": 9}
         (folder / "tasks.yaml").write_text("tmaze: {s4wm_s4.wdth: 3}\n")
-        fails(folder, "tasks.yaml, block 'tmaze': unknown option 's4wm.wdth'. Did you mean 's4wm.width'?")
+        fails("tasks.yaml, block 'tmaze': unknown option 's4wm.wdth'. Did you mean 's4wm.width'?")
 
     def test_a_label_says_the_layer(self, folder: Path) -> None:
-        labels = [configs.label(name, folder) for name in configs.backbones(folder)]
+        labels = [configs.label(name) for name in configs.backbones()]
         assert labels == ["s4wm (s5)", "s4wm_s4", "rssm"]
 
     @pytest.mark.parametrize(
@@ -303,43 +301,40 @@ class TestBackbones:
 class TestMessages:
     def test_unknown_override_names_the_nearest(self, folder: Path) -> None:
         said = "the command line: unknown option 'agent.horizn'. Did you mean 'agent.horizon'?"
-        fails(folder, said, overrides={"agent.horizn": "1"})
-        fails(folder, "Did you mean 'agent.actor.unimix'?", overrides={"unimix": "1"})
+        fails(said, overrides={"agent.horizn": "1"})
+        fails("Did you mean 'agent.actor.unimix'?", overrides={"unimix": "1"})
 
     def test_nothing_near_suggests_nothing(self, folder: Path) -> None:
         with pytest.raises(ValueError, match=r"unknown option 'qqqqqq'\.$"):
-            configs.load(overrides={"qqqqqq": "1"}, directory=folder)
+            configs.load(overrides={"qqqqqq": "1"})
 
     def test_a_group_is_no_option(self, folder: Path) -> None:
         said = "'agent.actor' is a group of options, got '3' (str); set 'agent.actor.unimix', "
-        fails(folder, said, overrides={"agent.actor": "3"})
+        fails(said, overrides={"agent.actor": "3"})
 
     def test_unknown_backbone_and_preset(self, folder: Path) -> None:
         fails(
-            folder,
             "unknown backbone 'rsm'. Did you mean 'rssm'? Expected one of 's4wm', 's4wm_s4', 'rssm'.",
             backbone="rsm",
         )
-        fails(
-            folder, "unknown preset 'debgg'. Did you mean 'debug'? Expected one of 'small'", presets=["debgg"]
-        )
-        fails(folder, "unknown preset 'debgg'", presets=["small", "debgg"])
+        fails("unknown preset 'debgg'. Did you mean 'debug'? Expected one of 'small'", presets=["debgg"])
+        fails("unknown preset 'debgg'", presets=["small", "debgg"])
 
     @pytest.mark.parametrize("name", ["backbones", "sizes", "tasks"])
     def test_unknown_key_in_any_block_names_file_and_block(self, folder: Path, name: str) -> None:
         path = folder / f"{name}.yaml"
         path.write_text(path.read_text() + "unused:\n  agent:\n    horzon: 3\n")
-        fails(folder, f"{path}, block 'unused': unknown option 'agent.horzon'. Did you mean 'agent.horizon'?")
+        fails(f"{path}, block 'unused': unknown option 'agent.horzon'. Did you mean 'agent.horizon'?")
 
     def test_wrong_type_in_a_block(self, folder: Path) -> None:
         (folder / "tasks.yaml").write_text("tmaze: {steps: soon}\n")
-        fails(folder, "tasks.yaml, block 'tmaze': option 'steps' expects int", "got 'soon'")
+        fails("tasks.yaml, block 'tmaze': option 'steps' expects int", "got 'soon'")
 
     @pytest.mark.parametrize("key", ["task", "backbone"])
     def test_blocks_and_overrides_may_not_choose_blocks(self, folder: Path, key: str) -> None:
-        fails(folder, f"the command line: '{key}' chooses the blocks", f"use --{key}", overrides={key: "x"})
+        fails(f"the command line: '{key}' chooses the blocks", f"use --{key}", overrides={key: "x"})
         (folder / "sizes.yaml").write_text(f"small: {{{key}: x}}\n")
-        fails(folder, f"sizes.yaml, block 'small': '{key}' chooses the blocks")
+        fails(f"sizes.yaml, block 'small': '{key}' chooses the blocks")
 
     def test_files_that_are_no_mapping_of_names(self, folder: Path) -> None:
         cases = [
@@ -352,24 +347,24 @@ class TestMessages:
         ]
         for name, text, said in cases:
             (folder / name).write_text(text)
-            fails(folder, said)
+            fails(said)
 
     def test_a_default_of_an_odd_type(self, folder: Path) -> None:
         (folder / "defaults.yaml").write_text("task: a\nwhen: 2020-01-01\n")
-        fails(folder, "the default of 'when' must be a bool, int, float or str", "date")
+        fails("the default of 'when' must be a bool, int, float or str", "date")
 
 
 class TestSaved:
     def test_what_is_saved_is_read(self, folder: Path, tmp_path: Path) -> None:
         overrides = {"agent.clip": "inf", "agent.scale": "1e-5", "logdir": "yes"}
-        config = configs.load("popgym:X", "rssm", ["12m"], overrides, directory=folder)
+        config = configs.load("popgym:X", "rssm", ["12m"], overrides)
         path = tmp_path / "config.yaml"
         path.write_text(configs.dump(config))
-        assert configs.read(path, directory=folder) == config
+        assert configs.read(path) == config
 
     def test_unknown_missing_and_wrong(self, folder: Path, tmp_path: Path) -> None:
         path = tmp_path / "config.yaml"
-        good = configs.dump(configs.load(directory=folder))
+        good = configs.dump(configs.load())
         for old, new, said in [
             (
                 "horizon:",
@@ -382,15 +377,15 @@ class TestSaved:
             assert old in good
             path.write_text(good.replace(old, new))
             with pytest.raises(ValueError) as caught:
-                configs.read(path, directory=folder)
+                configs.read(path)
             assert said in str(caught.value)
 
     def test_differences(self, folder: Path) -> None:
-        saved = configs.load(directory=folder)
+        saved = configs.load()
         free = {"steps": "9", "device": "cpu", "threads": "2", "logdir": "x"}
-        changed = configs.differences(saved, configs.override(saved, free, directory=folder))
+        changed = configs.differences(saved, configs.override(saved, free))
         assert [key for key in changed if not configs.is_free(key)] == [] != list(changed)
-        now = configs.override(saved, {**free, "seed": "1", "agent.horizon": "3"}, directory=folder)
+        now = configs.override(saved, {**free, "seed": "1", "agent.horizon": "3"})
         lines = [line for key, line in configs.differences(saved, now).items() if not configs.is_free(key)]
         assert lines == ["seed: saved 0, now 1", "agent.horizon: saved 20, now 3"]
 
@@ -399,13 +394,13 @@ class TestSaved:
         assert not any(map(configs.is_free, ("seed", "envs.count", "evaluation.every", "replay.chunk")))
 
     def test_what_is_not_named_is_as_it_was(self, folder: Path) -> None:
-        saved = configs.load("popgym:X", "rssm", ["12m"], {"seed": 3, "agent.horizon": 4}, directory=folder)
-        assert configs.resume(saved, None, None, [], {}, folder) == saved
-        again = configs.resume(saved, None, None, [], {"steps": "9"}, folder)
+        saved = configs.load("popgym:X", "rssm", ["12m"], {"seed": 3, "agent.horizon": 4})
+        assert configs.resume(saved, None, None, [], {}) == saved
+        again = configs.resume(saved, None, None, [], {"steps": "9"})
         assert configs.differences(saved, again) == {"steps": "steps: saved 3000, now 9"}
-        other = configs.resume(saved, "tmaze", "s4wm", [], {}, folder)
+        other = configs.resume(saved, "tmaze", "s4wm", [], {})
         assert configs.differences(saved, other).keys() == {"task", "backbone"}
-        resized = configs.resume(saved, None, None, ["debug"], {"seed": 3}, folder)
+        resized = configs.resume(saved, None, None, ["debug"], {"seed": 3})
         assert (resized.s4wm.width, resized.seed, resized.agent.horizon) == (8, 3, 15)
 
 
@@ -433,13 +428,13 @@ def test_what_does_nothing_is_said(backbone: str, named: str, why: str) -> None:
 
 class TestDescribe:
     def test_meanings_come_from_the_comments(self, folder: Path) -> None:
-        options = {option.key: (option.default, option.meaning) for option in configs.describe(folder)}
+        options = {option.key: (option.default, option.meaning) for option in configs.describe()}
         assert options == {
             "task": ("memory_chain", "a short name, or any gymnasium id"),
             "backbone": ("s4wm", ""),
             "seed": (0, "seed of everything"),
             "steps": (1000, "environment steps, counted over all environments"),
-            "device": ("auto", "Where to compute:"),
+            "device": ("auto", "where to compute"),
             "logdir": ("", ""),
             "threads": (0, ""),
             "agent.horizon": (15, "steps imagined"),
@@ -453,16 +448,13 @@ class TestDescribe:
         }
 
     def test_and_what_is_allowed(self, folder: Path) -> None:
-        allowed = {option.key: option.allowed for option in configs.describe(folder) if option.allowed}
+        allowed = {option.key: option.allowed for option in configs.describe() if option.allowed}
         assert allowed == {
             "device": "one of auto, cpu, cuda",
             "agent.horizon": "1 or more",
             "agent.clip": "above 0",
             "agent.actor.unimix": "a number in [0, 1]",
         }
-
-    def test_headings(self, folder: Path) -> None:
-        assert configs.headings(folder) == {"agent": "The actor-critic", "s4wm": ""}
 
     def test_did_you_mean(self) -> None:
         assert configs.did_you_mean("trainr", ["train", "eval"]) == " Did you mean 'train'?"

@@ -5,7 +5,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,12 +30,9 @@ class Case:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float64
     device: str = "cpu"
-    directory: str | Path = configs.DIRECTORY  # of the YAML files
 
     def config(self) -> configs.Config:
-        return configs.load(
-            backbone=self.backbone, presets=["debug"], overrides=self.overrides, directory=self.directory
-        )
+        return configs.load(backbone=self.backbone, presets=["debug"], overrides=self.overrides)
 
     def make(self, seed: int = 0) -> Backbone:
         torch.manual_seed(seed)

@@ -41,7 +41,8 @@ def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         else:
             text += options.get(f"configs/{path.name}", "")
         (tmp_path / path.name).write_text(text)
-    yield contract.Case("gru", directory=str(tmp_path))
+    monkeypatch.setattr(configs, "DIRECTORY", tmp_path)
+    yield contract.Case("gru")
     sys.modules.pop("gru_of_the_docs", None)
     shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
 
