@@ -7,12 +7,12 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import configs
 from agent.run.folder import RunFolder
 from agent.run.loop import Training
-from agent.run.seams import Batches
+from replay import Replay
 from studies import tables
 from studies.timing import Configurations, Result
 
@@ -30,15 +30,15 @@ QUIET = {
 class Clock:
     """A replay whose calls are timed: `calls` has begin and end of each, in seconds, by method."""
 
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
         self.calls: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self._replay)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._batches, name)
+        found = getattr(self._replay, name)
 
         def timed(*positional: Any, **named: Any) -> Any:
             began = time.perf_counter()
@@ -96,7 +96,8 @@ def _train(config: configs.Config, folder: RunFolder, updates: int) -> dict[str,
     every = max(1, (end - begin) // CHECKPOINTS)
     settings = QUIET | {"steps": end, "checkpoint.every": every}
     training = Training(configs.override(config, settings), folder)
-    training.replay = clock = Clock(training.replay)
+    clock = Clock(training.replay)
+    training.replay = cast(Any, clock)
     training.run()
     stored, seconds = len(clock), training.progress.seconds - before.progress.seconds
     steps = training.progress.step - before.progress.step

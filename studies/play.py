@@ -21,9 +21,9 @@ from agent.run.evaluation import EVALUATION_ENVS, EpisodeStatistics
 from agent.run.foresight import in_unit
 from agent.run.pictures import OBSERVED, PREDICTED, PictureOf, as_bytes, bars
 from agent.run.saved import SavedRun
-from agent.run.seams import Environments
 from agent.run.video import Tiles, rgb
 from configs.command_line import Parser, Work, add_device, add_run, add_seed, add_video, count, run_of
+from envs import VectorDoor
 from studies.terminal import ARROWS, Terminal
 from worldmodels import State
 from worldmodels.encoder_decoder import observations
@@ -56,7 +56,7 @@ def prepare(args: argparse.Namespace) -> Work:
         raise ValueError(f"play found no terminal {what}.")
     run = (SavedRun.of if args.keys else SavedRun.that_acts)(run_of(args), args.device)
     seed = run.config.seed if args.seed is None else args.seed
-    space = seams.spaces(run.make_envs, seed)[1]
+    space = seams.interface(run.make_envs, seed).spaces[1]
     if args.keys and action_of("0", space) is None:
         raise ValueError(f"keys give Discrete actions, this task has {space}; without --keys the agent acts.")
 
@@ -159,7 +159,7 @@ class Game:
     """
 
     def __init__(
-        self, agent: Agent, envs: Environments, context: int, picture_of: PictureOf | None = None
+        self, agent: Agent, envs: VectorDoor, context: int, picture_of: PictureOf | None = None
     ) -> None:
         self.agent, self.envs, self.context, self.picture_of = agent, envs, context, picture_of
         self.rows, self.carry = envs.reset(), agent.initial(1)

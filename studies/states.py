@@ -59,7 +59,6 @@ def measure(configurations: Configurations, _lengths: Sequence[int], repeats: in
         with tempfile.TemporaryDirectory() as logdir:
             training = Training(configs.override(config, QUIET), RunFolder(logdir))
             training.run()
-            assert isinstance(training.replay, Replay)
             found = np.concatenate([errors(training.agent, training.replay) for _ in range(repeats)])
         if not len(found):
             raise configs.Mistake(

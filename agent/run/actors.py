@@ -37,9 +37,10 @@ from agent.run import machine, seams
 from agent.run.collecting import InLoop
 from agent.run.evaluation import EpisodeStatistics
 from agent.run.progress import Progress, to_numpy
-from agent.run.seams import Batches, MakeEnvironments, Rows
+from agent.run.seams import MakeEnvironments, Rows
 from envs import EnvironmentFailure, guard
 from envs.workers import Restarts, how_it_ended, ignore_signals, process_context
+from replay import Replay
 from replay.rows import FLAGS
 from worldmodels import State, ranks
 
@@ -123,7 +124,7 @@ class Actors:
         self._actors: list[_Actor] = []
 
     def begin(
-        self, agent: Agent, replay: Batches, progress: Progress, saved: Mapping[str, np.ndarray]
+        self, agent: Agent, replay: Replay, progress: Progress, saved: Mapping[str, np.ndarray]
     ) -> None:
         """Begin new episodes; what was saved of open ones is of no use here."""
         del saved

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,20 @@ import configs
 from agent.agent import Agent, derive_seed
 from agent.run.evaluation import EpisodeStatistics
 from agent.run.progress import Acting, Progress, to_numpy
-from agent.run.seams import MakeEnvironments, Rows, TakesRows, close_quietly
+from agent.run.seams import MakeEnvironments, Rows, close_quietly
+
+
+class TakesRows(Protocol):
+    """Where rows are put."""
+
+    def wants_state(self) -> bool:
+        """Whether the next `add` takes the recurrent state before its row."""
+
+    def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
+        """Store one row of every environment."""
+
+    def close_episodes(self, streams: np.ndarray) -> None:
+        """End the open episodes of these environments, `[N]` bool, without an end of the task."""
 
 
 class InLoop:
@@ -94,7 +107,7 @@ class InLoop:
 
     def close(self) -> None:
         """End the environments."""
-        close_quietly("environments", self._envs)
+        close_quietly("environments", self._envs.close)
 
     def _random_actions(self, draw: int) -> np.ndarray:
         """A uniform action for each environment, which depends on seed and number of the draw alone."""

@@ -91,7 +91,7 @@ def run_episodes(
             bar.update()
     finally:
         bar.close()
-        close_quietly("environments of an evaluation", envs)
+        close_quietly("environments of an evaluation", envs.close)
     played = [episode for done, wanted in zip(finished, each, strict=True) for episode in done[:wanted]]
     returns = [episode["episode/return"] for episode in played]
     return {

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import configs
-from agent.run.seams import Environments, Rows
+from agent.run.seams import Rows
 from agent.run.video import Colour, Tile, Tiles, Write, record, rgb
-from envs import EnvironmentFailure
+from envs import EnvironmentFailure, VectorDoor
 
 SHOWN = 16  # environments, of which each plays its episodes one after the other
 PLAYING: Colour = (40, 60, 100)
@@ -45,7 +45,7 @@ class Film:
         self._shown: list[Tile] = []
 
     def add(
-        self, envs: Environments, rows: Rows, playing: Sequence[bool], steps: np.ndarray, returns: np.ndarray
+        self, envs: VectorDoor, rows: Rows, playing: Sequence[bool], steps: np.ndarray, returns: np.ndarray
     ) -> None:
         """Add a frame, unless none of the environments shown is playing any more.
 
@@ -83,7 +83,7 @@ class Film:
             for _ in range(round(HELD * self._fps)):
                 self._write(last)
 
-    def _pictures(self, envs: Environments, rows: Rows) -> list[np.ndarray]:
+    def _pictures(self, envs: VectorDoor, rows: Rows) -> list[np.ndarray]:
         try:
             drawn = envs.render()
         except EnvironmentFailure as failure:

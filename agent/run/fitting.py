@@ -66,7 +66,7 @@ class Fitting(Session):
         super().__init__(config, folder, agent, spaces, episodes, Counters(), behaviour=False)
 
     def close(self) -> None:
-        close_quietly("episodes", self.replay)
+        close_quietly("episodes", self.replay.close)
 
     def restore(self) -> None:
         super().restore()

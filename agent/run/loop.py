@@ -26,10 +26,10 @@ from agent.run.job import Job
 from agent.run.machine import choose_device
 from agent.run.progress import Acting, Progress
 from agent.run.saved import load_agent
-from agent.run.seams import Batches, MakeEnvironments, Rows, close_quietly
+from agent.run.seams import MakeEnvironments, Rows, close_quietly
 from agent.run.session import Callback, Result, Session, carry_out
 from agent.run.stopping import Stopped
-from replay import shards
+from replay import Replay, shards
 
 
 class Training(Session):
@@ -48,7 +48,7 @@ class Training(Session):
     """
 
     progress: Progress
-    replay: Batches
+    replay: Replay
 
     def __init__(
         self,
@@ -66,9 +66,9 @@ class Training(Session):
             device = choose_device(config.device)
             self.needs = memory.on_gpu(spaces, share, device)
             agent = Agent(seen, taken, share, device)
-            make_batches = seams.batches(share, [*seen.values(), taken])
-            place, count = folder.path / "replay", self.collector.num_envs
-            self.new_replay = partial(make_batches, count, place, agent.prepare)
+            held, count = [*seen.values(), taken], self.collector.num_envs
+            place = folder.path / "replay"
+            self.new_replay = partial(seams.new_replay, share, held, count, place, agent.prepare)
             progress = Progress(episodes=[-1] * count * job.size)
             super().__init__(config, folder, agent, spaces, self.new_replay(), progress)
         except BaseException:
@@ -81,7 +81,7 @@ class Training(Session):
 
     def close(self) -> None:
         self.collector.close()
-        close_quietly("replay", self.replay)
+        close_quietly("replay", self.replay.close)
 
     # What a session begins with
 

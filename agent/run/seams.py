@@ -1,4 +1,4 @@
-"""What the loop asks of environments and of replay, and the ones of this house that fulfil it."""
+"""What a configuration makes: environments and a replay; and how it comes about, by what is at hand here."""
 
 from __future__ import annotations
 
@@ -7,145 +7,34 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 import configs
 import envs
-import replay
 from agent.agent import derive_seed
 from agent.run.folder import REPOSITORY
 from agent.run.job import Job
 from agent.run.machine import choose_device
 from agent.run.pictures import PictureOf
-from replay.files import Fingerprint
+from replay import Replay
 from worldmodels.encoder_decoder import is_image
 
 Rows = dict[str, np.ndarray]
-Chunks = Mapping[str, Fingerprint]
-"""Size and CRC-32 of files, by name."""
 
 
-class Environments(Protocol):
-    """N environments that are stepped together and return rows, leading axis N: `envs.VectorDoor`."""
-
-    num_envs: int
-    observation_space: gymnasium.spaces.Dict
-    action_space: gymnasium.Space
-    restarted: int
-    fps: float
-
-    @property
-    def interface(self) -> envs.Interface:
-        """Their own spaces, and the conversions to those above."""
-
-    @property
-    def episodes(self) -> np.ndarray:
-        """Number of each environment's episode, `[N]`."""
-
-    def reset(self, first_episodes: np.ndarray | None = None) -> Rows:
-        """Begin an episode in each, of these numbers if given."""
-
-    def step(self, actions: np.ndarray) -> Rows:
-        """Step each, or reset it where its last row was `is_last`."""
-
-    def render(self) -> list[np.ndarray] | None:
-        """What each draws of where it is, uint8 `[H, W, 3]`; None if they draw nothing."""
-
-    def state(self) -> list[dict[str, Any]]:
-        """What brings each back to where it is, as JSON has it; empty if nothing does."""
-
-    def restore(self, states: Sequence[Mapping[str, Any]]) -> tuple[Rows, np.ndarray]:
-        """Bring each back; rows, and `[N]` bool, which are back. The others begin an episode."""
-
-    def close(self) -> None:
-        """End them."""
-
-
-class Source(Protocol):
-    """Where batches come from."""
-
-    def ready(self) -> bool:
-        """Whether a batch can be had."""
-
-    def next(self) -> dict[str, Any]:
-        """The next batch, `[B, T, ...]`; with `window` if it wants the states that an update reaches."""
-
-    def refresh(self, window: np.ndarray, state: Mapping[str, np.ndarray], update: int) -> None:
-        """Keep the states that training reached in a batch's windows."""
-
-    def close(self) -> None:
-        """End the threads."""
-
-
-class TakesRows(Protocol):
-    """Where rows are put."""
-
-    def wants_state(self) -> bool:
-        """Whether the next `add` takes the recurrent state before its row."""
-
-    def add(self, rows: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None) -> None:
-        """Store one row of every environment."""
-
-    def close_episodes(self, streams: np.ndarray) -> None:
-        """End the open episodes of these environments, `[N]` bool, without an end of the task."""
-
-
-class Batches(Source, TakesRows, Protocol):
-    """The replay, with its batches read ahead: `replay.Replay`."""
-
-    @property
-    def orphaned(self) -> int:
-        """Files found in the folder that no checkpoint knew."""
-
-    def __len__(self) -> int:
-        """Steps stored."""
-
-    def describe(self) -> str:
-        """One line on capacity and memory."""
-
-    def disk(self, rows: int) -> tuple[int, int]:
-        """Bytes of the files that hold so many rows, and of a `state_dict`."""
-
-    def wants_state(self, ahead: int = 0) -> bool:
-        """Whether the `add` after so many more takes the recurrent state before its row."""
-
-    def peek(self, number: int) -> Rows:
-        """A batch for reports, on which nothing later depends."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What goes into a checkpoint, beside the `chunks`."""
-
-    def load_state_dict(self, state: Mapping[str, Any], chunks: Chunks | None = None) -> list[str]:
-        """Go on as the saved one; a message for each chunk that is lost."""
-
-    def chunks(self) -> Chunks:
-        """Fingerprints of the files that go with `state_dict`."""
-
-    def prune(self, keep: set[str]) -> None:
-        """Remove the files that neither the replay nor `keep` needs."""
-
-
-MakeEnvironments = Callable[[int, int, int], Environments]
+MakeEnvironments = Callable[[int, int, int], envs.VectorDoor]
 """(count, seed, number of the first one) -> environments."""
 Prepare = Callable[[Rows], Mapping[str, Any]]
-MakeBatches = Callable[[int, Path | None, Prepare], Batches]
-"""(number of environments, folder of the chunks, what to do with rows that were read) -> batches."""
+"""What to do with rows that were read."""
 
 
-class Closes(Protocol):
-    """What is closed when it is no longer needed."""
-
-    def close(self) -> None:
-        """End it."""
-
-
-def close_quietly(what: str, part: Closes) -> None:
+def close_quietly(what: str, close: Callable[[], object]) -> None:
     """Close what is no longer needed; that it cannot be closed is a warning, as nothing is lost by it."""
     try:
-        part.close()
+        close()
     except Exception as error:
         warnings.warn(f"closing the {what} failed, which loses nothing: {error!r}", stacklevel=3)
 
@@ -169,13 +58,8 @@ def interface(make: MakeEnvironments, seed: int) -> envs.Interface:
     """The spaces of an environment that is built for it, and their conversions."""
     built = make(1, seed, 0)
     found = built.interface
-    close_quietly("environments", built)
+    close_quietly("environments", built.close)
     return found
-
-
-def spaces(make: MakeEnvironments, seed: int) -> tuple[gymnasium.spaces.Dict, gymnasium.Space]:
-    """The learner's spaces of observations and actions, of an environment that is built for it."""
-    return interface(make, seed).spaces
 
 
 def picture_of(task: str, observed: Iterable[str]) -> PictureOf | None:
@@ -189,20 +73,26 @@ def picture_of(task: str, observed: Iterable[str]) -> PictureOf | None:
     return env.get_wrapper_attr("picture_of") if env.has_wrapper_attr("picture_of") else None
 
 
-def batches(config: configs.Config, held: Iterable[gymnasium.Space] = ()) -> MakeBatches:
-    """The replay of a configuration, whose memory holds rows of these spaces (observations and action)."""
+def new_replay(
+    config: configs.Config, held: Iterable[gymnasium.Space], streams: int, folder: Path, prepare: Prepare
+) -> Replay:
+    """The replay of a rank's configuration, whose chunks are in a folder.
+
+    Its memory holds rows of the spaces `held`, observations and action, or it raises ValueError.
+    """
     rank = Job().number
-
-    def make(streams: int, folder: Path | None, prepare: Prepare) -> replay.Replay:
-        seed = derive_seed(config.seed, "replay", rank) if rank else config.seed
-        sizes = {"batch_size": config.batch_size, "batch_length": config.batch_length, "seed": seed}
-        place = {"streams": streams, "first_stream": rank * streams, "folder": folder}
-        rows = replay.Replay(prepare=prepare, **sizes, **place, **config.replay)  # type: ignore[arg-type]
-        if held:
-            rows.check_memory(held)
-        return rows
-
-    return make
+    made = Replay(
+        streams=streams,
+        batch_size=config.batch_size,
+        batch_length=config.batch_length,
+        seed=derive_seed(config.seed, "replay", rank) if rank else config.seed,
+        folder=folder,
+        first_stream=rank * streams,
+        prepare=prepare,
+        **config.replay,
+    )
+    made.check_memory(held)
+    return made
 
 
 def configure(
@@ -249,7 +139,7 @@ def check_task(task: str, seed: int = 0, mode: str = "sync") -> envs.Interface |
             envs.check(task)
             return None
         env = envs.make(task, seed)
-        close_quietly(f"environment of task '{task}'", env)
+        close_quietly(f"environment of task '{task}'", env.close)
     except (ImportError, ValueError) as error:
         if _of_others(error):
             traceback.print_exception(error)

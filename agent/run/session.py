@@ -20,9 +20,12 @@ from agent.run.job import Job
 from agent.run.limits import Limits
 from agent.run.logger import Logger, Mute
 from agent.run.progress import Counters, to_numpy
-from agent.run.seams import Chunks, Rows, Source, close_quietly
+from agent.run.seams import Rows, close_quietly
 from agent.run.stopping import Stopped, StopRequest
 from envs import Interface
+from replay import Replay
+from replay.episodes import Episodes
+from replay.files import Fingerprint
 
 Result = dict[str, object]
 Callback = Callable[[dict[str, float | None], int], object]
@@ -50,7 +53,7 @@ class Session:
         folder: RunFolder,
         agent: Agent,
         spaces: Iterable[gymnasium.Space],
-        replay: Source,
+        replay: Replay | Episodes,
         progress: Counters,
         behaviour: bool = True,
     ) -> None:
@@ -161,7 +164,7 @@ class Session:
                     raise
         finally:
             self.close()
-            close_quietly("log", self.logger)
+            close_quietly("log", self.logger.close)
         result = self._result()
         if self.job.leads:
             self.folder.publish_result(result)
@@ -277,7 +280,9 @@ class Session:
             self.logger.video(step, "open_loop/video", frames, reports.FPS)
         self.logger.add(step, report.metrics())
 
-    def _write(self, arrays: Mapping[str, np.ndarray], chunks: Chunks | None = None) -> None:
+    def _write(
+        self, arrays: Mapping[str, np.ndarray], chunks: Mapping[str, Fingerprint] | None = None
+    ) -> None:
         """Write a checkpoint, with arrays, and the chunks that go with them."""
         checkpoint.save(
             self.folder.path,

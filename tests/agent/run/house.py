@@ -81,7 +81,7 @@ class Cues:
 
 
 class House:
-    """Builders of environments and replay for `train`, which keep what they built."""
+    """A builder of environments for runs, which keeps what it built, and the newest run."""
 
     def __init__(self, config: configs.Config, waits: Callable[[int], int], limited: bool = False) -> None:
         self.config, self.waits, self.limited = config, waits, limited
@@ -93,22 +93,15 @@ class House:
         self.envs.append(Cues([self.waits(index) for index in range(count)], self.limited, first))
         return self.envs[-1]
 
-    def make_replay(self, streams: int, folder: Path, prepare: Callable[[Rows], Any]) -> Replay:
-        config = self.config
-        self.replay = Replay(
-            streams=streams,
-            batch_size=config.batch_size,
-            batch_length=config.batch_length,
-            seed=config.seed,
-            folder=folder,
-            prepare=prepare,
-            **config.replay,
-        )
-        return self.replay
-
     def training(self, logdir: Path) -> Training:
         logdir.mkdir(exist_ok=True)
-        return Training(self.config, RunFolder(logdir), self.make_envs, self.make_replay)
+        self.run = Training(self.config, RunFolder(logdir), self.make_envs)
+        return self.run
+
+    @property
+    def replay(self) -> Replay:
+        """That of the newest run."""
+        return self.run.replay
 
     def train(self, logdir: Path) -> dict[str, Any]:
         return self.training(logdir).run()
