@@ -187,7 +187,7 @@ class Game:
     def look(self) -> Moment:
         """Where the environment is now, and what the model says of it."""
         agent, backbone, rows = self.agent, self.agent.backbone, self.rows
-        ended = self.statistics.add(rows)
+        self.statistics.add(rows)
         self.count += 1
         self.observed = 1 if rows["is_first"][0] else self.observed + 1
         agent.seed_torch("play", self.count)
@@ -222,7 +222,7 @@ class Game:
             ],
             error,
             dreamt,
-            [episode["episode/return"] for episode in ended],
+            [float(total)] if rows["is_last"][0] else [],
         )
 
     def _picture(self, shown: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,28 +21,16 @@ EVALUATION_ENVS = 100_000
 
 
 class EpisodeStatistics:
-    """Return and length of every finished episode of a vector of environments, from its rows."""
+    """Return and length so far, each `[N]`, of the episodes of N environments, from their rows."""
 
     def __init__(self, count: int) -> None:
         self.returns = np.zeros(count)
         self.lengths = np.zeros(count, int)
 
-    def add(self, rows: Rows) -> list[dict[str, float]]:
-        """Add one row per environment; return one dict for each episode that ended, with its `env`."""
+    def add(self, rows: Rows) -> None:
+        """Add one row per environment; the first one of an episode begins anew."""
         self.returns = np.where(rows["is_first"], 0, self.returns + rows["reward"])
         self.lengths = np.where(rows["is_first"], 0, self.lengths + 1)
-        return self.of(rows["is_last"])
-
-    def of(self, envs: np.ndarray) -> list[dict[str, float]]:
-        """The same for the environments chosen by `[N]` bool, as they are now."""
-        return [
-            {
-                "episode/return": float(self.returns[env]),
-                "episode/length": float(self.lengths[env]),
-                "env": int(env),
-            }
-            for env in np.flatnonzero(envs)
-        ]
 
 
 def run_episodes(
@@ -65,25 +54,24 @@ def run_episodes(
         `return_mean`, `return_std`, `returns`, `episodes`, `length_mean`, and `cut`: how many were cut.
     """
     count = min(count, episodes)
-    each = [episodes // count + (env < episodes % count) for env in range(count)]
+    left = episodes // count + (np.arange(count) < episodes % count)  # episodes that each has to play yet
     envs = make_envs(count, seed, EVALUATION_ENVS)
     statistics = EpisodeStatistics(count)
-    finished: list[list[dict[str, float]]] = [[] for _ in range(count)]
+    finished: list[list[tuple[float, int]]] = [[] for _ in range(count)]  # return and length
     bar = tqdm(desc="evaluation", unit=" steps", leave=False, delay=5, disable=None)  # on a terminal only
     try:
         rows, carry, steps, cut = envs.reset(), agent.initial(count), 0, 0
         while True:
-            playing = [len(done) < wanted for done, wanted in zip(finished, each, strict=True)]
-            for episode in statistics.add(rows):
-                finished[int(episode["env"])].append(episode)
-            for episode in statistics.of((statistics.lengths >= max_steps) & ~rows["is_last"]):
-                env = int(episode["env"])
-                if len(finished[env]) < each[env]:
-                    finished[env].append(episode)
-                    each[env], cut = len(finished[env]), cut + 1
+            playing = left > 0
+            statistics.add(rows)
+            ended = playing & rows["is_last"]
+            endless = playing & ~rows["is_last"] & (statistics.lengths >= max_steps)
+            for env in np.flatnonzero(ended | endless):
+                finished[env].append((float(statistics.returns[env]), int(statistics.lengths[env])))
+            left, cut = np.where(endless, 0, left - ended), cut + int(endless.sum())
             if film:
                 film.add(envs, rows, playing, statistics.lengths, statistics.returns)
-            if all(len(done) >= wanted for done, wanted in zip(finished, each, strict=True)):
+            if not left.any():
                 break
             check()
             carry, action = agent.act(carry, rows, evaluate=True, counter=steps)
@@ -92,14 +80,13 @@ def run_episodes(
     finally:
         bar.close()
         close_quietly("environments of an evaluation", envs.close)
-    played = [episode for done, wanted in zip(finished, each, strict=True) for episode in done[:wanted]]
-    returns = [episode["episode/return"] for episode in played]
+    returns, lengths = zip(*itertools.chain.from_iterable(finished), strict=True)
     return {
         "return_mean": float(np.mean(returns)),
         "return_std": float(np.std(returns)),
-        "returns": returns,
+        "returns": list(returns),
         "episodes": len(returns),
-        "length_mean": float(np.mean([episode["episode/length"] for episode in played])),
+        "length_mean": float(np.mean(lengths)),
         "cut": cut,
     }
 

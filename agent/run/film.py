@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +45,15 @@ class Film:
         self._shown: list[Tile] = []
 
     def add(
-        self, envs: VectorDoor, rows: Rows, playing: Sequence[bool], steps: np.ndarray, returns: np.ndarray
+        self, envs: VectorDoor, rows: Rows, playing: np.ndarray, steps: np.ndarray, returns: np.ndarray
     ) -> None:
         """Add a frame, unless none of the environments shown is playing any more.
 
         Args:
             envs: as they are at these rows.
             rows: what they returned.
-            playing: whether each still plays, this row included.
-            steps, returns: of each one's episode so far.
+            playing: `[N]` bool, whether each still plays, this row included.
+            steps, returns: of each one's episode so far, `[N]`.
 
         Raises:
             configs.Mistake: at the first frame, there is nothing to be seen.
@@ -65,7 +65,7 @@ class Film:
             self._fps = envs.fps
             self._write = self._begin(self._fps)
             self._shown = [(picture, "", PLAYING) for picture in pictures]
-        elif not any(playing[:SHOWN]):
+        elif not playing[:SHOWN].any():
             return
         for number, picture in enumerate(pictures):
             if playing[number]:

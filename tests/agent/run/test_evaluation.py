@@ -71,20 +71,14 @@ def test_environments_are_closed_when_acting_fails() -> None:
 
 def test_episode_statistics_by_hand() -> None:
     """Two environments: one ends after two steps and begins again, one goes on."""
-    statistics = EpisodeStatistics(2)
-    ended = []
-    for reward, is_first, is_last in (
-        ([0, 0], [True, True], [False, False]),
-        ([1, 5], [False, False], [False, False]),
-        ([2, 5], [False, False], [True, False]),
-        ([0, 5], [True, False], [False, False]),
-        ([7, 5], [False, False], [True, True]),
+    statistics, found = EpisodeStatistics(2), []
+    for reward, is_first in (
+        ([0, 0], [True, True]),
+        ([1, 5], [False, False]),
+        ([2, 5], [False, False]),
+        ([0, 5], [True, False]),
+        ([7, 5], [False, False]),
     ):
-        rows = {"reward": reward, "is_first": is_first, "is_last": is_last}
-        ended.append(statistics.add({key: np.array(value) for key, value in rows.items()}))
-    assert ended[:2] == [[], []] and ended[3] == []
-    assert ended[2] == [{"episode/return": 3, "episode/length": 2, "env": 0}]
-    assert ended[4] == [
-        {"episode/return": 7, "episode/length": 1, "env": 0},
-        {"episode/return": 20, "episode/length": 4, "env": 1},
-    ]
+        statistics.add({"reward": np.array(reward), "is_first": np.array(is_first)})
+        found.append([statistics.returns.tolist(), statistics.lengths.tolist()])
+    assert found[2:] == [[[3, 10], [2, 2]], [[0, 15], [0, 3]], [[7, 20], [1, 4]]]
