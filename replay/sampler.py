@@ -118,14 +118,11 @@ class Sampler:
             if self._whole(window)[0]:
                 windows[served] = window
                 served += 1
-        return self._with_state_row(windows)
+        return self._with_state_rows(windows)
 
     def peek(self, number: int) -> np.ndarray:
         """Return uniform windows [B,3] like those of `choose`, on which nothing later depends."""
-        return self._with_state_row(self._uniform(np.random.default_rng((self.options.seed, number, 1))))
-
-    def _with_state_row(self, windows: np.ndarray) -> np.ndarray:
-        return np.concatenate([windows, self._state_row(windows)[:, None]], 1)
+        return self._with_state_rows(self._uniform(np.random.default_rng((self.options.seed, number, 1))))
 
     def _uniform(self, draws: np.random.Generator) -> np.ndarray:
         """Draw windows [B,2] uniformly from all there are."""
@@ -179,21 +176,21 @@ class Sampler:
             whole &= ~self.store.damaged(stream, np.maximum(start - reach, 0), self.length + reach)
         return whole
 
-    def _state_row(self, windows: np.ndarray) -> np.ndarray:
-        """Return [B] the row whose kept state a window [B,2] starts from.
+    def _with_state_rows(self, windows: np.ndarray) -> np.ndarray:
+        """Return windows [B,2] with the row whose kept state each starts from, [B,3].
 
         For a burn-in that is the nearest one whose state is young enough, else the furthest one within reach.
         """
         stream, start = windows.T
         reach = self.options.reach
         if not reach or self.states is None:
-            return start
+            return np.column_stack([windows, start])
         back = (start // self.every - np.arange(reach // self.every + 1)[:, None]).T * self.every
         least = np.maximum(start - reach, self.store.oldest_with_action)
         within = back >= least[:, None]  # [B, candidates], the nearest one first
         young = within & (self.states.age(stream[:, None], back) <= self.options.max_age)
         column = np.where(young.any(1), young.argmax(1), within.sum(1) - 1)
-        return back[np.arange(len(back)), column]
+        return np.column_stack([windows, back[np.arange(len(back)), column]])
 
     def state_dict(self) -> dict[str, np.ndarray | int]:
         """Return counters, online queue and the places of consecutive windows."""

@@ -84,8 +84,6 @@ class Fitting(Session):
         parts = ", ".join(f"{len(self.data.paths(part)):,} for {part}" for part in self.data.folders[0].parts)
         config, carry = self.config, self.replay.carry
         kind = "windows that follow one another" if carry else "whole episodes"
-        if self.needs:
-            yield self.needs
         yield f"episodes: {parts}; an update sees {config.batch_size} {kind} of {config.batch_length} frames"
         if self.progress.step:
             yield f"going on from update {self.progress.step:,}"

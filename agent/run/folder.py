@@ -312,26 +312,19 @@ class RunFolder:
         Raises:
             ValueError: the file is cut, damaged, or holds no spaces.
         """
-        path = self.path / "spaces.json"
-        if not path.is_file():
-            return None
+        found = self._object("spaces.json")
         try:
-            return Interface.of_json(read_json(path))
+            return None if found is None else Interface.of_json(found)
         except ValueError as error:
-            raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}.") from error
+            raise ValueError(f"{self.path / 'spaces.json'}: {error}.") from error
 
     def publish_data(self, data: Mapping[str, Any]) -> None:
         """Write to which episodes the run is fitted."""
         publish(self.path / "data.json", json.dumps(data), "the record of the data")
 
     def data(self) -> dict[str, Any] | None:
-        """To which episodes the run is fitted; None of a run in an environment.
-
-        Raises:
-            ValueError: the file is cut or damaged.
-        """
-        path = self.path / "data.json"
-        return read_json(path) if path.is_file() else None
+        """To which episodes the run is fitted; None of a run in an environment. Raises as `result` does."""
+        return self._object("data.json")
 
     def publish_result(self, result: Mapping[str, Any]) -> None:
         """Write what the run ended with."""
@@ -344,7 +337,10 @@ class RunFolder:
         Raises:
             ValueError: the file is cut or damaged.
         """
-        path = self.path / "result.json"
+        return self._object("result.json")
+
+    def _object(self, name: str) -> dict[str, Any] | None:
+        path = self.path / name
         return read_json(path) if path.is_file() else None
 
 

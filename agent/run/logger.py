@@ -202,11 +202,8 @@ class _Progress:
                 self._bar.close()
             self._bar = None
 
+    @unheard()
     def _draw(self, elapsed: float) -> None:
-        with unheard():
-            self._print(elapsed)
-
-    def _print(self, elapsed: float) -> None:
         if self._newest is None or (step := self._newest[0]) == self._shown_step:
             return
         _, updates, score = self._newest

@@ -109,8 +109,6 @@ class Training(Session):
         self.saved_acting = acting
 
     def _greeting(self) -> Iterator[str]:
-        if self.needs:
-            yield self.needs
         steps = sum(self.job.collect(len(self.replay)))
         if self.job.size > 1:
             yield f"{self.job.size} ranks, each with {self.collector.num_envs} environments and their replay"

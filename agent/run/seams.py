@@ -116,10 +116,10 @@ def configure(
     config = configs.load(*named) if saved is None else configs.resume(saved, *named)
     found = known or check_task(config.task, config.seed, config.envs.mode)
     gpu = choose_device(config.device).type == "cuda"
-    if saved is not None:
+    if presets or saved is not None:
         return config
-    if presets or gpu:
-        return configs.load(*named, cuda_available=gpu)
+    if gpu:
+        return configs.load(*named, cuda_available=True)
     found = found or interface(environments(config), config.seed)
     return configs.load(*named, pictures=any(map(is_image, found.observations.space.values())))
 

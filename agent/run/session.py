@@ -46,6 +46,7 @@ class Session:
     """
 
     unit, score = "frame", "return"  # what steps are, and what is shown beside them
+    needs = ""  # a line on the memory that an update needs, see `memory.on_gpu`
 
     def __init__(
         self,
@@ -196,7 +197,7 @@ class Session:
         which = "the run in" if self.progress.step else "a new run begins in"
         what = f"{config.task} with {config.backbone} on {self.agent.device}"
         self.logger.say(f"{which} {self.folder}: {what}, {sizes}")
-        for line in (*self._greeting(), *news):
+        for line in (*filter(None, [self.needs]), *self._greeting(), *news):
             self.logger.say(line)
 
     def _is_done(self) -> bool:

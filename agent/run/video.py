@@ -200,8 +200,8 @@ class Tiles:
         self.columns = columns or min(count, max(1, round(math.sqrt(SHAPE * count * down / across))))
         rows = math.ceil(count / self.columns)
         self._size = rows * down - GAP, self.columns * across - GAP
-        self._places = [divmod(number, self.columns) for number in range(count)]
-        self._corners = [(row * down, column * across) for row, column in self._places]
+        places = (divmod(number, self.columns) for number in range(count))
+        self._corners = [(row * down, column * across) for row, column in places]
         self._font = ImageFont.load_default()
 
     def draw(self, tiles: Iterable[Tile]) -> np.ndarray:
