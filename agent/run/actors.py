@@ -33,7 +33,7 @@ from torch import Tensor
 
 import configs
 from agent.agent import Agent
-from agent.run import machine, seams
+from agent.run import machine, memory, seams
 from agent.run.collecting import InLoop
 from agent.run.evaluation import EpisodeStatistics
 from agent.run.progress import Progress, to_numpy
@@ -41,7 +41,6 @@ from agent.run.seams import MakeEnvironments, Rows
 from envs import EnvironmentFailure, guard
 from envs.workers import Restarts, how_it_ended, ignore_signals, process_context
 from replay import Replay
-from replay.rows import FLAGS
 from worldmodels import State, ranks
 
 MOST_AHEAD = 64  # rows that actors may be ahead, however rare updates are
@@ -132,10 +131,8 @@ class Actors:
         self._mine = self._episodes[self._first : self._first + self.num_envs]
         replay.close_episodes(np.ones(self.num_envs, bool))
         carry = agent.initial(self.num_envs)
-        spaces = self.interface.observations.space
-        row = {f"obs/{key}": np.array([leaf.sample()] * self.num_envs) for key, leaf in spaces.items()}
-        row |= dict.fromkeys(FLAGS, np.zeros(self.num_envs, bool))
-        row |= {"reward": np.zeros(self.num_envs, np.float32), "action": agent.codec.decode(carry.action)}
+        rows = memory.batch(self.interface.spaces, self.num_envs, 1)
+        row = {key: value[:, 0] for key, value in rows.items()}
         row |= {f"state/{key}": leaf for key, leaf in to_numpy(carry.state).items()}
         self._rows = {key: _shared(torch.as_tensor(value), self.ahead) for key, value in row.items()}
         self._parameters, self._version = _shared(_flat(agent), 2), _shared(torch.tensor(0), 1)

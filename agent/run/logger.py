@@ -22,6 +22,7 @@ from configs.files import read_json
 from replay.files import append, naming, publish
 
 METRICS, TRACKED = "metrics.jsonl", "tracked.json"
+INTERVAL = 10.0  # seconds between two progress lines where stderr is not a terminal
 
 
 class Logger:
@@ -33,7 +34,6 @@ class Logger:
         to: names of `writers.WRITERS`, with commas between, or none.
         resume_step: environment steps of the checkpoint the run resumes from. Metrics of later steps belong
             to what was lost and are removed; with 0 the log starts anew.
-        interval: seconds between two progress lines where stderr is not a terminal.
         unit: what steps are, in the progress line: frames of environments, or updates.
         score: what the number shown beside them is.
         config: the merged configuration, which services show.
@@ -51,7 +51,6 @@ class Logger:
         total_steps: int,
         to: str = "tensorboard",
         resume_step: int = 0,
-        interval: float = 10.0,
         unit: str = "frame",
         score: str = "return",
         config: configs.Config | None = None,
@@ -77,7 +76,7 @@ class Logger:
         tracked |= {name: writer.run for name, writer in self._writers.items() if writer.run}
         if len(tracked) > 1:
             publish(folder / TRACKED, json.dumps(tracked), WHAT)
-        self._progress = _Progress(total_steps, resume_step, interval, unit, score)
+        self._progress = _Progress(total_steps, resume_step, unit, score)
         if removed:
             self.say(f"removed {removed} lines of {METRICS}, newer than step {resume_step:,} or damaged")
 
@@ -171,8 +170,8 @@ def unheard() -> Iterator[None]:
 class _Progress:
     """A tqdm line on a terminal, a plain line now and then elsewhere; both on stderr."""
 
-    def __init__(self, total: int, start: int, interval: float, unit: str, score: str) -> None:
-        self._total, self._interval, self._unit, self._score = total, interval, unit, score
+    def __init__(self, total: int, start: int, unit: str, score: str) -> None:
+        self._total, self._unit, self._score = total, unit, score
         self._shown_step, self._shown_time = start, time.monotonic()
         self._newest: tuple[int, int, float | None] | None = None
         self._bar: tqdm | None = None
@@ -190,7 +189,7 @@ class _Progress:
     def show(self, step: int, updates: int, score: float | None) -> None:
         self._newest = (step, updates, score)
         elapsed = time.monotonic() - self._shown_time
-        if elapsed >= (0.2 if self._bar is not None else self._interval):
+        if elapsed >= (INTERVAL if self._bar is None else 0.2):
             self._draw(elapsed)
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """A small task whose best return is known, and builders for a run of it that keep what they built."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ class Cues:
             "is_last": last,
             "is_terminal": last & (not self.limited),
         }
+
+
+def metrics_of(logdir: Path) -> list[dict[str, Any]]:
+    """The lines that a run has logged."""
+    return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
 
 
 class House:

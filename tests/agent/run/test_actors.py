@@ -1,6 +1,5 @@
 """Acting apart from learning: what arrives in the replay, and what becomes of actors that die or fail."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,7 @@ from agent.run.actors import Actors, Permit
 from agent.run.folder import RunFolder
 from agent.run.loop import Training
 from envs import EnvironmentFailure
-from tests.agent.run.house import configure
+from tests.agent.run.house import configure, metrics_of
 from worldmodels import ranks
 
 TASK = "memory_chain:n=3"
@@ -36,10 +35,6 @@ def training(logdir: Path, task: str = TASK, **changed: Any) -> Training:
     config = configs.Config(configure(**given | changed).to_dict() | {"task": task, "logdir": str(logdir)})
     logdir.mkdir(exist_ok=True)
     return Training(config, RunFolder(logdir))
-
-
-def lines(logdir: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def play(stream: int, rows: dict[str, np.ndarray], first: int = 0) -> int:
@@ -73,7 +68,7 @@ def test_what_actors_collect_is_what_environments_show(tmp_path: Path) -> None:
     steps, batch = result["steps"], 4 * 8
     assert 150 <= steps < 154
     assert (steps - 64) * 4 / batch - 2 < result["updates"] <= (steps - 60) * 4 / batch
-    assert [line["env/restarts"] for line in lines(tmp_path) if "env/restarts" in line] == [1]
+    assert [line["env/restarts"] for line in metrics_of(tmp_path) if "env/restarts" in line] == [1]
     saved = checkpoint.load_newest(tmp_path)
     stored = {key.removeprefix("rows/"): value for key, value in saved.replay_state.items() if "rows/" in key}
     cut = stored["is_last"] & ~stored["is_terminal"]

@@ -24,7 +24,8 @@ from agent.run.job import begun
 from agent.run.loop import Training
 from agent.run.session import carry_out
 from configs import command_line
-from tests.agent.run.test_loop import metrics_of, same
+from tests.agent.run.house import metrics_of
+from tests.agent.run.test_loop import same
 from tests.faults.processes import ROOT, RUN, wait_for
 from tests.ranks import free_port, on_ranks, placed
 

@@ -1,7 +1,6 @@
 """The log says what happened, once, and nothing that was lost with a crash; pictures show what they claim."""
 
 import io
-import json
 import resource
 import subprocess
 import sys
@@ -16,11 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from agent.run import logger
 from agent.run.logger import Logger
 from agent.run.writers import read_events
-
-
-def lines(logdir: Path) -> list[dict]:
-    """Return the metrics of a run folder."""
-    return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+from tests.agent.run.house import metrics_of
 
 
 def events(logdir: Path) -> list[Event]:
@@ -32,9 +27,9 @@ def test_one_line_for_each_call_at_once(tmp_path: Path) -> None:
     """Lines are on disk when `add` returns; what is not finite becomes null."""
     log = Logger(tmp_path, 100)
     log.add(3, {"episode/return": np.float32(0.5), "train/loss": float("nan"), "time/updates": 7})
-    assert lines(tmp_path) == [{"step": 3, "episode/return": 0.5, "train/loss": None, "time/updates": 7}]
+    assert metrics_of(tmp_path) == [{"step": 3, "episode/return": 0.5, "train/loss": None, "time/updates": 7}]
     log.add(4, {"eval/return_mean": float("inf")})
-    assert lines(tmp_path)[1] == {"step": 4, "eval/return_mean": None}
+    assert metrics_of(tmp_path)[1] == {"step": 4, "eval/return_mean": None}
     with pytest.raises(ValueError, match="'step' is no name"):
         log.add(5, {"step": 1.0})
     log.close()
@@ -47,7 +42,7 @@ def test_a_new_run_starts_a_new_log(tmp_path: Path) -> None:
         log = Logger(tmp_path, 100)
         log.add(0, {"x": value})
         log.close()
-    assert lines(tmp_path) == [{"step": 0, "x": 2.0}]
+    assert metrics_of(tmp_path) == [{"step": 0, "x": 2.0}]
 
 
 def test_resume_removes_what_was_lost(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -61,7 +56,7 @@ def test_resume_removes_what_was_lost(tmp_path: Path, capsys: pytest.CaptureFixt
     log = Logger(tmp_path, 100, resume_step=20)
     log.add(25, {"x": 25.0})
     log.close()
-    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 25]
+    assert [line["step"] for line in metrics_of(tmp_path)] == [10, 20, 25]
     assert "removed 3 lines of metrics.jsonl, newer than step 20 or damaged" in capsys.readouterr().err
     assert [path.name for path in tmp_path.glob(".*")] == []
     found = events(tmp_path)

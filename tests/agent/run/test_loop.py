@@ -19,12 +19,13 @@ from agent.run.crash import FlightRecorder
 from agent.run.evaluation import EVALUATION_ENVS, evaluate, run_episodes
 from agent.run.stopping import SIGNALS, Stopped
 from replay import Replay
-from tests.agent.run.house import Cues, House, Rows, configure
+from tests.agent.run.house import Cues, House, Rows, configure, metrics_of
 from worldmodels import State
 
 
-def metrics_of(logdir: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (logdir / "metrics.jsonl").read_text().splitlines()]
+def memory_chain(count: int, seed: int, first: int) -> envs.VectorDoor:
+    """Environments that can be brought back to where they were, in place of a house's."""
+    return envs.make_vector("memory_chain:n=5", count, seed, first_index=first)
 
 
 @pytest.fixture(scope="module")
@@ -215,11 +216,7 @@ def test_stopping_and_going_on_changes_no_bit(
     options = options | {"replay__chunk": 4, "replay__memory_gb": 2e-6}
     config = configure(backbone, steps=130, train_ratio=3.0, replay__capacity=75, eval__every=0, **options)
     house = House(config, waits=lambda index: 1)
-    monkeypatch.setattr(
-        house,
-        "make_envs",
-        lambda count, seed, first: envs.make_vector("memory_chain:n=5", count, seed, first_index=first),
-    )
+    monkeypatch.setattr(house, "make_envs", memory_chain)
     house.train(tmp_path / "whole")
     whole = checkpoint.load_newest(tmp_path / "whole")
 
@@ -479,11 +476,7 @@ def test_a_last_evaluation_that_fails_is_played_again(
 def test_a_signal_is_looked_at_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that are left are made up for when the run goes on, bit for bit."""
     house = House(configure(train_ratio=64.0, steps=90, eval__every=0), waits=lambda index: 1)
-    monkeypatch.setattr(
-        house,
-        "make_envs",
-        lambda count, seed, first: envs.make_vector("memory_chain:n=5", count, seed, first_index=first),
-    )
+    monkeypatch.setattr(house, "make_envs", memory_chain)
     house.train(tmp_path / "whole")
     update = Agent.update
 

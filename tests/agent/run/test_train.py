@@ -1,6 +1,5 @@
 """Training from Python: an environment of one's own, a callback that may stop it, and going on."""
 
-import json
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ import configs
 import run
 from agent import Agent, train
 from agent.run import checkpoint
+from tests.agent.run.house import metrics_of
 
 
 class Corridor(gymnasium.Env):
@@ -44,16 +44,12 @@ def configure(**changed: object) -> configs.Config:
     return configs.load("memory_chain:n=3", presets=["debug"], overrides=overrides | changed)
 
 
-def lines(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_an_environment_of_ones_own_is_trained_in_and_acted_in(tmp_path: Path, capsys) -> None:
     told: list[dict] = []
     config = configure()
     result = train(config, tmp_path, Corridor, lambda metrics, step: told.append({"step": step, **metrics}))
     assert result["steps"] == 80 and result["return_mean"] in (0, 0.5, 1)
-    assert told == lines(tmp_path)
+    assert told == metrics_of(tmp_path)
     assert configs.read(tmp_path / "config.yaml").task == "python:Corridor"
     agent, env = Agent.load(tmp_path), Corridor()
     observation, state = env.reset(seed=0)[0], None
