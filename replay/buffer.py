@@ -259,6 +259,8 @@ class Replay:
             self._ahead = ahead
             if self._counts(ahead):
                 self._read_ahead(ahead)
+        if tail:
+            self.store.put_away()  # the first that changes the folder: all of the state was taken over
         return problems
 
     def prune(self, keep: Iterable[str]) -> None:

@@ -100,7 +100,7 @@ class Store:
         """
         if not self.rings:
             self._allocate(rows)
-            self._put_away(0)
+            self.put_away()
         self.settle(self.added - self.memory_rows)
         slot = self.added % self.memory_rows
         for key, ring in self.rings.items():
@@ -187,8 +187,8 @@ class Store:
         """Take over rows: from `begin` on those of the chunks that `flush` named, from `first` on the tail's.
 
         Returns messages on the chunks that are missing or not what was written: their rows are lost, and the
-        store continues without them. It begins after the chunks that every stream has lost. Chunks of later
-        rows are moved to `orphaned/`.
+        store continues without them. It begins after the chunks that every stream has lost. `put_away` moves
+        the chunks of later rows.
         """
         self._allocate({key: value[:, 0] for key, value in tail.items()})
         self.begin, self.added = begin, first + tail["reward"].shape[1]
@@ -218,7 +218,6 @@ class Store:
         rows = np.arange(max(first, floor), self.added)
         for key, value in tail.items():
             self.rings[key][:, rows % self.memory_rows] = value[:, rows - first]
-        self._put_away((self.added - 1) // self.chunk_rows)
         more = [f"{len(problems) - SHOWN} more chunks"] if len(problems) > SHOWN else []
         return problems[:SHOWN] + more
 
@@ -231,7 +230,6 @@ class Store:
         """Reserve the rings for rows like these, [streams,...]; memory is committed as it is written."""
         if self.folder is not None:
             self.memory_rows = self.rows_that_fit(sum(value[0].nbytes for value in rows.values()))
-            self.folder.mkdir(parents=True, exist_ok=True)
         for key, value in rows.items():
             self.rings[key] = np.zeros((self.streams, self.memory_rows, *value.shape[1:]), value.dtype)
 
@@ -291,13 +289,15 @@ class Store:
             return "is missing"
         return "" if fingerprint(path) == self._chunks[name] else "is not what was written"
 
-    def _put_away(self, number: int) -> None:
-        """Move damaged chunks, and those from `number` on that are not ours, to `orphaned/`.
+    def put_away(self) -> None:
+        """Move damaged chunks, and those of rows that no chunk holds yet, to `orphaned/`.
 
         Half-written ones are removed.
         """
         if self.folder is None:
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = (self.added - 1) // self.chunk_rows
         for path in self.folder.glob(".chunk-*"):
             if self._owns(re.sub(r"^\.(chunk-\d+-\d+).*", r"\1.npz", path.name)):
                 path.unlink()

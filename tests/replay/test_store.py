@@ -27,7 +27,7 @@ SIZES: dict[str, Any] = {
 def filled(folder: Path, rows: int, **sizes: Any) -> tuple[Replay, Streams]:
     replay, source = Replay(**SIZES | sizes, folder=folder), Streams(2, seed=1)
     for _ in range(rows):
-        replay.add(source.rows())
+        replay.add(source.rows(), source.state if replay.wants_state() else None)
     return replay, source
 
 
@@ -81,6 +81,25 @@ def test_a_reload_takes_the_chunks_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.faults("stray, half-written or renamed files")
+@pytest.mark.faults("wrong content under right checksums")
+def test_a_state_that_is_refused_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    """Chunks that it does not know are moved once all of it was taken over."""
+    kept: dict[str, Any] = {"initial_state": "stored", "state_every": 5}
+    replay, _ = filled(tmp_path, 60, **kept)
+    state, chunks = through_a_file(replay), replay.chunks()
+    replay.close()
+    (tmp_path / "chunk-0001-00000007.npz").touch()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(KeyError, match="made"):
+        Replay(**SIZES, **kept, folder=tmp_path).load_state_dict(
+            {key: value for key, value in state.items() if key != "made"}, chunks
+        )
+    assert sorted(tmp_path.iterdir()) == before
+    again = Replay(**SIZES, **kept, folder=tmp_path)
+    again.load_state_dict(state, chunks)
+    assert again.orphaned == 1 and sorted(tmp_path.iterdir()) != before
+
+
 def test_what_is_left_of_another_run_is_put_away(tmp_path: Path) -> None:
     """A run that starts anew in a folder with chunks does not mix them with its own."""
     filled(tmp_path, 40)[0].chunks()
