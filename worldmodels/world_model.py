@@ -54,6 +54,10 @@ class WorldModel(nn.Module):
         inputs += action_size if heads["action"] else 0
         units = heads["units"]
         self.trunk = MLP(inputs, units, heads["layers"])
+        self.gate = nn.Linear(action_size, units) if heads["product"] else None
+        if self.gate is not None:
+            nn.init.normal_(self.gate.weight)
+            nn.init.ones_(self.gate.bias)
         self.reward = TwoHotHead(units, units, 0, heads["bins"], heads["resolution"])
         self.continues = BernoulliHead(units)
         self.free_nats = kl["free_nats"]
@@ -116,6 +120,8 @@ class WorldModel(nn.Module):
         Policy inputs `[..., P]`, and the actions that led to them, `[..., A]`.
         """
         hidden = self.trunk(self.head_input(policy, action))
+        if self.gate is not None:  # which hidden units count depends on the action
+            hidden = hidden * self.gate(action.to(hidden.dtype))
         return self.reward(hidden), self.continues(hidden)
 
     def head_input(self, policy: Tensor, action: Tensor) -> Tensor:

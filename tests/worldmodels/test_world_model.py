@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor
 
@@ -91,6 +92,30 @@ def test_a_policy_input_is_mapped_to_what_the_heads_read(length: int) -> None:
         policy.grad = None
         outcome.square().sum().backward(retain_graph=True)
         assert policy.grad is not None and policy.grad.abs().sum((0, 1)).min() > 0
+
+
+def test_heads_that_multiply_find_a_reward_that_is_a_product_sooner() -> None:
+    """The reward asks whether the action is the bit at a place that is given, too: in as many updates."""
+    losses = {}
+    for product in (True, False):
+        torch.manual_seed(0)
+        model = make_model(spaces.Dict(SPACES["vector"]), heads={"product": product, "units": 64})
+        size, found = model.backbone.policy_size, []
+        optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+        for _ in range(400):
+            bits, place = torch.randint(2, (64, 4)), torch.randint(4, (64,))
+            action = torch.randint(2, (64,))
+            told = torch.cat([2.0 * bits - 1, 2 * F.one_hot(place, 4)], 1)
+            reward = torch.where(bits.gather(1, place[:, None])[:, 0] == action, 1.0, -1.0)
+            logits, _ = model.outcomes(F.pad(told, (0, size - 8)), F.one_hot(action, 2).float())
+            loss = model.reward.loss(logits, reward)[0].mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            found.append(loss.item())
+        losses[product] = sum(found[-50:]) / 50
+    assert losses[True] < 0.8 * losses[False], losses
+    assert (model.gate is None) == (not product)
 
 
 def test_first_rows_may_have_no_losses() -> None:
