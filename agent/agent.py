@@ -12,11 +12,12 @@ import gymnasium
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from agent.actions import ActionCodec
 from agent.actor_critic import ActorCritic
 from agent.compiling import compiled
+from agent.exploration import Ensemble
 from agent.imagination import Trajectory, choose_starts, dream_step, imagine
 from agent.metrics import Means
 from agent.optim import Optimiser, step_together
@@ -44,12 +45,14 @@ class Window:
 
     Attributes:
         policy: `[B, T, P]`, policy inputs.
+        posterior: `[B, T, S, n]`, as the backbone's latent represents it.
         starts: the states that dreams start from, leaves `[N, ...]`.
         terminal: `[N]` bool, whether these end their episodes.
         after: the states that replay is to keep, leaves `[B, ...]`.
     """
 
     policy: Tensor
+    posterior: Tensor
     starts: State
     terminal: Tensor
     after: State
@@ -104,6 +107,13 @@ class Agent:
         ).to(self.device)
         self.backbone = self.model.backbone
         self.actor_critic = ActorCritic(self.backbone.policy_size, self.codec, **options).to(self.device)
+        self.ensemble: Ensemble | None = None
+        if networks := config["explore"]["networks"]:
+            self.ensemble = Ensemble(
+                *(self.backbone.policy_size, self.codec.size, self.codec.norm, self.backbone.latent),
+                *(networks, config["explore"]["scale"], options["units"], options["layers"]),
+            ).to(self.device)
+        self.foreseeing = nn.ModuleList(part for part in (self.model, self.ensemble) if part is not None)
         rates = dict(config["optimiser"])
         model_lr, actor_lr, critic_lr = rates.pop("model_lr"), rates.pop("actor_lr"), rates.pop("critic_lr")
         self.optimisers = {
@@ -111,6 +121,8 @@ class Agent:
             "actor": Optimiser([self.actor_critic.actor], lr=actor_lr, **rates),
             "critic": Optimiser([self.actor_critic.critic], lr=critic_lr, **rates),
         }
+        if self.ensemble is not None:
+            self.optimisers["ensemble"] = Optimiser([self.ensemble], lr=model_lr, **rates)
         self.means = Means(self.device)
         self.updates = 0
         self.acts = 0
@@ -204,6 +216,7 @@ class Agent:
         kept = {key: leaf.detach() for key, leaf in rollout.kept.items()}
         window = Window(
             policy=rollout.policy.detach(),
+            posterior=rollout.posterior.detach(),
             starts=merge_rows({key: leaf[:, : starts.shape[1]] for key, leaf in kept.items()}),
             terminal=keep_steps(starts, data["is_terminal"]).flatten(),
             after={key: leaf.detach() for key, leaf in rollout.last.items()}
@@ -215,11 +228,12 @@ class Agent:
     def _dream(self, window: Window) -> tuple[Trajectory, Tensor, Tensor]:
         """N dreams of H steps; reward, and probability of going on, predicted at each position, `[H + 1, N]`.
 
-        With gradients to the actions if the actor learns through the dynamics.
+        With gradients to the actions if the actor learns through the dynamics. Rewards have the bonus for
+        disagreement in them, where there is an ensemble.
         """
         through = self.actor_critic.through_dynamics
         # Without a gradient nothing needs freezing, and autocast caches the casts of what is not frozen.
-        fixed = frozen(self.model) if through else nullcontext()
+        fixed = frozen(self.foreseeing) if through else nullcontext()
         with torch.set_grad_enabled(through), fixed, self.autocast():
             dream = imagine(
                 self.backbone,
@@ -228,8 +242,11 @@ class Agent:
                 self.dream_options["horizon"],
                 self.dream_step,
             )
-            reward, alive = self.model.outcomes(dream.policy[1:], dream.action.clamp(-1, 1))
+            action = dream.action.clamp(-1, 1)
+            reward, alive = self.model.outcomes(dream.policy[1:], action)
             reward, alive = self.model.reward.mean(reward), self.model.continues.mean(alive)
+            if self.ensemble is not None:
+                reward = reward + self.ensemble.bonus(dream.policy[:-1], action)
         # No action led to the start here: its reward is not used, and whether it is terminal is known.
         reward = F.pad(reward, (0, 0, 1, 0))
         return dream, reward, torch.cat([1 - window.terminal.float()[None], alive])
@@ -238,16 +255,25 @@ class Agent:
         self, data: Batch, window: Window, dream: Trajectory, reward: Tensor, alive: Tensor
     ) -> Metrics:
         """One step of the actor on dreams, and of the critic on dreams and the replayed window; metrics."""
-        learner = self.actor_critic
+        learner, optimisers = self.actor_critic, self.optimisers
+        given, others = data["reward"], []
         with self.autocast():
+            if self.ensemble is not None:
+                with torch.no_grad():  # of first rows it counts nowhere
+                    bonus = self.ensemble.bonus(window.policy[:, :-1], data["action"][:, 1:])
+                given = given + F.pad(bonus, (1, 0))
+                foreseen = data["action"], window.posterior, data["is_first"]
+                others = [(optimisers["ensemble"], self.ensemble.loss(window.policy, *foreseen))]
             actor, critic, metrics = learner.loss(dream, reward, alive)
             if learner.replay_value:
                 ends = data["is_terminal"], data["is_last"]
-                replayed = learner.replay_loss(window.policy, data["reward"], *ends)
+                replayed = learner.replay_loss(window.policy, given, *ends)
                 critic = critic + learner.replay_value * replayed
                 metrics["critic_replayed"] = replayed.detach()
-        optimisers = self.optimisers
-        actor_norm, critic_norm = step_together((optimisers["actor"], actor), (optimisers["critic"], critic))
+        losses = (optimisers["actor"], actor), (optimisers["critic"], critic), *others
+        actor_norm, critic_norm, *_ = step_together(*losses)
+        if self.ensemble is not None:
+            metrics |= {"bonus": bonus.mean(), "ensemble": others[0][1].detach()}
         learner.update_slow_critic()
         return {**metrics, "actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
 
@@ -315,6 +341,8 @@ class Agent:
         if learning:
             optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
             state["optimisers"] = optimisers
+            if self.ensemble is not None:
+                state["ensemble"] = self.ensemble.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], learning: bool = True) -> None:
@@ -322,6 +350,8 @@ class Agent:
         self.model.load_state_dict(state["model"])
         self.actor_critic.load_state_dict(state["actor_critic"])
         if learning:
+            if self.ensemble is not None:
+                self.ensemble.load_state_dict(state["ensemble"])
             for name, optimiser in self.optimisers.items():
                 optimiser.load_state_dict(state["optimisers"][name])
         self.updates, self.acts = state["updates"], state["acts"]

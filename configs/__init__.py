@@ -61,6 +61,7 @@ NEEDS: dict[str, tuple[Any, ...]] = {
     "envs.timeout": ("envs.mode", "async"),
     "envs.restarts": ("envs.mode", "async"),
     "actors.lag": ("actors.count", *ANY),
+    "explore.scale": ("explore.networks", *ANY),
     "s4wm.attention.heads": ("s4wm.attention.layers", *ANY),
     "s4wm.attention.memory": ("s4wm.attention.layers", *ANY),
     "imagination.count": ("imagination.starts", "random", "last"),

@@ -115,7 +115,7 @@ class Job:
         if self.size == 1:
             return
         words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        named = agent.model.state_dict() | agent.actor_critic.state_dict(prefix="actor_critic.")
+        named = agent.foreseeing.state_dict() | agent.actor_critic.state_dict(prefix="actor_critic.")
         sums = [value.view(words[value.element_size()]).sum(dtype=torch.int64) for value in named.values()]
         found = self.rows(torch.stack(sums)[None].cpu().numpy())
         for number, name in np.argwhere(found != found[0]):

@@ -20,6 +20,7 @@ CASES: dict[str, tuple[str, Any, str, dict[str, Any]]] = {
 } | {
     "pictures, few steps measured": ("s4wm", SPACE, "multi", {"recall.positions": 2}),
     "gaussian, through the dynamics": ("rssm", VECTOR, "box", {"rssm.classes": 0}),
+    "with a bonus": ("s4wm", VECTOR, "discrete", {"explore.networks": 2}),
     "output alone": ("s4wm_s4", VECTOR, "box", {"s4wm.policy_input": "output", "optimiser.clip": 0.1}),
 }
 ROWS, STEPS, UPDATES = 4, 16, 2
@@ -54,11 +55,12 @@ def compare_updates() -> None:
         for case, (expected, metrics) in alone.items():
             agent, found = shared[case]
             assert found == pytest.approx(metrics, rel=1e-9, abs=1e-9), case
-            for part in ("model", "actor_critic"):
+            for part in ("foreseeing", "actor_critic"):
                 theirs = getattr(expected, part).state_dict()
                 for name, value in getattr(agent, part).state_dict().items():
+                    # Adam divides an actor's gradient of 1e-6 by itself, rounding errors included.
                     torch.testing.assert_close(
-                        value, theirs[name], rtol=1e-10, atol=1e-10, msg=f"{case} {name}"
+                        value, theirs[name], rtol=1e-10, atol=1e-9, msg=f"{case} {name}"
                     )
         assert_same_means()
         last, _ = shared["output alone"]
