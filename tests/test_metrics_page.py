@@ -9,7 +9,8 @@ import pytest
 
 import configs
 import run
-from tests.agent.run.test_logger import events, lines
+from tests.agent.run.house import metrics_of
+from tests.agent.run.test_logger import events
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 KINDS = ("Scalars", "Pictures", "Histograms")
@@ -32,7 +33,7 @@ MODELS = {name.partition("_")[0] for name in configs.backbones()}
 FITTED = "fitted to episodes on disk"
 RUNS = {
     **{model: ["--task", "memory_chain:n=3", "--backbone", model] for model in MODELS},
-    "continuous actions": ["--task", "Pendulum-v1", "--backbone", "rssm"],
+    "continuous actions": ["--task", "Pendulum-v1", "--backbone", "rssm", "--explore.networks", "2"],
     FITTED: ["--updates", "20", "--log.every", "10", "--log.pictures", "20", "--eval.episodes", "9"],
     # A picture, a code and a vector; a worker process fails once.
     "async": ["--task", "tests.faults.faulty:Faulty-v0:fault=step,once={once}", "--envs.mode", "async"],
@@ -55,7 +56,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             else:
                 given = [*OPTIONS, *given]
             assert run.main([*given, "--logdir", str(folder / "run")]) == 0
-        found["Scalars"] |= {name for line in lines(folder / "run") for name in line if name != "step"}
+        found["Scalars"] |= {name for line in metrics_of(folder / "run") for name in line if name != "step"}
         values = [value for event in events(folder / "run") for value in event.summary.value]
         scalars = {value.tag for value in values if value.HasField("simple_value")}
         assert scalars <= found["Scalars"], f"{title}: TensorBoard has scalars that metrics.jsonl lacks"

@@ -194,7 +194,10 @@ REFUSED = [
         ["collect", "--task", "tmaze", "--policy", "scripted", "--out", "none"],
         "'tmaze' has no scripted policy",
     ),
-    (["collect", "--task", "tmaze", "--policy", "random", "--out", "a_file"], "a_file is a file"),
+    (
+        ["collect", "--task", "tmaze", "--policy", "random", "--out", "a_file"],
+        "a_file is there and no folder",
+    ),
     (
         ["collect", "--task", "tmaze", "--policy", "random", "--out", "b", "--seed", "-1"],
         "of at least 0, got '-1'",
