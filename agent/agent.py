@@ -256,26 +256,26 @@ class Agent:
     ) -> Metrics:
         """One step of the actor on dreams, and of the critic on dreams and the replayed window; metrics."""
         learner, optimisers = self.actor_critic, self.optimisers
-        given, others = data["reward"], []
+        given, losses, explored = data["reward"], [], {}
         with self.autocast():
             if self.ensemble is not None:
                 with torch.no_grad():  # of first rows it counts nowhere
                     bonus = self.ensemble.bonus(window.policy[:, :-1], data["action"][:, 1:])
                 given = given + F.pad(bonus, (1, 0))
                 foreseen = data["action"], window.posterior, data["is_first"]
-                others = [(optimisers["ensemble"], self.ensemble.loss(window.policy, *foreseen))]
+                ensemble = self.ensemble.loss(window.policy, *foreseen)
+                losses = [(optimisers["ensemble"], ensemble)]
+                explored = {"bonus": bonus.mean(), "ensemble": ensemble.detach()}
             actor, critic, metrics = learner.loss(dream, reward, alive)
             if learner.replay_value:
                 ends = data["is_terminal"], data["is_last"]
                 replayed = learner.replay_loss(window.policy, given, *ends)
                 critic = critic + learner.replay_value * replayed
                 metrics["critic_replayed"] = replayed.detach()
-        losses = (optimisers["actor"], actor), (optimisers["critic"], critic), *others
-        actor_norm, critic_norm, *_ = step_together(*losses)
-        if self.ensemble is not None:
-            metrics |= {"bonus": bonus.mean(), "ensemble": others[0][1].detach()}
+        both = (optimisers["actor"], actor), (optimisers["critic"], critic)
+        actor_norm, critic_norm, *_ = step_together(*both, *losses)
         learner.update_slow_critic()
-        return {**metrics, "actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
+        return {**metrics, **explored, "actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
 
     @torch.no_grad()
     def start(self, data: Batch) -> State:

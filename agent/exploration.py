@@ -14,7 +14,8 @@ class Ensemble(nn.Module):
 
     Plan2Explore (Sekar et al., 2020), with the latent's distributions in place of regressions. Where all have
     learned what comes, chance included, they agree. Elsewhere what comes would tell which of them is right:
-    by the mean KL of each to their mixture, in nats (of one-hot latents the mutual information).
+    by the mean KL, in nats, of each to the distribution of their mean parameters (of one-hot latents that is
+    their mixture, and the mean the mutual information of latent and network).
 
     Args:
         inputs, action_size, action_norm: P, A, and the largest norm of an action vector.

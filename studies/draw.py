@@ -1,9 +1,10 @@
 """Say why a world model leaves something out of its pictures: its size, its updates, or its latent.
 
-A run's encoder, posterior and decoder are made anew and fitted to single pictures: nothing is remembered, and
-no KL is paid. Three such models differ in what the decoder reads of the posterior: all of its outputs; the
-most probable latent; a sampled one, as in a world model. What the first leaves out is too much for networks
-of this size or for so many updates; what only the last one leaves out is lost in the noise of sampling.
+A run's encoder and decoder, and a posterior of one hidden layer that sees the picture alone, are fitted anew
+to single pictures: nothing is remembered, and no KL is paid. Three such models differ in what the decoder
+reads of the posterior: all of its outputs; the most probable latent; a sampled one, as in a world model. What
+the first leaves out is too much for networks of this size or for so many updates; what only the last one
+leaves out is lost in the noise of sampling.
 """
 
 from __future__ import annotations
