@@ -41,16 +41,18 @@ class Measure(NamedTuple):
 MEASURES = {
     **{what: Measure(partial(costs.measure, what), costs.COLUMNS, draw=costs.draw) for what in costs.CASES},
     "backbones": Measure(components.measure, components.COLUMNS, components.note),
-    "parts": Measure(parts.measure, parts.COLUMNS, parts.note),
     "overhead": Measure(overhead.measure, overhead.COLUMNS),
     "states": Measure(states.measure, states.COLUMNS, states.note, variants=states.variants),
 }
 
+PARTS = Measure(parts.measure, parts.COLUMNS, parts.note)
+
 
 def arguments(parser: Parser) -> None:
     """What to measure, of which configurations, and how often."""
-    what = f"of {', '.join(MEASURES)}; parts: those of an update [world_model]"
+    what = f"of {', '.join(MEASURES)} [world_model]"
     parser.add_argument("--what", default="world_model", metavar="NAME", help=what)
+    parser.add_argument("--parts", action="store_true", help="update: processor time by part of it")
     backbones = f"of {', '.join(configs.backbones())} [all of them; layers: those that have some]"
     parser.add_argument("--backbones", nargs="+", metavar="NAME", help=backbones)
     lengths = "steps a window, where there are windows [the preset's batch_length]"
@@ -67,9 +69,12 @@ def prepare(args: argparse.Namespace) -> Work:
     if args.what not in MEASURES:
         hint = configs.did_you_mean(args.what, MEASURES)
         raise ValueError(f"unknown measure '{args.what}'.{hint} Expected one of {', '.join(MEASURES)}.")
-    measure = MEASURES[args.what]
+    if args.parts and args.what != "update":
+        raise ValueError(f"--parts are those of an update; with it expected --what update, got {args.what}.")
+    measure = PARTS if args.parts else MEASURES[args.what]
     if args.picture and not measure.draw:
-        raise ValueError(f"--picture draws time and memory against length; {args.what} has neither.")
+        what = f"{args.what} --parts" if args.parts else args.what
+        raise ValueError(f"--picture draws time and memory against length; {what} has neither.")
     if args.picture:
         writable(args.picture, SUFFIXES)
     overrides = dict(args.overrides)

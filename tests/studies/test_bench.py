@@ -23,8 +23,8 @@ def test_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_parts_of_an_update(call: Call) -> None:
-    result = call(*WORDS, "--what", "parts", "--backbones", "rssm", "--lengths", "4")
-    assert result["what"] == "parts" and result["length"] == 4
+    result = call(*WORDS, "--what", "update", "--parts", "--backbones", "rssm", "--lengths", "4")
+    assert result["what"] == "update" and result["length"] == 4
     assert result["rows"][0]["part"] == "update" and result["rows"][0]["name"] == "rssm"
 
 
@@ -41,7 +41,8 @@ def test_all_backbones_that_can_be_measured(call: Call) -> None:
     [
         (["--what", "layer"], "unknown measure 'layer'. Did you mean 'layers'? Expected one of layers, "),
         (["--what", "states", "--picture", "x.png"], "--picture draws time and memory against length"),
-        (["--what", "parts", "--picture", "x.png"], "parts has neither"),
+        (["--parts"], "--parts are those of an update; with it expected --what update, got world_model"),
+        (["--what", "update", "--parts", "--picture", "x.png"], "update --parts has neither"),
         (["--backbones", "rssm", "--rssm.blocks", "7"], "must be divisible by rssm.blocks 7"),
         (["--what", "overhead", "--replay.capacity", "20"], "Use a capacity of at least"),
         (["--what", "states", "--replay.burn_in", "32"], "at most batch_length 16, got 32"),
