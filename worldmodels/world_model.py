@@ -54,7 +54,7 @@ class WorldModel(nn.Module):
         inputs += action_size if heads["action"] else 0
         units = heads["units"]
         self.trunk = MLP(inputs, units, heads["layers"])
-        self.gate = nn.Linear(action_size, units) if heads["product"] else None
+        self.gate = nn.Linear(action_size, units) if heads["action"] and heads["product"] else None
         if self.gate is not None:
             nn.init.normal_(self.gate.weight)
             nn.init.ones_(self.gate.bias)

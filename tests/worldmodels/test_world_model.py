@@ -116,6 +116,7 @@ def test_heads_that_multiply_find_a_reward_that_is_a_product_sooner() -> None:
         losses[product] = sum(found[-50:]) / 50
     assert losses[True] < 0.8 * losses[False], losses
     assert (model.gate is None) == (not product)
+    assert make_model(spaces.Dict(SPACES["vector"]), heads={"action": False}).gate is None
 
 
 def test_first_rows_may_have_no_losses() -> None:
@@ -130,7 +131,7 @@ def test_first_rows_may_have_no_losses() -> None:
         dynamics, _ = model.backbone.kl_losses(rollout)
         kept = torch.ones_like(dynamics) if first else (~batch["is_first"]).float()
         torch.testing.assert_close(metrics["dynamics"], model.dynamics_scale * (dynamics * kept).mean())
-        totals.append(float(loss))
+        totals.append(loss.item())
     assert batch["is_first"].any() and totals[1] < totals[0]
     batch["is_first"][:] = True
     assert model.loss(batch, model.backbone.initial(3))[0] == 0
