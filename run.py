@@ -153,6 +153,7 @@ COMMANDS: dict[str, str | type[Command]] = {
     "tracking": "studies.tracking",
     "gallery": "studies.gallery",
     "same": "studies.same",
+    "results": "studies.results",
     "verify": "studies.verify",
     "export": "studies.export",
 }

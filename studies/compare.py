@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import configs
@@ -33,6 +33,13 @@ def arguments(parser: Parser) -> None:
     sbatch = "of sbatch, for each run: time=720 (minutes), partition=gpu, gpus_per_node=1 ..., one a --slurm"
     parser.add_argument("--slurm", action="append", default=[], metavar="KEY=VALUE", help=sbatch)
     add_configuration(parser, without=("task", "backbone", "seed", "steps", "logdir"))
+
+
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """What `prepare` takes, from the words of a command line behind `compare`."""
+    parser = Parser("compare", "")
+    arguments(parser)
+    return parser.parse(words)
 
 
 def prepare(args: argparse.Namespace) -> Work:

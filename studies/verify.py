@@ -47,9 +47,7 @@ def prepare(args: argparse.Namespace) -> Work:
     works = {}
     for name in args.rows or recorded:
         row = Variant(recorded[name].get("backbone", name), recorded[name].get("options", {}))
-        parser = Parser("compare", "")
-        compare.arguments(parser)
-        as_then = parser.parse(shlex.split(record["command"].partition(" compare ")[2]))
+        as_then = compare.parsed(shlex.split(record["command"].partition(" compare ")[2]))
         as_then.backbones, as_then.grid = [row.backbone], []
         as_then.overrides |= row.options
         as_then.run, as_then.logdir = None, folder / row.folder
