@@ -259,13 +259,18 @@ class Agent:
         given, losses, explored = data["reward"], [], {}
         with self.autocast():
             if self.ensemble is not None:
-                with torch.no_grad():  # of first rows it counts nowhere
-                    bonus = self.ensemble.bonus(window.policy[:, :-1], data["action"][:, 1:])
-                given = given + F.pad(bonus, (1, 0))
                 foreseen = data["action"], window.posterior, data["is_first"]
+                # Before the bonus: autocast may keep casts that were made without a gradient.
                 ensemble = self.ensemble.loss(window.policy, *foreseen)
                 losses = [(optimisers["ensemble"], ensemble)]
-                explored = {"bonus": bonus.mean(), "ensemble": ensemble.detach()}
+                with torch.no_grad():
+                    bonus = self.ensemble.bonus(window.policy[:, :-1], data["action"][:, 1:])
+                given = given + F.pad(bonus, (1, 0))
+                follows = ~data["is_first"][:, 1:]  # first rows follow from nothing, and count nowhere
+                explored = {
+                    "bonus": Counted.where(bonus, follows),
+                    "ensemble": Counted(ensemble.detach() * follows.numel(), follows.sum()),
+                }
             actor, critic, metrics = learner.loss(dream, reward, alive)
             if learner.replay_value:
                 ends = data["is_terminal"], data["is_last"]
@@ -363,8 +368,13 @@ class Agent:
             "model": self.model,
             "actor": self.actor_critic.actor,
             "critic": self.actor_critic.critic,
+            "ensemble": self.ensemble,
         }
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+        return {
+            name: sum(p.numel() for p in part.parameters())
+            for name, part in parts.items()
+            if part is not None
+        }
 
     def seed_torch(self, *purpose: str | int) -> None:
         """Seed torch from (seed, purpose), like `torch.manual_seed`, which takes 0.4 ms on a CPU.

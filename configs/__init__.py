@@ -62,11 +62,14 @@ NEEDS: dict[str, tuple[Any, ...]] = {
     "envs.restarts": ("envs.mode", "async"),
     "actors.lag": ("actors.count", *ANY),
     "explore.scale": ("explore.networks", *ANY),
+    "heads.product": ("heads.action", True),
     "s4wm.attention.heads": ("s4wm.attention.layers", *ANY),
     "s4wm.attention.memory": ("s4wm.attention.layers", *ANY),
     "imagination.count": ("imagination.starts", "random", "last"),
 }
 """Option -> another one, and the values of it with which it does something."""
+BEFORE = {"heads.product": False}
+"""Option -> what code did that had no such option, where its default is another."""
 
 
 class Mistake(ValueError):  # noqa: N818 (the user's, not the program's)
@@ -132,7 +135,8 @@ def dump(config: Config) -> str:
 
 
 def read(path: str | Path, fill: bool = False) -> Config:
-    """Read what `dump` wrote; with `fill` an option that it lacks has its default, which stderr is told.
+    """Read what `dump` wrote; with `fill` an option that it lacks has the value that earlier code stands for
+    (its default, or that of `BEFORE`), which stderr is told.
 
     Raises:
         ValueError: the file holds an unknown option, lacks one, or holds a value that its option does not
@@ -143,13 +147,15 @@ def read(path: str | Path, fill: bool = False) -> Config:
     saved = _checked(leaves, options, str(path), choosing=True)
     missing = [key for key in options if key not in saved]
     if missing and fill:
-        taken = ", ".join(f"{key} {typed(options[key].default)}" for key in missing)
-        print(f"{path} is of earlier code; taken as by default: {taken}", file=sys.stderr)
-        saved |= {key: options[key].default for key in missing}
+        filled = {key: BEFORE.get(key, options[key].default) for key in missing}
+        taken = ", ".join(f"{key} {typed(value)}" for key, value in filled.items())
+        print(f"{path} is of earlier code; taken as it was then: {taken}", file=sys.stderr)
+        saved |= filled
     elif missing:
         raise ValueError(
             f"{path} lacks {listed(missing)}: expected every option of defaults.yaml. It was written by "
-            f"another version of this code; add them to the file, or use the version that wrote it."
+            f"another version of this code, which goes on with it: its commit is in the last line of "
+            f"sessions.jsonl."
         )
     return Config(_nested({key: saved[key] for key in options}))
 

@@ -152,7 +152,8 @@ def diagnose(
         (`observed` or `imagined`) and place, the share of steps at which a readout tells the fact, `linear`
         or an `mlp`. `seen`: by name of a fact that holds for a whole episode, the `frame` whose latent tells
         most of it (in the fitted episodes), and which share it tells. `chosen`: by how and network (`reward`:
-        what a dreamed step with each action brings; `actor`), how often the action preferred is the answer.
+        what a dreamed step with each action brings, where any answer is rewarded at once; `actor`), how often
+        the action preferred is the answer.
 
     Raises:
         configs.Mistake: no episode comes to a step that is looked at.
@@ -203,6 +204,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
     constant: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     latents: list[Tensor] = []
     reached: list[np.ndarray] = []
+    paid = False
     waiting, size = iter(episodes), agent.backbone.latent.size
     while taken := list(islice(waiting, ROWS)):
         batch = stacked(taken)
@@ -212,6 +214,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
         reached.append(np.asarray(asked.any(1)))
         if context:
             asked[:, :context] = False
+        paid = paid or bool(batch["reward"][:, 1:][asked[:, :-1]].any())
         for name, values in known.items():
             low, high = (getattr(values, kind)(1) for kind in ("min", "max"))
             if (low == high).all() and (low >= 0).all():
@@ -238,6 +241,8 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
         latents.append(torch.stack(of_batch))
     if not facts:
         raise configs.Mistake(f"none of the {sum(map(len, reached))} episodes comes to a step that asks.")
+    if not paid:  # what follows an answer later is not for the reward network to tell
+        chosen = defaultdict(list, {key: each for key, each in chosen.items() if key[1] != "reward"})
     longest = max(len(each) for each in latents)
     device = agent.device
     return Gathered(

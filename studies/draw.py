@@ -26,6 +26,7 @@ from agent.optim import Optimiser
 from agent.run.data import Episode
 from agent.run.machine import choose_device
 from agent.run.saved import SavedRun
+from agent.run.video import rgb
 from configs.command_line import Parser, Work, add_device, add_run, count, run_of
 from replay.files import writable
 from studies import tables
@@ -180,6 +181,6 @@ def picture(drawn: Mapping[str, np.ndarray], out: Path) -> Path:
     height, width = next(iter(drawn.values())).shape[:2]
     figure = Figure(figsize=(9, 9.5 * len(drawn) * height / width + 0.3), layout="constrained")
     for axis, (name, row) in zip(figure.subplots(len(drawn)), drawn.items(), strict=True):
-        axis.imshow(row.squeeze(), interpolation="nearest", cmap="gray")
+        axis.imshow(rgb(row), interpolation="nearest")
         axis.set(xticks=[], yticks=[], title=WAYS.get(name, name))
     return save(figure, out)

@@ -56,7 +56,7 @@ class WorldModel(nn.Module):
         self.trunk = MLP(inputs, units, heads["layers"])
         self.gate = nn.Linear(action_size, units) if heads["action"] and heads["product"] else None
         if self.gate is not None:
-            nn.init.normal_(self.gate.weight)
+            nn.init.normal_(self.gate.weight, std=1 / action_norm)
             nn.init.ones_(self.gate.bias)
         self.reward = TwoHotHead(units, units, 0, heads["bins"], heads["resolution"])
         self.continues = BernoulliHead(units)

@@ -207,5 +207,7 @@ def begun() -> Iterator[Job]:
     finally:
         watch.ended.set()
         watch.join()
+        _watch = None
+        del watch  # and its connection, which must not outlive the interpreter
         ranks.board.cache_clear()
         dist.destroy_process_group()

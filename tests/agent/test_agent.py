@@ -479,6 +479,8 @@ def test_parameter_counts() -> None:
     counts = make().parameter_counts()
     assert counts.keys() == {"backbone", "model", "actor", "critic"}
     assert counts["model"] > counts["backbone"] > 0
+    exploring = make(**{"explore.networks": 2}).parameter_counts()
+    assert exploring.pop("ensemble") > 0 and exploring == counts
 
 
 @pytest.mark.gpu

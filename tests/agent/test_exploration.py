@@ -73,6 +73,10 @@ def test_an_agent_with_an_ensemble_goes_on_bit_for_bit(backbone: str, action: st
     assert_same(agent.state_dict(), other.state_dict())
     metrics = agent.metrics()
     assert metrics["train/bonus"] > 0 and metrics["train/ensemble"] > 0
+    batch = make_batch(agent, SPACE, seed=6)
+    batch["is_first"][:] = True  # what follows from nothing is in no mean
+    agent.update(batch)
+    assert not {"train/bonus", "train/ensemble"} & agent.metrics().keys()
     assert "ensemble" not in agent.state_dict(learning=False)
 
 

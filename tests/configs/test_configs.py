@@ -415,6 +415,7 @@ class TestSaved:
         ("rssm", "optimiser.ssm_lr", "backbone 'rssm' has no state-space layers"),
         ("s4wm", "replay.burn_in", "replay.initial_state is stored"),
         ("s4wm", "envs.restarts", "envs.mode is sync"),
+        ("s4wm_published", "heads.product", "heads.action is false"),
         ("s4wm", "s4wm.s5.state_size", ""),
         ("rssm", "rssm.units", ""),
         ("s4wm", "optimiser.ssm_lr", ""),

@@ -70,12 +70,13 @@ def episodes(count: int, seed: int) -> list[dict[str, np.ndarray]]:
     random, told = np.random.default_rng(seed), []
     for number in range(count):
         cue = int(random.integers(2))
-        answer = np.full(LENGTH, -1)
+        answer, reward = np.full(LENGTH, -1), np.zeros(LENGTH, np.float32)
         if number % 4:
-            answer[-2] = cue
+            answer[-2], reward[-1] = cue, 1
         told.append(
             rows(LENGTH)
             | {"probe/cue": np.full(LENGTH, cue), "probe/answer": answer, "probe/room": np.zeros((LENGTH, 2))}
+            | {"reward": reward}
         )
     return told
 
@@ -103,6 +104,11 @@ def test_without_an_answer_it_looks_at_the_last_step(agent: Agent) -> None:
     assert (found["steps"], found["reached"], found["chosen"]) == (COUNT, 1.0, {})
     assert found["facts"]["cue"]["observed"]["policy"]["linear"] == 1.0
     assert "imagined" not in found["facts"]["cue"]
+
+
+def test_where_no_answer_is_rewarded_at_once_rewards_do_not_tell_it(agent: Agent) -> None:
+    told = [each | {"reward": np.zeros(LENGTH, np.float32)} for each in episodes(COUNT, 0)]
+    assert diagnose.diagnose(agent, told, told, None, acts=True)["chosen"]["observed"].keys() == {"actor"}
 
 
 def test_no_episode_that_asks(agent: Agent) -> None:

@@ -33,6 +33,12 @@ def test_a_latent_of_two_values_cannot_tell_four_colours_and_its_outputs_can(bac
     assert drawn.keys() == {"true", *draw.WAYS} and {row.shape for row in drawn.values()} == {(8, 80, 3)}
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_any_number_of_channels_is_drawn(channels: int, tmp_path: Path) -> None:
+    drawn = {name: np.random.default_rng(0).random((8, 80, channels)) for name in ("true", *draw.WAYS)}
+    assert draw.picture(drawn, tmp_path / "drawn.png").stat().st_size > 0
+
+
 def test_from_a_run(train: Train, call: Call, tmp_path: Path, refused: Callable[..., str]) -> None:
     run = train("s4wm", "memory_chain:n=3,observation=pixels")
     call("collect", "--policy", run, "--episodes", 12, "--out", tmp_path / "data")

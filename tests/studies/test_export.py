@@ -127,7 +127,9 @@ def test_the_page_acts_in_an_environment_without_us(
 def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
     tmp_path: Path, call: Call, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, small = trained(tmp_path / "whole", "s4wm", "memory_chain:n=3"), tmp_path / "agents" / "small"
+    without = "--heads.product=false"  # as all code did that had no such option, unlike today's default
+    whole = trained(tmp_path / "whole", "s4wm", "memory_chain:n=3", without)
+    small = tmp_path / "agents" / "small"
     assert run.main(["export", str(whole), "--out", str(small), "--format", "run", "--check", "20"]) == 0
     assert "the run: 0 in actions" in capsys.readouterr().out
     files = {path.relative_to(small).as_posix() for path in small.rglob("*") if path.is_file()}
@@ -141,13 +143,17 @@ def test_a_small_run_folder_is_read_as_a_run_and_not_gone_on_with(
     before = {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
     assert "holds an agent that was handed on to act" in refused("--logdir", small, "--steps", "80")
     assert before == {path: path.read_bytes() for path in small.rglob("*") if path.is_file()}
-    config = small / "config.yaml"  # as of code that did not have this option
-    config.write_text(re.sub(r"^  warmup: .*\n", "", config.read_text(), flags=re.MULTILINE))
+    config = small / "config.yaml"  # as of code that did not have these options
+    config.write_text(re.sub(r"^  (warmup|product): .*\n", "", config.read_text(), flags=re.MULTILINE))
     assert run.main(["eval", str(small), "--episodes", "4", "--json"]) == 0
     said = capsys.readouterr()
-    assert f"{config} is of earlier code; taken as by default: optimiser.warmup 100" in said.err
+    assert (
+        f"{config} is of earlier code; taken as it was then: heads.product false, optimiser.warmup 100"
+        in said.err
+    )
     assert json.loads(said.out.splitlines()[-1])["returns"] == returns
     words = f"--init {small} --task memory_chain:n=3 --configs debug --steps 32 --eval.every 0".split()
+    words.append(without)
     assert run.main(["train", *words, "--logdir", str(tmp_path / "next")]) == 0
 
 

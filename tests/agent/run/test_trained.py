@@ -69,9 +69,9 @@ KINDS = {
 }
 
 
-def trained(folder: Path, backbone: str, task: str) -> Path:
+def trained(folder: Path, backbone: str, task: str, *more: str) -> Path:
     options = "--configs debug --steps 64 --eval.every 0 --eval.envs 1 --eval.episodes 1 --log.pictures 0"
-    words = [*options.split(), "--backbone", backbone, "--task", task, "--device", "cpu"]
+    words = [*options.split(), "--backbone", backbone, "--task", task, "--device", "cpu", *more]
     assert run.main([*words, "--logdir", str(folder)]) == 0
     return folder
 
