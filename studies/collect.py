@@ -260,10 +260,11 @@ class _Player:
 
     def __init__(self, folder: Path, planned: Mapping[str, Any]) -> None:
         self.folder, self.task = folder, planned["task"]
+        ours: dict[str, Policy] = {"scripted": scripted, "random": partial(random, seed=planned["seed"])}
+        # Before the environment: torch that is imported after a GL driver ends the process (in free()).
+        self.policy = ours.get(planned["policy"]) or trained(planned["policy"])
         self.env = envs.make(self.task, planned["seed"])
         self.close = self.env.close
-        ours: dict[str, Policy] = {"scripted": scripted, "random": partial(random, seed=planned["seed"])}
-        self.policy = ours.get(planned["policy"]) or trained(planned["policy"])
 
     def __call__(self, episode: int) -> int:
         with guard.Contained(f"An environment of task {self.task!r}"):

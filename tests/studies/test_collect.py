@@ -1,5 +1,6 @@
 """Collected episodes: whole, the same whatever the number of processes, resumable."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -117,6 +118,14 @@ def test_a_trained_agent(tmp_path, train, call, refused):
     said = refused(*words, tmp_path / "c", "--task", "memory_chain:bits=3")
     assert "trained on 'tmaze:corridor=4', with other spaces than 'memory" in said
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("dm_control") is None, reason="needs dm-control")
+def test_a_trained_agent_in_processes_that_draw(tmp_path, train, call):
+    """A process that imports torch behind a GL driver ends in free()."""
+    folder = train("rssm", "dmc:cartpole_balance:observation=pixels,fast=true,size=16,repeat=50")
+    words = ("collect", "--policy", folder, "--episodes", "2", "--jobs", "2", "--out", tmp_path / "a")
+    assert call(*words)["played"] == 2
 
 
 def test_as_a_command(tmp_path, capsys):
