@@ -256,21 +256,14 @@ class Agent:
     ) -> Metrics:
         """One step of the actor on dreams, and of the critic on dreams and the replayed window; metrics."""
         learner, optimisers = self.actor_critic, self.optimisers
-        given, losses, explored = data["reward"], [], {}
+        explored: dict[str, Counted] = {}
+        given, losses = data["reward"], []
         with self.autocast():
             if self.ensemble is not None:
                 foreseen = data["action"], window.posterior, data["is_first"]
-                # Before the bonus: autocast may keep casts that were made without a gradient.
-                ensemble = self.ensemble.loss(window.policy, *foreseen)
+                ensemble, bonus, explored = self.ensemble.of_window(window.policy, *foreseen)
+                given = given + bonus
                 losses = [(optimisers["ensemble"], ensemble)]
-                with torch.no_grad():
-                    bonus = self.ensemble.bonus(window.policy[:, :-1], data["action"][:, 1:])
-                given = given + F.pad(bonus, (1, 0))
-                follows = ~data["is_first"][:, 1:]  # first rows follow from nothing, and count nowhere
-                explored = {
-                    "bonus": Counted.where(bonus, follows),
-                    "ensemble": Counted(ensemble.detach() * follows.numel(), follows.sum()),
-                }
             actor, critic, metrics = learner.loss(dream, reward, alive)
             if learner.replay_value:
                 ends = data["is_terminal"], data["is_last"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldmodels.latent import Latent
+from worldmodels.metrics import Counted
 from worldmodels.nets import MLP
 
 
@@ -56,6 +58,24 @@ class Ensemble(nn.Module):
         foreseen = self(policy[:, :-1], action[:, 1:])
         kl = self.latent.kl(posterior[:, 1:].expand_as(foreseen), foreseen)
         return kl.masked_fill(is_first[:, 1:], 0).mean()
+
+    def of_window(
+        self, policy: Tensor, action: Tensor, posterior: Tensor, is_first: Tensor
+    ) -> tuple[Tensor, Tensor, dict[str, Counted]]:
+        """`loss` of a window, the bonus that arrives with each of its rows `[B, T]`, and metrics.
+
+        First rows of episodes follow from nothing: no metric counts them.
+        """
+        # Before the bonus: autocast may keep casts that were made without a gradient.
+        loss = self.loss(policy, action, posterior, is_first)
+        with torch.no_grad():
+            bonus = self.bonus(policy[:, :-1], action[:, 1:])
+        follows = ~is_first[:, 1:]
+        metrics = {
+            "bonus": Counted.where(bonus, follows),
+            "ensemble": Counted(loss.detach() * follows.numel(), follows.sum()),
+        }
+        return loss, F.pad(bonus, (1, 0)), metrics
 
     def bonus(self, policy: Tensor, action: Tensor) -> Tensor:
         """Reward `[...]` for the disagreement about what follows policy inputs `[..., P]` and actions."""

@@ -1,6 +1,6 @@
 """Train the records of docs/results again, by one version. The same command again goes on.
 
-`RECORDS` lists what they are. A record that returns something else than before shows both.
+`RECORDS` lists what they are. What each row returned before stands beside what it returns now.
 """
 
 from __future__ import annotations
