@@ -59,6 +59,7 @@ class WorldModel(nn.Module):
             nn.init.normal_(self.gate.weight, std=1 / action_norm)
             nn.init.ones_(self.gate.bias)
         self.reward = TwoHotHead(units, units, 0, heads["bins"], heads["resolution"])
+        self.reward_scale = heads["reward_scale"]
         self.continues = BernoulliHead(units)
         self.free_nats = kl["free_nats"]
         self.dynamics_scale, self.representation_scale = kl["dynamics"], kl["representation"]
@@ -84,7 +85,7 @@ class WorldModel(nn.Module):
         reconstruction = self.decoder.losses(rollout.features, obs)
         reward, continues = self.outcomes(rollout.policy, reset_rows(is_first, batch["action"]))
         losses = {f"decoder/{key}": value for key, value in reconstruction.items()} | {
-            "reward": self.reward.loss(reward, batch["reward"])[0],
+            "reward": self.reward_scale * self.reward.loss(reward, batch["reward"])[0],
             "continue": self.continues.loss(continues, 1 - batch["is_terminal"].float()),
             "dynamics": self.dynamics_scale * dynamics.clamp(min=self.free_nats),
             "representation": self.representation_scale * representation.clamp(min=self.free_nats),

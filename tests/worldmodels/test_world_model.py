@@ -159,8 +159,12 @@ def test_free_nats_and_scales() -> None:
     space = spaces.Dict(SPACES["vector"])
     batch = make_batch(space)
     measured = {}
-    for free_nats in (0.0, 1000.0):
-        model = make_model(space, kl={"free_nats": free_nats, "dynamics": 0.5, "representation": 0.2})
+    for free_nats, reward_scale in ((0.0, 1.0), (1000.0, 7.0)):
+        model = make_model(
+            space,
+            kl={"free_nats": free_nats, "dynamics": 0.5, "representation": 0.2},
+            heads={"reward_scale": reward_scale},
+        )
         torch.manual_seed(1)
         _, _, measured[free_nats] = model.loss(batch, model.backbone.initial(3))
     free, capped = measured[0.0], measured[1000.0]
@@ -168,6 +172,7 @@ def test_free_nats_and_scales() -> None:
     torch.testing.assert_close(free["representation"], 0.2 * free["kl"])
     assert capped["dynamics"] == 500 and capped["representation"] == 200
     torch.testing.assert_close(capped["kl"], free["kl"])
+    torch.testing.assert_close(capped["reward"], 7 * free["reward"])
     assert 0 < free["kl"] < 1000
 
 

@@ -12,22 +12,25 @@ from worldmodels.ssm.diagonal import LRU
 
 
 class SelectiveLRU(LRU):
-    """Abar_t = exp(-exp(nu) s(r_t) + i (exp(theta) + f_t)) by mode; r_t and f_t are linear in u_t, by head.
+    """Abar_t = exp(-exp(nu) s(r_t) + i (exp(theta) (1 + p_t) + f_t)) by mode; r, p, f are linear in u, by head.
 
-    A product of such transitions counts: an input that turns a mode by 2 pi / n moves a state modulo n, and
+    A product of such transitions counts: an input that turns a mode by f = 2 pi / n moves a state modulo n, and
     one that turns nothing leaves it where it was. Negative real eigenvalues, f = pi, give parity (Grazzi et
     al., ICLR 2025); complex ones of unit modulus that depend on the input are those of adaptive unitary SSMs
     (Karuvally et al., 2025) and of Mamba-3 (Lahoti et al., 2026). Rotations of the plane commute, so that
     one layer follows no permutations. Two follow those of three items, and more those of other solvable
     groups: a layer turns by an angle whose sign the one below decides (Krohn and Rhodes).
 
+    The pace 1 + p_t is a step size of the turns alone, of either sign: at 0 what was shown waits, and at -1
+    the modes turn back, so that a fixed readout passes over it in reverse order: a stack.
+
     s(r) = softplus(r + log(e - 1)), 1 at r = 0: the modulus is gated as in Griffin (De et al., 2024), but can
-    also become 0. `select`, the weights of r and f, begins at 0, and with it the layer as LRU, gamma, B and C
-    included: a delay that keeps the order of what was shown. |Abar_t| < 1 whatever training does.
+    also become 0. `select`, the weights of r, f and p, begins at 0, and with it the layer as LRU, gamma, B
+    and C included: a delay that keeps the order of what was shown. |Abar_t| < 1 whatever training does.
 
     Args:
         width, state_size, r_min, r_max, max_phase: see `LRU`.
-        heads: modes of a head share r and f; must divide `state_size`.
+        heads: modes of a head share r, f and p; must divide `state_size`.
     """
 
     DYNAMICS = (*LRU.DYNAMICS, "select")
@@ -42,7 +45,7 @@ class SelectiveLRU(LRU):
                 f"(s4wm.selective_lru.heads)"
             )
         self.heads = heads
-        self.select = nn.Parameter(torch.zeros(2 * heads, width))
+        self.select = nn.Parameter(torch.zeros(3 * heads, width))
 
     def _discretise(self) -> tuple[Tensor, ...]:
         """Logarithm of the modulus and phase without inputs, `[heads, M / heads, 2]`, and the matrices."""
@@ -51,7 +54,7 @@ class SelectiveLRU(LRU):
         return still.unflatten(0, (self.heads, -1)), b, c
 
     def _transition(self, system: Tensor, u: Tensor) -> Tensor:
-        damp, turn = F.linear(u, self.select).unflatten(-1, (2, self.heads, 1)).unbind(-3)
+        damp, turn, pace = F.linear(u, self.select).unflatten(-1, (3, self.heads, 1)).unbind(-3)
         modulus = (system[..., 0] * F.softplus(damp + math.log(math.e - 1))).exp()
-        angle = system[..., 1] + turn
+        angle = system[..., 1] * (1 + pace) + turn
         return torch.stack([modulus * angle.cos(), modulus * angle.sin()], -1).flatten(-3, -2)

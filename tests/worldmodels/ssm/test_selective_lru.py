@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tests.worldmodels.ssm.layers import MAKERS, sequence
 from worldmodels.ssm import LRU, SelectiveLRU
@@ -28,7 +29,7 @@ def test_it_counts(modulus: int) -> None:
     with torch.no_grad():
         layer.log_phase.fill_(-math.inf)
         layer.b.zero_()
-        layer.select[:2], layer.select[2:, 0], layer.select[2:, 1] = -30, 0, 2 * math.pi / modulus
+        layer.select[:2], layer.select[2:4, 1] = -30, 2 * math.pi / modulus
         symbols = torch.randint(2, (1, 4000))
         u = torch.stack([1 - symbols, symbols], -1).double()
         state = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]).double()
@@ -36,6 +37,21 @@ def test_it_counts(modulus: int) -> None:
     angle = 2 * math.pi / modulus * (symbols.cumsum(1) % modulus)
     expected = torch.stack([angle.cos(), angle.sin()], -1).double()
     torch.testing.assert_close(kept[:, :, 0], expected, rtol=0, atol=1e-6)
+
+
+def test_inputs_wind_it_forward_hold_it_and_wind_it_back() -> None:
+    """At pace 1, 0 and -1, and none that damps: as many steps back as forward lead to the first state again."""
+    layer = SelectiveLRU(3, 8, r_min=0.9, r_max=0.99, max_phase=3.0, heads=2).double()
+    with torch.no_grad():
+        layer.b.zero_()
+        layer.select[:2], layer.select[4:] = -30, torch.tensor([0.0, -1.0, -2.0])
+        pace = F.one_hot(torch.tensor([[0] * 50 + [1] * 7 + [2] * 50]), 3).double()
+        state = torch.randn(1, 8, 2).double()
+        window = Window(torch.zeros(1, 107, dtype=torch.bool), "all")
+        states = torch.cat([state[:, None], layer(pace, state, window)[2]], 1)[0]
+    assert (states[1] - states[0]).abs().max() > 0.1
+    torch.testing.assert_close(states[51:58], states[50:51].expand(7, 8, 2), rtol=0, atol=1e-9)
+    torch.testing.assert_close(states[57:].flip(0), states[:51], rtol=0, atol=1e-9)
 
 
 def test_an_input_can_forget() -> None:
