@@ -12,13 +12,13 @@ from worldmodels.ssm.diagonal import LRU
 
 
 class SelectiveLRU(LRU):
-    """Abar_t = exp(-exp(nu) s(r_t) + i (exp(theta) (1 + p_t) + f_t)) by mode; r, p, f are linear in u, by head.
+    """Abar_t = exp(-exp(nu) s(r_t) + i (exp(theta) (1 + p_t) + f_t)) by mode; r, f, p are linear in u_t.
 
-    A product of such transitions counts: an input that turns a mode by f = 2 pi / n moves a state modulo n, and
-    one that turns nothing leaves it where it was. Negative real eigenvalues, f = pi, give parity (Grazzi et
-    al., ICLR 2025); complex ones of unit modulus that depend on the input are those of adaptive unitary SSMs
-    (Karuvally et al., 2025) and of Mamba-3 (Lahoti et al., 2026). Rotations of the plane commute, so that
-    one layer follows no permutations. Two follow those of three items, and more those of other solvable
+    A product of such transitions counts: an input that turns a mode by f = 2 pi / n moves a state modulo n,
+    and one that turns nothing leaves it where it was. Negative real eigenvalues, f = pi, give parity (Grazzi
+    et al., ICLR 2025); complex ones of unit modulus that depend on the input are those of adaptive unitary
+    SSMs (Karuvally et al., 2025) and of Mamba-3 (Lahoti et al., 2026). Rotations of the plane commute, so
+    that one layer follows no permutations. Two follow those of three items, and more those of other solvable
     groups: a layer turns by an angle whose sign the one below decides (Krohn and Rhodes).
 
     The pace 1 + p_t is a step size of the turns alone, of either sign: at 0 what was shown waits, and at -1

@@ -40,7 +40,7 @@ def test_it_counts(modulus: int) -> None:
 
 
 def test_inputs_wind_it_forward_hold_it_and_wind_it_back() -> None:
-    """At pace 1, 0 and -1, and none that damps: as many steps back as forward lead to the first state again."""
+    """At pace 1, 0 and -1, undamped: as many steps back as forward lead to the first state again."""
     layer = SelectiveLRU(3, 8, r_min=0.9, r_max=0.99, max_phase=3.0, heads=2).double()
     with torch.no_grad():
         layer.b.zero_()
