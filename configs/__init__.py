@@ -68,7 +68,7 @@ NEEDS: dict[str, tuple[Any, ...]] = {
     "imagination.count": ("imagination.starts", "random", "last"),
 }
 """Option -> another one, and the values of it with which it does something."""
-BEFORE = {"heads.product": False}
+BEFORE = {"heads.product": False, "heads.reward_scale": 1.0}
 """Option -> what code did that had no such option, where its default is another."""
 
 
