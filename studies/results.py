@@ -47,6 +47,14 @@ RECORDS = {
     "cartpole_masked": f"--task cartpole_masked {BOTH} --steps 30000",
     "pendulum-s4wm_gaussian": f"--task Pendulum-v1 {GAUSSIAN} --steps 30000",
     "autoencode_easy": f"--task popgym:AutoencodeEasy {BOTH} --steps 100000 {LONG_WINDOWS}",
+    "autoencode_easy-s4wm_selective_lru": (
+        f"--task popgym:AutoencodeEasy --backbones s4wm_selective_lru --steps 300000 {LONG_WINDOWS} "
+        f"--s4wm.selective_lru.max_phase 0.5 --eval.every 10000"
+    ),
+    "state_tracking_parity": (
+        "--task state_tracking:parity:length=16 --backbones s4wm_selective_lru s4wm rssm --steps 30000 "
+        "--eval.every 2000"
+    ),
     "concentration_easy": f"--task popgym:ConcentrationEasy {BOTH} --steps 100000",
     "memory_s11": f"--task minigrid:MemoryS11:observation=symbols {BOTH} --steps 100000",
 }
