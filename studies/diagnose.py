@@ -41,7 +41,14 @@ FITTED = 0.75  # of the episodes, where none were fitted to; the others are for 
 PLACES = {"latent": "in z", "features": "in (h, z)", "policy": "in what the actor reads"}
 """Where facts are looked for: z, (h, z), and what actor, critic, reward and continue networks read."""
 HOW = ("observed", "imagined")
+QUARTERS = 4
 NETWORKS = {"reward": "the reward network says it for", "actor": "the actor takes it for"}
+WHO = {
+    "linear": "a linear readout",
+    "mlp": "a network's readout",
+    "reward": "the reward network",
+    "actor": "the actor",
+}
 
 
 def arguments(parser: Parser) -> None:
@@ -122,6 +129,7 @@ class Gathered:
         latents: `[T, N, z]`, of all steps of the N episodes.
         constant: name -> `[N]`, facts that do not change in an episode.
         reached: `[N]`, whether an episode comes to a step that asks for an answer.
+        quarter: `[n]`, 0 to 3, of the steps of its episode that are looked at.
     """
 
     inputs: dict[tuple[str, str], Tensor]
@@ -130,6 +138,7 @@ class Gathered:
     latents: Tensor
     constant: dict[str, Tensor]
     reached: Tensor
+    quarter: Tensor
 
 
 def diagnose(
@@ -153,7 +162,9 @@ def diagnose(
         or an `mlp`. `seen`: by name of a fact that holds for a whole episode, the `frame` whose latent tells
         most of it (in the fitted episodes), and which share it tells. `chosen`: by how and network (`reward`:
         what a dreamed step with each action brings, where any answer is rewarded at once; `actor`), how often
-        the action preferred is the answer.
+        the action preferred is the answer. `quarters`: by how, and what tells the answer (`linear` and `mlp`,
+        of what the actor reads, and the networks), the same four times, for the first quarter of the steps of
+        an episode to the last; empty where four are not looked at.
 
     Raises:
         configs.Mistake: no episode comes to a step that is looked at.
@@ -161,6 +172,8 @@ def diagnose(
     train, test = (gather(agent, each, context, acts) for each in (fitted, held))
     agent.seed_torch("diagnose")
     facts: dict[str, Any] = {}
+    quarters: dict[str, dict[str, list[float]]] = {}
+    parted = len(test.quarter.unique()) == QUARTERS
     for name in tqdm(sorted(test.facts.keys() & train.facts.keys()), unit="fact"):
         true, truth = train.facts[name], test.facts[name]
         facts[name] = {"guess": _share(true.mode().values, truth)}
@@ -169,11 +182,15 @@ def diagnose(
                 "linear": readout.linear(inputs, true),
                 "mlp": readout.network(inputs, true),
             }
-            told = {kind: _share(reader(test.inputs[how, place]), truth) for kind, reader in read.items()}
-            facts[name].setdefault(how, {})[place] = told
+            told = {kind: reader(test.inputs[how, place]) for kind, reader in read.items()}
+            facts[name].setdefault(how, {})[place] = {kind: _share(it, truth) for kind, it in told.items()}
+            if name == ANSWER and place == "policy" and parted:
+                quarters[how] = {kind: _by_quarter(it, truth, test.quarter) for kind, it in told.items()}
     chosen: dict[str, dict[str, float]] = {}
     for (how, network), action in test.chosen.items():
         chosen.setdefault(how, {})[network] = _share(action, test.facts[ANSWER])
+        if parted:
+            quarters[how][network] = _by_quarter(action, test.facts[ANSWER], test.quarter)
     return {
         "episodes": len(test.reached),
         "steps": len(next(iter(test.facts.values()))),
@@ -181,6 +198,7 @@ def diagnose(
         "facts": facts,
         "seen": {name: _seen(train, test, name) for name in test.constant if name in train.constant},
         "chosen": chosen,
+        "quarters": quarters,
     }
 
 
@@ -202,6 +220,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
     facts: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     chosen: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
     constant: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    quarter: list[np.ndarray] = []
     latents: list[Tensor] = []
     reached: list[np.ndarray] = []
     paid = False
@@ -219,6 +238,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
             low, high = (getattr(values, kind)(1) for kind in ("min", "max"))
             if (low == high).all() and (low >= 0).all():
                 constant[name].append(low)
+        part = QUARTERS * (asked.cumsum(1) - 1) // np.maximum(asked.sum(1), QUARTERS)[:, None]
         data, of_batch = encoded(agent, batch), []
         for t, step in enumerate(steps(agent, data, context or there.shape[1])):
             of_batch.append(step.feature[:, -size:].half().cpu())
@@ -227,6 +247,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
                 continue
             for name, values in known.items():
                 facts[name].append(values[asked[:, t], t])
+            quarter.append(part[asked[:, t], t])
             views = (("observed", step.state, step.feature), ("imagined", step.dream, step.dreamed))
             with agent.autocast():
                 for how, state, feature in views[: 2 if context else 1]:
@@ -256,6 +277,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
             if len(each) == len(latents)
         },
         reached=torch.as_tensor(np.concatenate(reached)),
+        quarter=torch.as_tensor(np.concatenate(quarter), device=device),
     )
 
 
@@ -280,6 +302,10 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for how, networks in found["chosen"].items():
         told = ", ".join(f"{NETWORKS[network]} {share:.0%}" for network, share in networks.items())
         yield f"the right action, {how}: {told}"
+    for how, told_by in found["quarters"].items():
+        for who, shares in told_by.items():
+            listed = ", ".join(f"{share:.0%}" for share in shares)
+            yield f"the same by quarters of an episode's answers, {how}, {WHO[who]}: {listed}"
 
 
 def _cell(place: str, row: tuple[str, str, float, Mapping[str, Mapping[str, float]]]) -> str:
@@ -308,6 +334,10 @@ def _last(acted: np.ndarray) -> np.ndarray:
 def _longer(latents: Tensor, steps: int) -> Tensor:
     """`[T, N, z]` with the last one repeated up to so many steps."""
     return torch.cat([latents, latents[-1:].expand(steps - len(latents), -1, -1)])
+
+
+def _by_quarter(told: Tensor, true: Tensor, quarter: Tensor) -> list[float]:
+    return [_share(told[quarter == part], true[quarter == part]) for part in range(QUARTERS)]
 
 
 def _share(told: Tensor, true: Tensor) -> float:

@@ -111,6 +111,20 @@ def test_where_no_answer_is_rewarded_at_once_rewards_do_not_tell_it(agent: Agent
     assert diagnose.diagnose(agent, told, told, None, acts=True)["chosen"]["observed"].keys() == {"actor"}
 
 
+def test_where_in_an_episode_the_answers_are_right(agent: Agent) -> None:
+    """Four answers are told apart, of which the first two are action 0, which the actor takes; not one."""
+    asked = np.array([-1, 0, 0, 1, 1, -1])
+    told = [each | {"probe/answer": asked, "reward": np.ones(LENGTH, np.float32)} for each in episodes(40, 0)]
+    cues = np.array([each["probe/cue"][0] for each in told])
+    found = diagnose.diagnose(agent, told, told, None, acts=True)
+    assert found["quarters"]["observed"].keys() == {"linear", "mlp", "reward", "actor"}
+    assert found["quarters"]["observed"]["actor"] == [1, 1, 0, 0]
+    shares = [np.mean(cues == answer) for answer in (0, 0, 1, 1)]
+    assert found["quarters"]["observed"]["reward"] == pytest.approx(shares)
+    once = [each | {"probe/answer": np.where(np.arange(LENGTH) == 4, 1, -1)} for each in told]
+    assert not diagnose.diagnose(agent, once, once, None, acts=True)["quarters"]
+
+
 def test_no_episode_that_asks(agent: Agent) -> None:
     quiet = episodes(4, 0)[:1]
     with pytest.raises(configs.Mistake, match="none of the 1 episodes comes to a step that asks"):
