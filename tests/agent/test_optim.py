@@ -12,7 +12,8 @@ from worldmodels.ssm import LAYERS, S5
 
 
 def make(modules: list[nn.Module], **changes: float) -> Optimiser:
-    options = {"lr": 0.1, "ssm_lr": 0.01, "eps": 1e-8, "weight_decay": 0.5, "clip": 1.0, "warmup": 0}
+    options = {"lr": 0.1, "ssm_lr": 0.01, "beta2": 0.999, "eps": 1e-8}
+    options |= {"weight_decay": 0.5, "clip": 1.0, "warmup": 0}
     return Optimiser(modules, **{**options, **changes})  # type: ignore[arg-type]
 
 
@@ -47,6 +48,17 @@ def test_it_is_torch_s_adamw() -> None:
         theirs.step()
     torch.testing.assert_close(layer.weight, twin.weight)
     torch.testing.assert_close(layer.bias, twin.bias)
+
+
+@pytest.mark.parametrize(("beta2", "most"), [(0.999, 32), (0.99, 10)])
+def test_how_far_one_gradient_beyond_all_before_moves_a_weight(beta2: float, most: float) -> None:
+    """In rates, with gradients of zero before and after it."""
+    layer = nn.Linear(1, 1, bias=False)
+    optimiser = make([layer], beta2=beta2, clip=float("inf"), weight_decay=0.0, lr=1e-3)
+    start = layer.weight.item()
+    for number in range(1200):
+        optimiser.step(layer.weight.sum() * (1e6 if number == 1000 else 0))
+    assert abs(layer.weight.item() - start) / 1e-3 == pytest.approx(most, rel=0.1)
 
 
 @pytest.mark.parametrize("name", LAYERS)
