@@ -66,6 +66,12 @@ class Train:
         from agent.run.session import carry_out
 
         folder = RunFolder.of(asked)
+        given = (*args.overrides, *args.configs, args.init)
+        if args.run is not None and not any(given) and folder.saved() is None:
+            raise ValueError(
+                f"no run in {args.run}. To begin one there, say of what, such as --task memory_chain "
+                f"--logdir {args.run}."
+            )
         config = configure(task, backbone, args.configs, options, folder.saved())
         changed = folder.refuse_another(config)
         for line in (*args.twice, *configs.inert(config, options)):

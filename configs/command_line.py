@@ -88,7 +88,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_configuration(
-    parser: Parser, without: Sequence[str] = (), size: str = "small, or 12m where there is a GPU"
+    parser: Parser,
+    without: Sequence[str] = (),
+    size: str = "small, pixels for a task that shows pictures, or 12m where there is a GPU",
 ) -> None:
     """The presets, and one argument for each option of `defaults.yaml`, in its groups.
 
@@ -180,7 +182,10 @@ def add_video(parser: Parser, of: str) -> None:
 
 def count(text: str) -> int:
     """A positive whole number as typed: 3, 1e5, 1_000_000."""
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
     if not number >= 1 or number != number // 1:  # neither is true of inf and nan
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got '{text}'")
     return int(number)

@@ -36,13 +36,13 @@ def read_text(path: str | Path, most: int = MOST) -> str:
         raise ValueError(f"{path}, line {line}: it is not UTF-8 text; the file was damaged.") from error
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, most: int = MOST) -> dict[str, Any]:
     """A file that holds one JSON object.
 
     Raises:
         ValueError: see `read_text`; it is cut, or no object.
     """
-    return _object(read_text(path), path, 0)
+    return _object(read_text(path, most), path, 0)
 
 
 def read_lines(path: str | Path, report: Callable[[str], None] = to_stderr) -> Iterator[dict[str, Any]]:

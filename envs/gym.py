@@ -146,6 +146,11 @@ def _import(task: str, module: str, env_id: str, others: Iterable[str]) -> None:
                 f"project, which has no {missing!r}. Rename your package, or move the module out of it and "
                 f"name its file: 'folder/module.py:{env_id}'."
             ) from error
+        if ":" in module:
+            raise ValueError(
+                f"Task {task!r}: {env_id!r} is not of the form key=value, as arguments are, such as "
+                f"{module}:{env_id}=1."
+            ) from error
         near = did_you_mean(module, [other.partition(":")[0] for other in others])
         raise ValueError(
             f"Unknown task {task!r}: there is no module {missing!r} to import that would register "

@@ -127,6 +127,14 @@ def put_aside(paths: Iterable[Path], folder: Path) -> Path:
     return place
 
 
+def readable(path: Path) -> bool:
+    """Whether `check_unpacked` lets an archive pass."""
+    with zipfile.ZipFile(path) as archive, contextlib.suppress(ValueError):
+        check_unpacked(archive, path)
+        return True
+    return False
+
+
 def check_unpacked(archive: zipfile.ZipFile, path: Path) -> None:
     """Raise ValueError if an archive promises to unpack to far more than it holds: a zip bomb."""
     size, most = sum(member.file_size for member in archive.infolist()), RATIO * path.stat().st_size

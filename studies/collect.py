@@ -174,7 +174,7 @@ def play(env: gymnasium.Env, policy: Policy, episode: int) -> dict[str, np.ndarr
     """Play one episode of an environment of `envs.make`; its rows as `replay.chunk` expects them.
 
     Raises:
-        configs.Mistake: it does not end.
+        configs.Mistake: it does not end, or a number in it is not finite.
     """
     env.set_wrapper_attr("next_episode", episode)
     nothing = np.zeros_like(env.action_space.sample())
@@ -196,6 +196,12 @@ def play(env: gymnasium.Env, policy: Policy, episode: int) -> dict[str, np.ndarr
                 "is_terminal": terminated,
             }
         )
+        for name, value in rows[-1].items():
+            if not name.startswith("probe/") and not np.isfinite(value).all():
+                raise configs.Mistake(
+                    f"after {len(rows) - 1:,} steps of episode {episode} '{name}' is not finite: {value!r}. "
+                    f"Nothing of the episode is kept."
+                )
         if action is None:
             return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
         if len(rows) > LONGEST:
@@ -218,13 +224,13 @@ def random(env: gymnasium.Env, episode: int, seed: int = 0) -> Act:
     return lambda _observation, _is_first: env.action_space.sample()
 
 
-def trained(logdir: str) -> Policy:
-    """The newest checkpoint of a run."""
+def trained(logdir: str, step: int | None) -> Policy:
+    """The checkpoint of a step of a run."""
     import torch
 
     from agent.run.saved import SavedRun
 
-    agent, _ = SavedRun.of(Path(logdir)).agent()
+    agent, _ = SavedRun.of(Path(logdir)).agent(step=step)
     torch.set_num_threads(1)  # the processes share the cores; and results depend on the number of threads
 
     def begin(_env: gymnasium.Env, episode: int) -> Act:
@@ -262,7 +268,7 @@ class _Player:
         self.folder, self.task = folder, planned["task"]
         ours: dict[str, Policy] = {"scripted": scripted, "random": partial(random, seed=planned["seed"])}
         # Before the environment: torch that is imported after a GL driver ends the process (in free()).
-        self.policy = ours.get(planned["policy"]) or trained(planned["policy"])
+        self.policy = ours.get(planned["policy"]) or trained(planned["policy"], planned["checkpoint"])
         self.env = envs.make(self.task, planned["seed"])
         self.close = self.env.close
 

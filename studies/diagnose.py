@@ -62,6 +62,8 @@ def arguments(parser: Parser) -> None:
 def prepare(args: argparse.Namespace) -> Work:
     """See `choose` and `diagnose`."""
     run = SavedRun.of(run_of(args), args.device)
+    if args.data:
+        run.say_if_unlike(args.data)
     fitted, held = choose(run, args.episodes, args.data)
     load = partial(Episode(*run.interface.spaces).load, probes=True)
     first = load(held[0])
@@ -74,8 +76,6 @@ def prepare(args: argparse.Namespace) -> Work:
             f"the episodes in {held[0].parent} tell no fact: their task gives no whole numbers as "
             f"info['probe'] (docs/adding_a_task.md), or did not when they were collected."
         )
-    if args.data:
-        run.say_if_unlike(args.data)
 
     def work() -> tuple[dict[str, Any], str]:
         agent, step = run.agent()

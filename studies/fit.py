@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SIZE = "offline"  # the preset where none is named
 LONGEST = 2001  # frames of a window that is a whole episode: the longest of the paper
 UNUSED = (
-    *("task", "steps", "prefill", "train_ratio", "logdir", "compile"),
-    *("envs", "imagination", "explore", "actor_critic", "optimiser.actor_lr", "optimiser.critic_lr"),
+    *("task", "steps", "prefill", "train_ratio", "logdir", "compile", "envs", "actors"),
+    *("imagination", "explore", "actor_critic", "optimiser.actor_lr", "optimiser.critic_lr"),
     *("eval.envs", "eval.max_steps"),
     *(f"replay.{name}" for name in ("capacity", "online", "consecutive", "initial_state", "state_every")),
     *(f"replay.{name}" for name in ("burn_in", "max_age", "chunk")),

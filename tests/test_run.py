@@ -297,6 +297,12 @@ class TestTrain:
         new = f"a new run begins in {tmp_path / 'mien'}: memory_chain:n=3 with s4wm on cpu"
         assert new in capsys.readouterr().err
 
+    def test_a_folder_alone_is_of_a_run_that_is_there(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        refuses(["train", str(tmp_path / "mien")], capsys, "no run in", "--task", f"--logdir {tmp_path}")
+        assert not (tmp_path / "mien").exists()
+
     def test_the_same_command_goes_on(self, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
         again = said(["train", str(copied), *SMALL, "--seed", "4", "--json"], capsys)
         assert json.loads(again[-1])["steps"] < 130, "it was done"

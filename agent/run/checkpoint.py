@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 import configs
-from configs.files import MOST, read_json, to_stderr
+from configs.files import read_json, to_stderr
 from replay.chunk import read_rows
 from replay.files import Fingerprint, check_unpacked, fingerprint, naming, put_aside, sync
 
@@ -65,7 +65,7 @@ def save(
     chunks: Mapping[str, Mapping[str, int]] | None = None,
     identity: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a checkpoint, verify it by reading it back, then remove all but the newest `keep`.
+    """Write a checkpoint, verify the checksums of what is on disk, then remove all but the newest `keep`.
 
     Arguments:
         step: environment steps so far; names the folder. A checkpoint of the same step is replaced.
@@ -212,7 +212,7 @@ def _read(folder: Path, with_replay: bool, identity: Mapping[str, str]) -> Check
         if saved.get(what, ours) != ours:
             raise WrongError(f"it is of another run: its {what} is {saved[what]}, here {ours}")
     with _wrong(f"{LOOP} is not a loop's"):
-        loop_state = read_json(_verified(folder, LOOP, files))
+        loop_state = read_json(_verified(folder, LOOP, files), files[LOOP]["size"])
     agent_file = _verified(folder, AGENT, files)
     with _wrong(f"{AGENT} cannot be loaded as plain tensors"):
         if zipfile.is_zipfile(agent_file):
@@ -232,9 +232,8 @@ def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise DamagedError(f"{MANIFEST} is missing, so writing it was interrupted")
-    content = path.read_bytes()[: MOST + 1]
     try:
-        manifest = json.loads(content)
+        manifest = json.loads(path.read_bytes())
         intact = manifest["crc32"] == _manifest_checksum(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(f"{MANIFEST} cannot be read: {error!r}") from error
@@ -348,7 +347,7 @@ def _agent_bytes(state: Mapping[str, Any]) -> memoryview:
 
 def _json_bytes(value: Mapping[str, Any], what: str) -> bytes:
     try:
-        return json.dumps(value, indent=1).encode()
+        return json.dumps(value).encode()
     except TypeError as error:
         raise ValueError(f"the {what} of a checkpoint must be plain JSON data: {error}") from error
 

@@ -66,7 +66,12 @@ class Counters:
 
     def is_due(self, what: str, every: int) -> bool:
         """Whether something that is done every so many steps is to be done now; 0 is never."""
-        if not every or self.step < self.due.setdefault(what, every):
+        if not every:
+            return False
+        due = self.due.setdefault(what, every)
+        if due > self.step + every:  # set by a longer interval, before the run was gone on with
+            due = self.due[what] = -(-self.step // every) * every
+        if self.step < due:
             return False
         self.due[what] = (self.step // every + 1) * every
         return True

@@ -47,6 +47,7 @@ def record(path: Path, fps: float) -> Iterator[Write]:
 
     If the block raises, or the disk takes no more, `path` is as it was, as with `replay.files.atomic`.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path, "a video") as temporary, contextlib.ExitStack() as stack:
         film: Gif | Mp4
         if path.suffix.lower() == ".mp4":

@@ -38,6 +38,7 @@ def test_arguments_reach_the_environment_and_gymnasium(outside):
         ("ale_py:ALE/Pong-v5", "needs: pip install ale-py"),
         ("Robot/Walk-v1", "Ids of 'Robot' are registered by a package of their own.*'module:Robot/Walk-v1'"),
         ("envs.corridor:Id-v0", "the name 'envs' is taken by a package of this project"),
+        ("gymnasium:CartPole-v1:wait", "'wait' is not of the form key=value"),
         ("./nowhere.py:Id-v0", "there is no file .*nowhere.py"),
         (
             "memory_chain:m=3",

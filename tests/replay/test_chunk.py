@@ -179,3 +179,13 @@ def test_a_bomb_takes_no_memory(tmp_path, bomb):
         chunk.read_rows(path)
     assert tracemalloc.get_traced_memory()[1] < 2**21
     tracemalloc.stop()
+
+
+def test_an_episode_of_almost_nothing_can_be_read_again(tmp_path):
+    """Black frames shrink to a thousandth, and what unpacks to so much is refused as damage."""
+    written = episode(6000) | {"obs/image": np.zeros((6000, 64, 64, 3), np.uint8)}
+    written["obs/image"][5] = 1
+    chunk.write(tmp_path / "episode-00000000.npz", written)
+    np.testing.assert_array_equal(
+        chunk.read(tmp_path / "episode-00000000.npz")["obs/image"], written["obs/image"]
+    )

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -89,6 +90,26 @@ def test_an_episode_that_does_not_end_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("studies.collect.LONGEST", 10)
     with pytest.raises(configs.Mistake, match="episode 0 has not ended after 10 steps"):
         collected(tmp_path, episodes=1)
+
+
+@pytest.mark.parametrize(("leaf", "after"), [("obs/vector", 0), ("reward", 1)])
+def test_what_is_not_finite_is_an_error(leaf, after, tmp_path, monkeypatch):
+    """And is said where it arises, not where the episodes are read."""
+
+    class Broken(gymnasium.Wrapper):
+        def reset(self, **options):
+            observation, info = self.env.reset(**options)
+            return ({"vector": observation["vector"] * np.nan} if after == 0 else observation), info
+
+        def step(self, action):
+            observation, _, *rest = self.env.step(action)
+            return observation, float("nan"), *rest
+
+    make = envs.make
+    monkeypatch.setattr(envs, "make", lambda *words: Broken(make(*words)))
+    with pytest.raises(configs.Mistake, match=f"after {after} steps of episode 0 '{leaf}' is not finite"):
+        collected(tmp_path, episodes=1)
+    assert not chunk.paths(tmp_path)
 
 
 def test_what_the_task_tells_about_itself_is_kept(tmp_path, monkeypatch):

@@ -155,6 +155,7 @@ def test_as_a_command(
     monkeypatch.setattr(readout, "STEPS", 20)
     run = train("s4wm", TASK)
     assert f"collect --policy {run}" in refused("diagnose", run)
+    assert f"no episodes in {tmp_path / 'none'}" in refused("diagnose", run, "--data", tmp_path / "none")
     collect.fill(tmp_path, collect.plan(TASK, "random"), 40, 1)
     found = call("diagnose", run, "--data", tmp_path, "--context", "2")
     assert (found["task"], found["backbone"], found["episodes"], found["steps"]) == (TASK, "s4wm", 10, 10)

@@ -238,9 +238,9 @@ class S5(Diagonal):
     Zero-order hold with one step size per mode, log-uniform in [dt_min, dt_max] at first; A begins as
     block-diagonal HiPPO-N, B and C are drawn real and rotated into its eigenbasis (section 3.3 and appendix
     B.1). Not the authors' are the sizes of B and C: B has the variance 1 / D, theirs 1 / 2M (a third of ours
-    in deviation at the preset `cpu`), and C's mean square is half of theirs. Re(A) = -exp(.) keeps the system
-    stable whatever training does. A, B and the step sizes are a separate parameter group, as in the authors'
-    code (train_helpers.py, "standard").
+    in deviation at the preset `small`), and C's mean square is half of theirs. Re(A) = -exp(.) keeps the
+    system stable whatever training does. A, B and the step sizes are a separate parameter group, as in the
+    authors' code (train_helpers.py, "standard").
 
     Args:
         width: D, channels in and out.
@@ -311,7 +311,8 @@ class LRU(Diagonal):
     def __init__(self, width: int, state_size: int, r_min: float, r_max: float, max_phase: float) -> None:
         super().__init__()
         if r_min >= r_max:
-            raise ValueError(f"s4wm.lru needs r_min < r_max, got r_min {r_min} and r_max {r_max}")
+            name = type(self).__name__
+            raise ValueError(f"{name} needs r_min < r_max, got r_min {r_min} and r_max {r_max}")
         self.state_shape = (state_size, 2)
         # 1 - rand is in (0, 1]: neither a modulus nor a phase is 0, whose logarithms are not finite.
         square = r_min**2 + (1 - torch.rand(state_size)) * (r_max**2 - r_min**2)

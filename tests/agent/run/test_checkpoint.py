@@ -18,6 +18,7 @@ import torch
 
 import configs
 from agent.run import checkpoint
+from configs.files import MOST
 from replay.files import fingerprint
 
 FILES = ("agent.pt", "replay.npz", "loop.json", "manifest.json")
@@ -57,6 +58,18 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert replay.keys() == expected[1].keys() and int(replay["fresh"]) == 1
     assert replay["rows/obs/image"].dtype == np.uint8
     np.testing.assert_array_equal(replay["rows/action"], np.arange(8))
+
+
+def test_large_ones_come_back(tmp_path: Path) -> None:
+    """Open episodes of many actions, and a replay of many chunks: more than a small file may have."""
+    agent, replay, _ = states(3)
+    loop = {"envs": [{"actions": [[0.123456789] * 100] * 20_000}]}
+    chunks = {f"chunk-0000-{number:08d}.npz": {"size": 1, "crc32": number} for number in range(300_000)}
+    folder = checkpoint.save(tmp_path, 3, agent, replay, loop, chunks=chunks)
+    sizes = [(folder / name).stat().st_size for name in ("loop.json", "manifest.json")]
+    assert min(sizes) > MOST
+    found = checkpoint.load_newest(tmp_path)
+    assert found is not None and (found.loop_state, found.chunks) == (loop, chunks)
 
 
 def test_nothing_saved_is_none(tmp_path: Path) -> None:

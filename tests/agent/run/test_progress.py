@@ -54,3 +54,20 @@ def test_arrays_of_another_agent_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="is missing, or of another shape or type"):
             ours.check(other)
+
+
+def steps_at_which(progress: Progress, every: int, until: int) -> list[int]:
+    """The steps, of every tenth, at which something is done."""
+    done = []
+    for step in range(progress.step + 10, until + 1, 10):
+        progress.step = step
+        if progress.is_due("checkpoint", every):
+            done.append(progress.step)
+    return done
+
+
+def test_a_shorter_interval_counts_from_where_a_run_is_gone_on_with() -> None:
+    progress = Progress()
+    assert steps_at_which(progress, 1000, 2500) == [1000, 2000]
+    assert steps_at_which(progress, 100, 2800) == [2600, 2700, 2800]
+    assert steps_at_which(progress, 1000, 5000) == [2900, 3000, 4000, 5000]

@@ -61,12 +61,12 @@ class TestGif:
 class TestRecord:
     def test_a_gif(self, tmp_path: Path) -> None:
         made = frames(4)
-        with record(tmp_path / "a.GIF", 10) as write:
+        with record(tmp_path / "new" / "a.GIF", 10) as write:
             for frame in made:
                 write(frame)
-            assert not (tmp_path / "a.GIF").exists()
-        np.testing.assert_array_equal(read((tmp_path / "a.GIF").read_bytes()), made)
-        assert [path.name for path in tmp_path.iterdir()] == ["a.GIF"]
+            assert not (tmp_path / "new" / "a.GIF").exists()
+        np.testing.assert_array_equal(read((tmp_path / "new" / "a.GIF").read_bytes()), made)
+        assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.GIF"]
 
     @pytest.mark.parametrize("name", ["a.gif", "a.mp4"])
     def test_what_was_there_stays_if_it_fails(
