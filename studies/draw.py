@@ -146,8 +146,9 @@ def draw(
     for way in tqdm(WAYS, unit="model"):
         torch.manual_seed(config.seed)
         model = Drawer(space, config, way).to(held[first].device)
-        o = config.optimiser
-        optimiser = Optimiser([model], o.model_lr, o.ssm_lr, o.eps, o.weight_decay, o.clip, o.warmup)
+        rates = dict(config["optimiser"])
+        del rates["actor_lr"], rates["critic_lr"]
+        optimiser = Optimiser([model], lr=rates.pop("model_lr"), **rates)
         result[way] = []
         for update in range(1, updates + 1):
             taken = torch.randint(number, (BATCH,))
