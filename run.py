@@ -74,7 +74,7 @@ class Train:
             )
         config = configure(task, backbone, args.configs, options, folder.saved())
         changed = folder.refuse_another(config)
-        for line in (*args.twice, *configs.inert(config, options)):
+        for line in configs.inert(config, options):
             Job().report(f"run.py: {line}")
         machine.prepare(config.threads)
         anew = args.init is not None and not folder.has_checkpoint()
@@ -193,6 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from agent.run.job import begun
 
                 around.enter_context(begun())
+            if not rank:
+                for line in args.twice:
+                    print(f"run.py: {line}", file=sys.stderr)
             with exit_2_on(ValueError):
                 work = command.prepare(args)
             with exit_2_on(configs.Mistake):

@@ -53,21 +53,23 @@ FREE_TO_CHANGE = (
 )
 """Options, and groups of them, that may change when a run goes on: what is learned does not."""
 
-ANY = range(1, 257)  # of a number of things, whose 0 switches them off
 NEEDS: dict[str, tuple[Any, ...]] = {
     "replay.burn_in": ("replay.initial_state", "burn_in"),
     "replay.max_age": ("replay.initial_state", "burn_in"),
     "replay.state_every": ("replay.initial_state", "stored", "burn_in"),
     "envs.timeout": ("envs.mode", "async"),
     "envs.restarts": ("envs.mode", "async"),
-    "actors.lag": ("actors.count", *ANY),
-    "explore.scale": ("explore.networks", *ANY),
+    "actors.lag": ("actors.count",),
+    "explore.scale": ("explore.networks",),
     "heads.product": ("heads.action", True),
-    "s4wm.attention.heads": ("s4wm.attention.layers", *ANY),
-    "s4wm.attention.memory": ("s4wm.attention.layers", *ANY),
+    "s4wm.attention.heads": ("s4wm.attention.layers",),
+    "s4wm.attention.memory": ("s4wm.attention.layers",),
     "imagination.count": ("imagination.starts", "random", "last"),
+    "recall.positions": ("recall.scale",),
+    "actor_critic.slow_rate": ("actor_critic.slow_regulariser",),
+    **{f"{model}.unimix": (f"{model}.classes",) for model in ("s4wm", "rssm", "tssm")},
 }
-"""Option -> another one, and the values of it with which it does something."""
+"""Option -> another one, and the values of it with which it does something: none listed, all but 0."""
 BEFORE = {"heads.product": False, "heads.reward_scale": 1.0}
 """Option -> what code did that had no such option, where its default is another."""
 
@@ -208,7 +210,7 @@ def inert(config: Config, named: Iterable[str]) -> list[str]:
             why = f"backbone '{config.backbone}' has no state-space layers"
         elif key == "envs.restarts" and config.actors.count:
             continue
-        elif needs and leaves[needs[0]] not in needs[1:]:
+        elif needs and not (leaves[needs[0]] in needs[1:] if needs[1:] else leaves[needs[0]]):
             why = f"{needs[0]} is {typed(leaves[needs[0]])}"
         else:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 
 import configs
 from configs.command_line import Parser, Work, add_configuration, add_run, add_seed, count, run_of
+from configs.files import to_stderr
 from studies import tables
 
 FEW = 10  # with this many runs or more, an interval holds the true mean about as often as it says
@@ -62,6 +63,10 @@ def prepare(args: argparse.Namespace) -> Work:
         for variant in variants
     ]
     grid.check(zip(variants, configured, strict=True))
+    for key in overrides:
+        said = [configs.inert(config, [key]) for config in configured]
+        if all(said):
+            to_stderr(f"run.py: {said[0][0]}")
     for variant, config in zip(variants, configured, strict=True):
         # finished runs too: an earlier version's defaults may have been others
         for run in sorted((folder / variant.folder).glob("seed*")):

@@ -62,7 +62,7 @@ def prepare(args: argparse.Namespace) -> Work:
         length = saved.batch_length if saved else window(config, max(lengths))
         config = configs.override(config, {"batch_length": length})
     changed = folder.refuse_another(config, fitted=True)
-    for line in (*args.twice, *configs.inert(config, options)):
+    for line in configs.inert(config, options):
         print(f"run.py: {line}", file=sys.stderr)
     context = data.context or max(1, min(lengths) // 2)
     if context >= min(lengths):

@@ -8,6 +8,7 @@ import pytest
 
 import configs
 import run
+from studies import compare
 from tests.studies.conftest import Refused
 
 WORDS = ("--task", "memory_chain:n=3", "--configs", "debug", "--device", "cpu", "--eval.episodes", "2")
@@ -72,6 +73,16 @@ def test_runs_of_other_options(tmp_path: Path, refused: Refused) -> None:
     (folder / "result.json").write_text("{}")
     said = refused("compare", tmp_path, "--backbones", "rssm", *WORDS)
     assert "kl.free_nats: saved 0.5, now 1.0" in said and "seed:" not in said
+
+
+def test_what_does_nothing_for_any_row_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rssm.units", "8", "--s4wm.unimix", "0", "--explore.scale", "2", *WORDS]
+    compare.prepare(compare.parsed([str(tmp_path), "--backbones", "rssm", "rssm_tbtt", *words]))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "run.py: option 's4wm.unimix' does nothing here: the backbone is 'rssm'",
+        "run.py: option 'explore.scale' does nothing here: explore.networks is 0",
+    ]
 
 
 def test_another_comparison(tmp_path: Path, refused: Refused) -> None:
