@@ -1,9 +1,11 @@
-"""docs/adding_a_backbone.md does what it says: its backbone keeps the contract, learns and acts."""
+"""docs/adding_a_backbone.md does what it says: its backbone and its layer keep the contract."""
 
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import configs
 from agent.agent import Agent
 from tests.worldmodels import contract
 from worldmodels import BACKBONES
+from worldmodels.ssm import LAYERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_backbone.md").read_text()
 
@@ -24,27 +27,56 @@ def blocks(language: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Follow the page in a copy: the module, the line of the table, the blocks of options."""
-    (source,) = blocks("python").values()
-    (tmp_path / "gru_of_the_docs.py").write_text(source)
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """The page's modules by the file that they would be in."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    module = __import__("gru_of_the_docs")
-    monkeypatch.setitem(BACKBONES, "gru", module.GRU)
-    options = blocks("yaml")
-    assert set(options) == {"configs/defaults.yaml", "configs/backbones.yaml", "configs/sizes.yaml, debug"}
+    found = {}
+    for path, source in blocks("python").items():
+        name = f"{Path(path).stem}_of_the_docs"
+        (tmp_path / f"{name}.py").write_text(source)
+        found[path] = __import__(name)
+    yield found
+    for module in found.values():
+        sys.modules.pop(module.__name__)
+    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the configuration with the page's options in it."""
+    told = blocks("yaml")
+    of_layers = "configs/defaults.yaml, s4wm", "configs/backbones.yaml, s4wm"
+    of_backbones = "configs/defaults.yaml", "configs/backbones.yaml", "configs/sizes.yaml, debug"
+    assert told.keys() == {*of_layers, *of_backbones}
     for path in configs.DIRECTORY.glob("*.yaml"):
         text = path.read_text()
         if path.name == "sizes.yaml":
-            line = options["configs/sizes.yaml, debug"].splitlines()[1]
+            line = told["configs/sizes.yaml, debug"].splitlines()[1]
             text = text.replace("debug:\n", f"debug:\n  {line}\n")
         else:
-            text += options.get(f"configs/{path.name}", "")
+            text += told.get(f"configs/{path.name}", "")
+        if path.name == "backbones.yaml":
+            text += told["configs/backbones.yaml, s4wm"]
+        if path.name == "defaults.yaml":
+            text = text.replace("{s5, ", "{leaky, s5, ")
+            text = text.replace("\n  s5:\n", f"\n{told['configs/defaults.yaml, s4wm']}  s5:\n")
         (tmp_path / path.name).write_text(text)
     monkeypatch.setattr(configs, "DIRECTORY", tmp_path)
-    yield contract.Case("gru")
-    sys.modules.pop("gru_of_the_docs", None)
-    shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+
+
+@pytest.fixture
+def case(written: dict[str, ModuleType], options: None, monkeypatch: pytest.MonkeyPatch) -> contract.Case:
+    """Follow the page: the module, the line of the table, the blocks of options."""
+    monkeypatch.setitem(BACKBONES, "gru", written["gru.py"].GRU)
+    return contract.Case("gru")
+
+
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+def test_the_layer_keeps_the_contract(
+    check, written: dict[str, ModuleType], options: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LAYERS, "leaky", written["worldmodels/ssm/leaky.py"].Leaky)
+    check(contract.Case("s4wm_leaky"))
 
 
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
