@@ -48,8 +48,9 @@ RECORDS = {
     "pendulum-s4wm_gaussian": f"--task Pendulum-v1 {GAUSSIAN} --steps 30000",
     "autoencode_easy": f"--task popgym:AutoencodeEasy {BOTH} --steps 100000 {LONG_WINDOWS}",
     "autoencode_easy-s4wm_selective_lru": (
-        f"--task popgym:AutoencodeEasy --backbones s4wm_selective_lru --steps 300000 {LONG_WINDOWS} "
-        f"--s4wm.selective_lru.max_phase 0.5 --eval.every 10000"
+        f"--task popgym:AutoencodeEasy --backbones s4wm_selective_lru --steps 200000 {LONG_WINDOWS} "
+        f"--s4wm.selective_lru.max_phase 0.5 --eval.every 10000 "
+        f"--optimiser.model_lr 0.003 --optimiser.ssm_lr 0.003 --optimiser.beta2 0.99"
     ),
     "state_tracking_parity": (
         "--task state_tracking:parity:length=16 --backbones s4wm_selective_lru s4wm rssm --steps 30000 "
