@@ -17,9 +17,9 @@ class Optimiser:
         modules: whose parameters are trained.
         lr: learning rate.
         ssm_lr: learning rate of the state-space layers' dynamics, the parameters they name in `DYNAMICS`.
-        beta2: Adam's decay of the mean square. A gradient beyond all before moves a parameter by about
-            (1 - beta2)^(-1/2) rates in all: 32 with 0.999, 10 with DreamerV3's 0.99. Clipping does not help
-            where the whole norm hides it.
+        beta2: Adam's decay of the mean square. After many small ones, one large gradient moves a parameter by
+            about (1 - beta2)^(-1/2) rates in all: 32 with 0.999, 10 with DreamerV3's 0.99. Clipping the
+            global norm does not help where the large gradients of other parameters hide it.
         eps: Adam's epsilon.
         weight_decay: for matrices; norms, biases and SSM dynamics have none.
         clip: largest global gradient norm, above 0.

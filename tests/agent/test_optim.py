@@ -52,7 +52,7 @@ def test_it_is_torch_s_adamw() -> None:
 
 @pytest.mark.parametrize(("beta2", "most"), [(0.999, 32), (0.99, 10)])
 def test_how_far_one_gradient_beyond_all_before_moves_a_weight(beta2: float, most: float) -> None:
-    """In rates, with gradients of zero before and after it."""
+    """In rates, with gradients of zero before and after it; after 6,000 updates Adam corrects no more."""
     layer = nn.Linear(1, 1, bias=False)
     optimiser = make([layer], beta2=beta2, clip=float("inf"), weight_decay=0.0, lr=1e-3)
     start = layer.weight.item()
