@@ -133,8 +133,10 @@ EXPERIMENTS = {
     "distracting_memory": Experiment(
         {
             "cpu": (
-                _distracting_memory(20, 6_500, "symbols", 16),
-                _distracting_memory(100, 20_000, "symbols", 8),
+                _distracting_memory(20, 3_000, "symbols", 16),
+                _distracting_memory(100, 6_000, "symbols", 8),
+                _distracting_memory(200, 8_000, "symbols", 4),
+                _distracting_memory(400, 8_000, "symbols", 2),
             ),
             "paper": [_distracting_memory(width, 100_000, "pixels", 8, *_GPU) for width in (100, 200, 400)],
         },
@@ -149,9 +151,9 @@ EXPERIMENTS = {
     "multi_doors_keys": Experiment(
         {
             "cpu": (
-                _doors(3, 10_000, "symbols", 8),
-                _doors(5, 20_000, "symbols", 4),
-                _doors(7, 20_000, "symbols", 4),
+                _doors(3, 5_000, "symbols", 8),
+                _doors(5, 8_000, "symbols", 4),
+                _doors(7, 8_000, "symbols", 4),
             ),
             "paper": [_doors(keys, 100_000, "pixels", 8, *_GPU) for keys in (3, 5, 7)],
         },

@@ -43,7 +43,11 @@ PARTS: dict[str, Callable[[Agent], list[tuple[object, str]]]] = {
     ],
     "critic, backward": lambda agent: [(agent.optimisers["critic"], name) for name in LEARNING],
     "ranks": lambda _agent: [(ranks, "average_gradients"), (ranks, "gathered")],
-    "optimisers": lambda agent: [(optimiser.adam, "step") for optimiser in agent.optimisers.values()],
+    "optimisers": lambda agent: [
+        (stepper, "step")
+        for optimiser in agent.optimisers.values()
+        for stepper in optimiser.steppers.values()
+    ],
 }
 """Name of a part -> the methods whose time is its own."""
 
