@@ -24,5 +24,13 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set_to == [3]
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_what_is_too_small_for_a_normal_number_is_0(size: int) -> None:
+    """In this thread, and in those that share a large tensor: products of such numbers are slow."""
+    prepare(2)
+    assert not (torch.full((size,), 2e-38) * 0.1).any()
+    assert (torch.full((size,), 2e-38) * 1).all()
+
+
 def test_cores() -> None:
     assert cores() >= 1
