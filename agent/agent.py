@@ -180,7 +180,7 @@ class Agent:
         # Carry the action that the environment gets and replay will hold: a sample may be outside [-1, 1].
         return Carry(state, action.clamp(-1, 1))
 
-    def update(self, batch: Mapping[str, np.ndarray], behaviour: bool = True) -> State:
+    def update(self, batch: Mapping[str, np.ndarray], behaviour: bool = True, left: float = 1.0) -> State:
         """One update of world model, actor and critic, or of the world model alone, from `[B, T, ...]`.
 
         The window starts in the states of `start`. Metrics are summed on the device; `metrics` returns their
@@ -189,11 +189,14 @@ class Agent:
         Args:
             batch: of replay, or of episodes from disk.
             behaviour: whether actor and critic learn too, in the model's dreams.
+            left: share of the run that is still to come, by which `optimiser.cooldown` goes.
 
         Returns:
             the states after step `end` `[B]` of the windows, if given, else at their ends, leaves `[B, ...]`.
         """
         self.seed_torch("update", self.updates)
+        for optimiser in self.optimisers.values():
+            optimiser.left = left
         data = self.encoded(batch)
         window, metrics = self._learn_model(data, behaviour)
         if behaviour:

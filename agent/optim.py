@@ -93,9 +93,13 @@ class Optimiser:
         eps: Adam's epsilon.
         weight_decay: for matrices; norms, biases and SSM dynamics have none.
         clip: largest global gradient norm, above 0.
-        warmup: updates over which the learning rate rises linearly from 0.
+        warmup: updates over which the learning rates rise linearly from 0.
+        cooldown: share of the run, its last, over which they fall to 0; see `left`.
         matrices: `adam`, or `muon` for what maps vectors to vectors: parameters of two axes, and `weight` of
             a stack or of a convolution. `DYNAMICS` are Adam's in any case.
+
+    Attributes:
+        left: share of the run that is still to come, which the caller says before an update.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Optimiser:
         weight_decay: float,
         clip: float,
         warmup: int,
+        cooldown: float = 0.0,
         matrices: str = "adam",
     ) -> None:
         modules = list(modules)
@@ -142,12 +147,12 @@ class Optimiser:
             self.steppers["adam"] = torch.optim.AdamW(groups, betas=(0.9, beta2), eps=eps, fused=True)
         if maps:
             self.steppers["muon"] = Muon(maps, lr, weight_decay)
-        self.schedules = {
-            name: torch.optim.lr_scheduler.LambdaLR(
-                stepper, lambda update: min((update + 1) / max(warmup, 1), 1.0)
-            )
-            for name, stepper in self.steppers.items()
-        }
+        self.rates = {name: [group["lr"] for group in self._groups(name)] for name in self.steppers}
+        self.warmup, self.cooldown, self.left = max(warmup, 1), cooldown, 1.0
+        self.updates = 0
+
+    def _groups(self, name: str) -> list[dict[str, Any]]:
+        return self.steppers[name].param_groups
 
     def step(self, loss: Tensor) -> Tensor:
         """`step_together` of this one alone; returns the norm `[]` before clipping."""
@@ -162,21 +167,25 @@ class Optimiser:
     def apply(self) -> Tensor:
         """Clip and step; returns the norm `[]` before clipping."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
+        self.updates += 1
+        share = min(self.updates / self.warmup, 1.0)
+        if self.left < self.cooldown:
+            share *= self.left / self.cooldown
         for name, stepper in self.steppers.items():
+            for group, rate in zip(self._groups(name), self.rates[name], strict=True):
+                group["lr"] = share * rate
             stepper.step()
-            self.schedules[name].step()
         return norm
 
     def state_dict(self) -> dict:
-        return {
-            "steppers": {name: stepper.state_dict() for name, stepper in self.steppers.items()},
-            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+        return {name: stepper.state_dict() for name, stepper in self.steppers.items()} | {
+            "updates": self.updates
         }
 
     def load_state_dict(self, state: dict) -> None:
         for name, stepper in self.steppers.items():
-            stepper.load_state_dict(state["steppers"][name])
-            self.schedules[name].load_state_dict(state["schedules"][name])
+            stepper.load_state_dict(state[name])
+        self.updates = state["updates"]
 
 
 def step_together(*losses: tuple[Optimiser, Tensor]) -> list[Tensor]:

@@ -108,7 +108,8 @@ def _rows(batch: int, frames: int) -> tuple[int, int]:
 def _distracting_memory(width: int, updates: int, observation: str, batch: int, *options: str) -> Setting:
     task = f"distracting_memory:width={width},observation={observation}"
     episodes = 10_000 if width in _REWARDS else 1_080
-    return Setting(f"width{width}", task, episodes, updates, (batch, batch), options, _REWARDS.get(width, {}))
+    rows, paper = (batch, max(batch, 8)), _REWARDS.get(width, {})
+    return Setting(f"width{width}", task, episodes, updates, rows, options, paper)
 
 
 def _doors(keys: int, updates: int, observation: str, batch: int, *options: str) -> Setting:

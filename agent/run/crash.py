@@ -46,15 +46,17 @@ class FlightRecorder:
         self._agent, self._logdir, self._behaviour = agent, logdir, behaviour
         self._state: dict[str, Any] = {}
         self._batches: list[Mapping[str, np.ndarray]] = []
+        self._left: list[float] = []
 
-    def update(self, batch: Mapping[str, np.ndarray]) -> State:
+    def update(self, batch: Mapping[str, np.ndarray], left: float = 1.0) -> State:
         """`Agent.update`, remembering what is needed to repeat it; raises what `check` does."""
         if len(self._batches) == EVERY:
             self.check()
         if not self._batches:
             self._state = copy.deepcopy(self._agent.state_dict())
         self._batches.append(batch)
-        return self._agent.update(batch, self._behaviour)
+        self._left.append(left)
+        return self._agent.update(batch, self._behaviour, left)
 
     def check(self) -> None:
         """Wait for the device and make sure that all updates so far were finite.
@@ -73,6 +75,7 @@ class FlightRecorder:
                 )
             raise
         self._batches.clear()
+        self._left.clear()
 
     def _dump(self, message: str) -> Path:
         arrays = {
@@ -82,7 +85,7 @@ class FlightRecorder:
         }
         job = Job()
         shares = job.collect(arrays)  # of the rows of each batch
-        loop = {"message": message, "batches": len(self._batches), "behaviour": self._behaviour}
+        loop = {"message": message, "left": self._left, "behaviour": self._behaviour}
         folder = self._logdir / FOLDER
 
         def write() -> Path:
@@ -114,14 +117,14 @@ def reproduce(agent: Agent, logdir: Path) -> dict[str, Any]:
     agent.load_state_dict(saved.agent_state)
     message: str | None = None
     batch: dict[str, np.ndarray] = {}
-    for number in range(saved.loop_state["batches"]):
+    for number, left in enumerate(saved.loop_state["left"]):
         prefix = f"{number}/"
         batch = {
             key.removeprefix(prefix): value
             for key, value in saved.replay_state.items()
             if key.startswith(prefix)
         }
-        agent.update(batch, saved.loop_state["behaviour"])
+        agent.update(batch, saved.loop_state["behaviour"], left)
         try:
             agent.check_finite()
         except FloatingPointError as error:

@@ -209,7 +209,7 @@ class Session:
         """One update on the next batch, whose windows' states go back to where it came from."""
         began, self.updating = time.monotonic(), True
         batch = self.replay.next()
-        after = self.recorder.update(batch)
+        after = self.recorder.update(batch, max(0.0, 1 - self.progress.step / self.config.steps))
         if "window" in batch:
             self.replay.refresh(batch["window"], to_numpy(after), self.agent.updates)
         self.updating = False

@@ -84,6 +84,21 @@ def test_the_rate_rises_over_the_warm_up() -> None:
     assert moves == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1], rel=1e-4)
 
 
+def test_the_rates_fall_to_0_over_the_cooldown() -> None:
+    """Of Adam and of Muon; they rise again where a run turns out to be longer."""
+    layer = nn.Linear(1, 1)
+    optimiser = make([layer], matrices="muon", cooldown=0.5, weight_decay=0.0)
+    moves = []
+    for optimiser.left in (1.0, 0.6, 0.5, 0.25, 0.0, 0.5):
+        before = layer.weight.detach().clone(), layer.bias.detach().clone()
+        optimiser.step(layer.weight.sum() + layer.bias.sum())
+        moves.append([(now - old).abs().item() for now, old in zip(layer.parameters(), before, strict=True)])
+    by_adam = torch.tensor(moves)[:, 1]
+    torch.testing.assert_close(by_adam, torch.tensor([0.1, 0.1, 0.1, 0.05, 0.0, 0.1]))
+    by_muon = torch.tensor(moves)[:, 0]
+    torch.testing.assert_close(by_muon / by_muon[0], by_adam / by_adam[0])
+
+
 def test_the_norm_returned_is_the_one_before_clipping() -> None:
     layer = nn.Linear(2, 1, bias=False)
     norm = make([layer]).step(layer.weight @ torch.tensor([30.0, 40.0]))
