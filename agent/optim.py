@@ -25,7 +25,8 @@ class Muon(torch.optim.Optimizer):
     matrices of one shape together.
 
     Args:
-        params: groups of them, each of two axes or more.
+        params: of two axes or more, or groups of them.
+        lr: learning rate.
         weight_decay: decoupled, as AdamW's.
         momentum: decay of the mean gradient, with Nesterov's look ahead.
     """
@@ -34,7 +35,9 @@ class Muon(torch.optim.Optimizer):
     COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of Jordan's quintic, steepest at 0
     EPS = 1e-7
 
-    def __init__(self, params: Any, lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
+    def __init__(
+        self, params: Any, lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -135,9 +138,9 @@ class Optimiser:
             else:
                 decaying.append(parameter)
         groups = [
-            {"params": decaying, "lr": lr, "weight_decay": weight_decay},
-            {"params": rest, "lr": lr, "weight_decay": 0.0},
-            {"params": dynamics, "lr": ssm_lr, "weight_decay": 0.0},
+            {"params": decaying, "rate": lr, "weight_decay": weight_decay},
+            {"params": rest, "rate": lr, "weight_decay": 0.0},
+            {"params": dynamics, "rate": ssm_lr, "weight_decay": 0.0},
         ]
         self.parameters = [p for _, p in named]
         self.clip = clip
@@ -146,13 +149,9 @@ class Optimiser:
         if groups:
             self.steppers["adam"] = torch.optim.AdamW(groups, betas=(0.9, beta2), eps=eps, fused=True)
         if maps:
-            self.steppers["muon"] = Muon(maps, lr, weight_decay)
-        self.rates = {name: [group["lr"] for group in self._groups(name)] for name in self.steppers}
+            self.steppers["muon"] = Muon([{"params": maps, "rate": lr, "weight_decay": weight_decay}])
         self.warmup, self.cooldown, self.left = max(warmup, 1), cooldown, 1.0
         self.updates = 0
-
-    def _groups(self, name: str) -> list[dict[str, Any]]:
-        return self.steppers[name].param_groups
 
     def step(self, loss: Tensor) -> Tensor:
         """`step_together` of this one alone; returns the norm `[]` before clipping."""
@@ -171,9 +170,9 @@ class Optimiser:
         share = min(self.updates / self.warmup, 1.0)
         if self.left < self.cooldown:
             share *= self.left / self.cooldown
-        for name, stepper in self.steppers.items():
-            for group, rate in zip(self._groups(name), self.rates[name], strict=True):
-                group["lr"] = share * rate
+        for stepper in self.steppers.values():
+            for group in stepper.param_groups:
+                group["lr"] = share * group["rate"]
             stepper.step()
         return norm
 

@@ -152,9 +152,9 @@ EXPERIMENTS = {
     "multi_doors_keys": Experiment(
         {
             "cpu": (
-                _doors(3, 5_000, "symbols", 8),
-                _doors(5, 8_000, "symbols", 4),
-                _doors(7, 8_000, "symbols", 4),
+                _doors(3, 10_000, "symbols", 8),
+                _doors(5, 10_000, "symbols", 4),
+                _doors(7, 10_000, "symbols", 4),
             ),
             "paper": [_doors(keys, 100_000, "pixels", 8, *_GPU) for keys in (3, 5, 7)],
         },
