@@ -84,14 +84,15 @@ def test_stopping_and_going_on_changes_no_bit(
     backbone: str, more: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["fit", "--backbone", backbone, *FAST, *more, "--log.pictures", "0"]
-    words += ["--updates", "18", "--data", str(data)]
+    words += ["--updates", "18", "--data", str(data), "--optimiser.matrices", "muon"]
+    words += ["--optimiser.cooldown", "0.6"]  # which begins before the stop
     assert run.main([*words, "--logdir", str(tmp_path / "whole")]) == 0
     update = Agent.update
 
-    def spy(agent: Agent, batch: dict[str, np.ndarray], behaviour: bool) -> Any:
+    def spy(agent: Agent, batch: dict[str, np.ndarray], behaviour: bool, left: float) -> Any:
         if agent.updates == 9:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(agent, batch, behaviour)
+        return update(agent, batch, behaviour, left)
 
     with monkeypatch.context() as patch:
         patch.setattr(Agent, "update", spy)

@@ -410,10 +410,10 @@ def test_what_fails_in_an_update_is_not_saved(tmp_path: Path, monkeypatch: pytes
     """Half of the parameters would be new; the checkpoint before stays."""
     update = Agent.update
 
-    def failing(agent: Agent, batch: Rows, behaviour: bool) -> State:
+    def failing(agent: Agent, batch: Rows, behaviour: bool, left: float) -> State:
         if agent.updates == 5:
             raise RuntimeError("out of memory")
-        return update(agent, batch, behaviour)
+        return update(agent, batch, behaviour, left)
 
     monkeypatch.setattr(Agent, "update", failing)
     with pytest.raises(RuntimeError, match="out of memory") as caught:
@@ -480,10 +480,10 @@ def test_a_signal_is_looked_at_between_updates(tmp_path: Path, monkeypatch: pyte
     house.train(tmp_path / "whole")
     update = Agent.update
 
-    def spy(agent: Agent, batch: Rows, behaviour: bool) -> State:
+    def spy(agent: Agent, batch: Rows, behaviour: bool, left: float) -> State:
         if agent.updates == 20:
             os.kill(os.getpid(), signal.SIGHUP)
-        return update(agent, batch, behaviour)
+        return update(agent, batch, behaviour, left)
 
     with monkeypatch.context() as patch:
         patch.setattr(Agent, "update", spy)
