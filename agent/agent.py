@@ -116,9 +116,9 @@ class Agent:
         self.foreseeing = nn.ModuleList(part for part in (self.model, self.ensemble) if part is not None)
         rates = dict(config["optimiser"])
         model_lr, actor_lr, critic_lr = rates.pop("model_lr"), rates.pop("actor_lr"), rates.pop("critic_lr")
-        of_model = {"matrices": rates.pop("matrices")}
+        matrices = rates.pop("matrices")
         self.optimisers = {
-            "model": Optimiser([self.model], lr=model_lr, **rates, **of_model),
+            "model": Optimiser([self.model], lr=model_lr, matrices=matrices, **rates),
             "actor": Optimiser([self.actor_critic.actor], lr=actor_lr, **rates),
             "critic": Optimiser([self.actor_critic.critic], lr=critic_lr, **rates),
         }

@@ -67,7 +67,7 @@ class Muon(torch.optim.Optimizer):
     def orthogonal(cls, x: Tensor) -> Tensor:
         """Matrices `[n, r, c]` with the same singular vectors, and singular values of 0.7 to 1.2.
 
-        Those that were below a thousandth of the matrix's norm may stay smaller; 0 stays 0.
+        Those that were below 0.002 of the matrix's norm may stay smaller; 0 stays 0.
         """
         a, b, c = cls.COEFFICIENTS
         wide = x if x.shape[1] <= x.shape[2] else x.mT

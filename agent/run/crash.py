@@ -45,17 +45,15 @@ class FlightRecorder:
     def __init__(self, agent: Agent, logdir: Path, behaviour: bool = True) -> None:
         self._agent, self._logdir, self._behaviour = agent, logdir, behaviour
         self._state: dict[str, Any] = {}
-        self._batches: list[Mapping[str, np.ndarray]] = []
-        self._left: list[float] = []
+        self._updates: list[tuple[Mapping[str, np.ndarray], float]] = []  # the arguments of each
 
     def update(self, batch: Mapping[str, np.ndarray], left: float = 1.0) -> State:
         """`Agent.update`, remembering what is needed to repeat it; raises what `check` does."""
-        if len(self._batches) == EVERY:
+        if len(self._updates) == EVERY:
             self.check()
-        if not self._batches:
+        if not self._updates:
             self._state = copy.deepcopy(self._agent.state_dict())
-        self._batches.append(batch)
-        self._left.append(left)
+        self._updates.append((batch, left))
         return self._agent.update(batch, self._behaviour, left)
 
     def check(self) -> None:
@@ -67,25 +65,25 @@ class FlightRecorder:
         try:
             self._agent.check_finite()
         except FloatingPointError as error:
-            if self._batches:
+            if self._updates:
                 folder = self._dump(str(error))
                 error.add_note(
                     f"The agent's state before the last updates and their batches are in {folder}; to play "
                     f"them again: python run.py reproduce {self._logdir}"
                 )
             raise
-        self._batches.clear()
-        self._left.clear()
+        self._updates.clear()
 
     def _dump(self, message: str) -> Path:
         arrays = {
             f"{number}/{key}": value
-            for number, batch in enumerate(self._batches)
+            for number, (batch, _) in enumerate(self._updates)
             for key, value in batch.items()
         }
         job = Job()
         shares = job.collect(arrays)  # of the rows of each batch
-        loop = {"message": message, "left": self._left, "behaviour": self._behaviour}
+        left = [left for _, left in self._updates]
+        loop = {"message": message, "left": left, "behaviour": self._behaviour}
         folder = self._logdir / FOLDER
 
         def write() -> Path:

@@ -19,6 +19,13 @@ def make(modules: list[nn.Module], **changes: float | str) -> Optimiser:
     return Optimiser(modules, **{**options, **changes})  # type: ignore[arg-type]
 
 
+def twins(inputs: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
+    """Two layers of the same weights."""
+    torch.manual_seed(0)
+    layer = nn.Linear(inputs, outputs, bias)
+    return layer, copy.deepcopy(layer)
+
+
 def test_only_matrices_decay_and_dynamics_have_their_own_rate() -> None:
     """With gradients of zero, an update shows the decay alone."""
     modules = nn.ModuleDict({"ssm": S5(4, 4), "blocks": BlockLinear(4, 4, 2), "linear": nn.Linear(4, 4)})
@@ -37,9 +44,7 @@ def test_only_matrices_decay_and_dynamics_have_their_own_rate() -> None:
 
 def test_it_is_torch_s_adamw() -> None:
     """Decay is decoupled: weights shrink by rate times decay, however large the gradient; biases do not."""
-    torch.manual_seed(0)
-    layer, twin = nn.Linear(4, 3), nn.Linear(4, 3)
-    twin.load_state_dict(layer.state_dict())
+    layer, twin = twins(4, 3)
     ours = make([layer], clip=float("inf"))
     groups = {"params": [twin.weight], "weight_decay": 0.5}, {"params": [twin.bias], "weight_decay": 0.0}
     theirs = torch.optim.AdamW(groups, lr=0.1)
@@ -155,10 +160,7 @@ def test_a_step_of_muon_is_as_large_as_one_of_adam() -> None:
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 def test_muon_agrees_with_torch_s_own_on_one_matrix() -> None:
     """Torch has it from 2.9 on, for single matrices, its iteration in bfloat16."""
-    torch.manual_seed(0)
-    layer = nn.Linear(24, 12, bias=False)
-    twin = nn.Linear(24, 12, bias=False)
-    twin.load_state_dict(layer.state_dict())
+    layer, twin = twins(24, 12, bias=False)
     start = layer.weight.detach().clone()
     ours = make([layer], matrices="muon", clip=float("inf"))
     theirs = torch.optim.Muon(
@@ -181,11 +183,9 @@ def test_muon_steps_maps_and_adam_the_rest() -> None:
 
 
 def test_its_means_are_kept_with_a_checkpoint() -> None:
-    torch.manual_seed(0)
-    layer, inputs = nn.Linear(4, 3), torch.randn(8, 4)
+    (layer, twin), inputs = twins(4, 3), torch.randn(8, 4)
     first = make([layer], matrices="muon")
     first.step(layer(inputs).square().sum())
-    twin = nn.Linear(4, 3)
     twin.load_state_dict(layer.state_dict())
     second = make([twin], matrices="muon")
     second.load_state_dict(copy.deepcopy(first.state_dict()))
