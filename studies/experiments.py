@@ -136,8 +136,8 @@ EXPERIMENTS = {
             "cpu": (
                 _distracting_memory(20, 3_000, "symbols", 16),
                 _distracting_memory(100, 6_000, "symbols", 8),
-                _distracting_memory(200, 8_000, "symbols", 4),
-                _distracting_memory(400, 8_000, "symbols", 2),
+                _distracting_memory(200, 12_000, "symbols", 4),
+                _distracting_memory(400, 16_000, "symbols", 2),
             ),
             "paper": [_distracting_memory(width, 100_000, "pixels", 8, *_GPU) for width in (100, 200, 400)],
         },
