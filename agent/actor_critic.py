@@ -68,7 +68,105 @@ class ReturnScale(nn.Module):
         return ((self.high - self.low) / self.weight).clamp(min=self.floor)
 
 
-class ActorCritic(nn.Module):
+class Critic(nn.Module):
+    """Value over the policy input, learned from dreams and from replayed returns (DreamerV3).
+
+    Args:
+        critic: the network.
+        discount: 1 - 1 / effective horizon.
+        lam: lambda of the returns.
+        slow_rate: how far the slow critic moves towards the critic at each update.
+        slow_regulariser: weight of the critic's cross-entropy to the slow critic's prediction.
+        floor: smallest range of the returns that advantages are divided by.
+        endless: take the end of an episode for the beginning of another, worth the mean value.
+    """
+
+    def __init__(
+        self,
+        critic: TwoHotHead,
+        discount: float,
+        lam: float,
+        slow_rate: float,
+        slow_regulariser: float,
+        floor: float = 1.0,
+        endless: bool = False,
+    ) -> None:
+        super().__init__()
+        self.critic = critic
+        self.slow_critic = copy.deepcopy(critic).requires_grad_(False)
+        self.scale = ReturnScale(floor=floor)
+        self.discount, self.lam, self.endless = discount, lam, endless
+        self.slow_rate, self.slow_regulariser = slow_rate, slow_regulariser
+
+    def of_dream(
+        self, dream: Trajectory, reward: Tensor, alive: Tensor, through: bool
+    ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """The critic's loss, a scalar, advantages and weights of the actions `[H, N]`, and metrics.
+
+        Args:
+            dream: N trajectories of horizon H.
+            reward: `[H + 1, N]`, predicted for each position; the first is not used.
+            alive: `[H + 1, N]`, probability that the position is not terminal; the first comes from replay.
+            through: whether the advantages have the gradients of the dream.
+        """
+        inputs = dream.policy.detach()
+        logits = self.critic(inputs)
+        value = self.critic.mean(logits.detach())
+        ahead = value
+        if through:
+            with frozen(self.critic):
+                ahead = self.critic.mean(self.critic(dream.policy))
+        if self.endless:
+            reward = reward + self.discount * (1 - alive) * ranks.gathered(value.flatten()).mean()
+        nowhere = torch.zeros_like(reward, dtype=torch.bool)
+        imagined = lambda_returns(reward.t(), alive.t(), nowhere.t(), ahead.t(), self.discount, self.lam).t()
+        returns = imagined.detach()
+        # Steps after a probable end count only with the probability of being reached.
+        discounts = alive.new_full((len(alive) - 1, 1), self.discount)
+        discounts[0] = 1
+        weight = torch.cumprod(alive[:-1].detach() * discounts, 0)
+        scale = self.scale.update(returns)
+        (loss,) = self.critic.loss(logits[:-1], returns)
+        few = slice(None, None, SLOW_EVERY)
+        to_slow = self._slow_loss(logits[:-1, few], inputs[:-1, few])
+        loss = (weight * loss).mean() + self.slow_regulariser * (weight[:, few] * to_slow).mean()
+        metrics = {
+            "critic": loss.detach(),
+            "return": returns.mean(),
+            "return_scale": scale,
+            "value": value.mean(),
+            "value_error": (returns - value[:-1]).abs().mean(),
+        }
+        return loss, (imagined - value[:-1]) / scale, weight, metrics
+
+    def replay_loss(self, policy: Tensor, reward: Tensor, is_terminal: Tensor, is_last: Tensor) -> Tensor:
+        """Critic loss on a replayed window, a scalar: policy inputs `[B, T, P]`, the rest `[B, T]`."""
+        logits = self.critic(policy)
+        value = self.critic.mean(logits.detach())
+        returns = lambda_returns(reward, 1 - is_terminal.float(), is_last, value, self.discount, self.lam)
+        # The row after a last one belongs to another episode: no return is defined from a last row, and what
+        # stands in its place must not reach the gradients, even where it is NaN.
+        undefined = is_last[:, :-1]
+        target = returns.masked_fill(undefined, 0)
+        (losses,) = self.critic.loss(logits[:, :-1], target)
+        losses = losses + self.slow_regulariser * self._slow_loss(logits[:, :-1], policy[:, :-1])
+        return losses.masked_fill(undefined, 0).mean()
+
+    def _slow_loss(self, logits: Tensor, policy: Tensor) -> Tensor:
+        """Cross-entropy `[...]` of the critic's logits to what the slow critic predicts from the same."""
+        with torch.no_grad():
+            slow = self.slow_critic.mean(self.slow_critic(policy))
+        return self.critic.loss(logits, slow)[0]
+
+    @torch.no_grad()
+    def update_slow_critic(self) -> None:
+        """Move the slow critic a little towards the critic."""
+        torch._foreach_lerp_(
+            list(self.slow_critic.parameters()), list(self.critic.parameters()), self.slow_rate
+        )
+
+
+class ActorCritic(Critic):
     """Policy and value over the policy input of the backbone.
 
     Args:
@@ -103,15 +201,13 @@ class ActorCritic(nn.Module):
         slow_regulariser: float,
         replay_value: float,
     ) -> None:
-        super().__init__()
+        actor = MLP(inputs, units, layers, codec.policy_outputs, out_scale=0.01)
+        critic = TwoHotHead(inputs, units, layers, bins, resolution)
+        super().__init__(critic, discount, lam, slow_rate, slow_regulariser)
+        self.actor = actor
         self.codec = codec
         self.through_dynamics = gradient == "dynamics" or (gradient == "auto" and not codec.discrete)
-        self.discount, self.lam, self.entropy = discount, lam, entropy
-        self.slow_rate, self.slow_regulariser, self.replay_value = slow_rate, slow_regulariser, replay_value
-        self.actor = MLP(inputs, units, layers, codec.policy_outputs, out_scale=0.01)
-        self.critic = TwoHotHead(inputs, units, layers, bins, resolution)
-        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.scale = ReturnScale()
+        self.entropy, self.replay_value = entropy, replay_value
 
     def policy(self, inputs: Tensor) -> Categoricals | BoundedNormal:
         """Distribution over action vectors for policy inputs `[..., P]`."""
@@ -129,7 +225,7 @@ class ActorCritic(nn.Module):
         return self.codec.distribution(drawn_from).rsample(), outputs
 
     def loss(
-        self, dream: Trajectory, reward: Tensor, alive: Tensor
+        self, dream: Trajectory, reward: Tensor, alive: Tensor, besides: Tensor | float = 0.0
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Actor and critic loss of imagined trajectories, each a scalar, and metrics.
 
@@ -138,66 +234,14 @@ class ActorCritic(nn.Module):
                 actions if `through_dynamics`.
             reward: `[H + 1, N]`, predicted for each position; the first is not used.
             alive: `[H + 1, N]`, probability that the position is not terminal; the first comes from replay.
+            besides: added to the advantages, `[H, N]`, for what the actor is to follow besides rewards.
         """
-        inputs = dream.policy.detach()
-        logits = self.critic(inputs)
-        value = self.critic.mean(logits.detach())
-        ahead = value
-        if self.through_dynamics:
-            with frozen(self.critic):
-                ahead = self.critic.mean(self.critic(dream.policy))
-        nowhere = torch.zeros_like(reward, dtype=torch.bool)
-        imagined = lambda_returns(reward.t(), alive.t(), nowhere.t(), ahead.t(), self.discount, self.lam).t()
-        returns = imagined.detach()
-        # Steps after a probable end count only with the probability of being reached.
-        discounts = alive.new_full((len(alive) - 1, 1), self.discount)
-        discounts[0] = 1
-        weight = torch.cumprod(alive[:-1].detach() * discounts, 0)
-        scale = self.scale.update(returns)
+        critic, gain, weight, metrics = self.of_dream(dream, reward, alive, self.through_dynamics)
+        gain = gain + besides
         policy = self.codec.distribution(dream.outputs)
         entropy = policy.entropy()
-        gain = (imagined - value[:-1]) / scale
         if not self.through_dynamics:
             gain = policy.log_prob(dream.action) * gain.detach()
         actor = -(weight * (gain + self.entropy * entropy)).mean()
-        (critic,) = self.critic.loss(logits[:-1], returns)
-        few = slice(None, None, SLOW_EVERY)
-        to_slow = self._slow_loss(logits[:-1, few], inputs[:-1, few])
-        critic = (weight * critic).mean() + self.slow_regulariser * (weight[:, few] * to_slow).mean()
-        metrics = {
-            "actor": actor,
-            "critic": critic,
-            "entropy": entropy.mean(),
-            "return": returns.mean(),
-            "return_scale": scale,
-            "value": value.mean(),
-            "value_error": (returns - value[:-1]).abs().mean(),
-            "imagined_reward": reward[1:].mean(),
-        }
+        metrics |= {"actor": actor, "entropy": entropy.mean(), "imagined_reward": reward[1:].mean()}
         return actor, critic, {key: metric.detach() for key, metric in metrics.items()}
-
-    def replay_loss(self, policy: Tensor, reward: Tensor, is_terminal: Tensor, is_last: Tensor) -> Tensor:
-        """Critic loss on a replayed window, a scalar: policy inputs `[B, T, P]`, the rest `[B, T]`."""
-        logits = self.critic(policy)
-        value = self.critic.mean(logits.detach())
-        returns = lambda_returns(reward, 1 - is_terminal.float(), is_last, value, self.discount, self.lam)
-        # The row after a last one belongs to another episode: no return is defined from a last row, and what
-        # stands in its place must not reach the gradients, even where it is NaN.
-        undefined = is_last[:, :-1]
-        target = returns.masked_fill(undefined, 0)
-        (losses,) = self.critic.loss(logits[:, :-1], target)
-        losses = losses + self.slow_regulariser * self._slow_loss(logits[:, :-1], policy[:, :-1])
-        return losses.masked_fill(undefined, 0).mean()
-
-    def _slow_loss(self, logits: Tensor, policy: Tensor) -> Tensor:
-        """Cross-entropy `[...]` of the critic's logits to what the slow critic predicts from the same."""
-        with torch.no_grad():
-            slow = self.slow_critic.mean(self.slow_critic(policy))
-        return self.critic.loss(logits, slow)[0]
-
-    @torch.no_grad()
-    def update_slow_critic(self) -> None:
-        """Move the slow critic a little towards the critic."""
-        torch._foreach_lerp_(
-            list(self.slow_critic.parameters()), list(self.critic.parameters()), self.slow_rate
-        )

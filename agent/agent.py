@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from agent.actions import ActionCodec
 from agent.actor_critic import ActorCritic
 from agent.compiling import compiled
-from agent.exploration import Ensemble
+from agent.exploration import BONUSES, Explorer
 from agent.imagination import Trajectory, choose_starts, dream_step, imagine
 from agent.metrics import Means
 from agent.optim import Optimiser, step_together
 from worldmodels import State, WorldModel, make_backbone, model_of
 from worldmodels.base import keep_steps, merge_rows
 from worldmodels.encoder_decoder import Batch, observations
+from worldmodels.heads import TwoHotHead
 from worldmodels.latent import MODE, Noise
 from worldmodels.metrics import Counted
 from worldmodels.nets import frozen
@@ -45,7 +46,7 @@ class Window:
 
     Attributes:
         policy: `[B, T, P]`, policy inputs.
-        posterior: `[B, T, S, n]`, as the backbone's latent represents it.
+        posterior, prior: `[B, T, S, n]`, as the backbone's latent represents them.
         starts: the states that dreams start from, leaves `[N, ...]`.
         terminal: `[N]` bool, whether these end their episodes.
         after: the states that replay is to keep, leaves `[B, ...]`.
@@ -53,9 +54,26 @@ class Window:
 
     policy: Tensor
     posterior: Tensor
+    prior: Tensor
     starts: State
     terminal: Tensor
     after: State
+
+
+@dataclass
+class Dream:
+    """N dreams of H steps, and what is predicted of each position, `[H + 1, N]`.
+
+    Attributes:
+        path: states and actions.
+        reward, alive: reward, and probability that the position is not terminal.
+        bonus: for what is not known of the step to there; None where nothing explores.
+    """
+
+    path: Trajectory
+    reward: Tensor
+    alive: Tensor
+    bonus: Tensor | None
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -107,13 +125,18 @@ class Agent:
         ).to(self.device)
         self.backbone = self.model.backbone
         self.actor_critic = ActorCritic(self.backbone.policy_size, self.codec, **options).to(self.device)
-        self.ensemble: Ensemble | None = None
-        if networks := config["explore"]["networks"]:
-            self.ensemble = Ensemble(
-                *(self.backbone.policy_size, self.codec.size, self.codec.norm, self.backbone.latent),
-                *(networks, config["explore"]["scale"], options["units"], options["layers"]),
-            ).to(self.device)
-        self.foreseeing = nn.ModuleList(part for part in (self.model, self.ensemble) if part is not None)
+        self.explorer: Explorer | None = None
+        explore = dict(config["explore"])
+        if networks := explore.pop("networks"):
+            size: dict[str, Any] = {"inputs": self.backbone.policy_size}
+            size |= {key: options[key] for key in ("units", "layers")}
+            of_action: dict[str, Any] = {"action_size": self.codec.size, "action_norm": self.codec.norm}
+            kind = BONUSES[explore.pop("bonus")]
+            guesses = kind(self.backbone.latent, count=networks, **size, **of_action)
+            value = TwoHotHead(**size, bins=options["bins"], resolution=options["resolution"])
+            of_critic = {key: options[key] for key in ("discount", "lam", "slow_rate", "slow_regulariser")}
+            self.explorer = Explorer(guesses, value, **explore, **of_critic).to(self.device)
+        self.foreseeing = nn.ModuleList(part for part in (self.model, self.explorer) if part is not None)
         rates = dict(config["optimiser"])
         model_lr, actor_lr, critic_lr = rates.pop("model_lr"), rates.pop("actor_lr"), rates.pop("critic_lr")
         matrices = rates.pop("matrices")
@@ -122,8 +145,10 @@ class Agent:
             "actor": Optimiser([self.actor_critic.actor], lr=actor_lr, **rates),
             "critic": Optimiser([self.actor_critic.critic], lr=critic_lr, **rates),
         }
-        if self.ensemble is not None:
-            self.optimisers["ensemble"] = Optimiser([self.ensemble], lr=model_lr, **rates)
+        if self.explorer is not None:
+            of_guesses = Optimiser([self.explorer.guesses], lr=model_lr, matrices=matrices, **rates)
+            self.optimisers["bonus_guess"] = of_guesses
+            self.optimisers["bonus_critic"] = Optimiser([self.explorer.critic], lr=critic_lr, **rates)
         self.means = Means(self.device)
         self.updates = 0
         self.acts = 0
@@ -189,7 +214,8 @@ class Agent:
         Args:
             batch: of replay, or of episodes from disk.
             behaviour: whether actor and critic learn too, in the model's dreams.
-            left: share of the run that is still to come, by which `optimiser.cooldown` goes.
+            left: share of the run that is still to come, by which `optimiser.cooldown` and
+                `explore.share` go.
 
         Returns:
             the states after step `end` `[B]` of the windows, if given, else at their ends, leaves `[B, ...]`.
@@ -197,10 +223,12 @@ class Agent:
         self.seed_torch("update", self.updates)
         for optimiser in self.optimisers.values():
             optimiser.left = left
+        if self.explorer is not None:
+            self.explorer.left = left
         data = self.encoded(batch)
         window, metrics = self._learn_model(data, behaviour)
         if behaviour:
-            metrics |= self._learn_behaviour(data, window, *self._dream(window))
+            metrics |= self._learn_behaviour(data, window, self._dream(window))
         self.updates += 1
         self.means.add(metrics)
         return window.after
@@ -221,6 +249,7 @@ class Agent:
         window = Window(
             policy=rollout.policy.detach(),
             posterior=rollout.posterior.detach(),
+            prior=rollout.prior.detach(),
             starts=merge_rows({key: leaf[:, : starts.shape[1]] for key, leaf in kept.items()}),
             terminal=keep_steps(starts, data["is_terminal"]).flatten(),
             after={key: leaf.detach() for key, leaf in rollout.last.items()}
@@ -229,54 +258,58 @@ class Agent:
         )
         return window, {**metrics, "model": loss.detach(), "model_gradient_norm": norm}
 
-    def _dream(self, window: Window) -> tuple[Trajectory, Tensor, Tensor]:
-        """N dreams of H steps; reward, and probability of going on, predicted at each position, `[H + 1, N]`.
-
-        With gradients to the actions if the actor learns through the dynamics. Rewards have the bonus for
-        disagreement in them, where there is an ensemble.
-        """
+    def _dream(self, window: Window) -> Dream:
+        """Dreams from the window's starts, with gradients to the actions if the actor learns through them."""
         through = self.actor_critic.through_dynamics
         # Without a gradient nothing needs freezing, and autocast caches the casts of what is not frozen.
         fixed = frozen(self.foreseeing) if through else nullcontext()
         with torch.set_grad_enabled(through), fixed, self.autocast():
-            dream = imagine(
+            path = imagine(
                 self.backbone,
                 window.starts,
                 self.actor_critic.sample,
                 self.dream_options["horizon"],
                 self.dream_step,
             )
-            action = dream.action.clamp(-1, 1)
-            reward, alive = self.model.outcomes(dream.policy[1:], action)
+            action = path.action.clamp(-1, 1)
+            reward, alive = self.model.outcomes(path.policy[1:], action)
             reward, alive = self.model.reward.mean(reward), self.model.continues.mean(alive)
-            if self.ensemble is not None:
-                reward = reward + self.ensemble.bonus(dream.policy[:-1], action)
+            bonus = None
+            if self.explorer is not None and self.explorer.weight:
+                bonus = F.pad(self.explorer.guesses.bonus(path.policy[:-1], action), (0, 0, 1, 0))
         # No action led to the start here: its reward is not used, and whether it is terminal is known.
         reward = F.pad(reward, (0, 0, 1, 0))
-        return dream, reward, torch.cat([1 - window.terminal.float()[None], alive])
+        return Dream(path, reward, torch.cat([1 - window.terminal.float()[None], alive]), bonus)
 
-    def _learn_behaviour(
-        self, data: Batch, window: Window, dream: Trajectory, reward: Tensor, alive: Tensor
-    ) -> Metrics:
-        """One step of the actor on dreams, and of the critic on dreams and the replayed window; metrics."""
+    def _learn_behaviour(self, data: Batch, window: Window, dream: Dream) -> Metrics:
+        """One step of the actor on dreams, and of the critic on dreams and the replayed window; metrics.
+
+        And of what explores, while it does.
+        """
         learner, optimisers = self.actor_critic, self.optimisers
-        explored: dict[str, Counted] = {}
-        given, losses = data["reward"], []
+        explorer = self.explorer if dream.bonus is not None else None
+        besides: Tensor | float = 0.0
+        losses: list[tuple[Optimiser, Tensor]] = []
+        explored: Metrics = {}
         with self.autocast():
-            if self.ensemble is not None:
-                foreseen = data["action"], window.posterior, data["is_first"]
-                ensemble, bonus, explored = self.ensemble.of_window(window.policy, *foreseen)
-                given = given + bonus
-                losses = [(optimisers["ensemble"], ensemble)]
-            actor, critic, metrics = learner.loss(dream, reward, alive)
+            if explorer is not None and dream.bonus is not None:
+                followed = data["action"], window.posterior, window.prior, data["is_first"]
+                guess, explored = explorer.of_window(window.policy, *followed)
+                through = learner.through_dynamics
+                bonus, besides, more = explorer.of_dream(dream.path, dream.bonus, dream.alive, through)
+                losses = [(optimisers["bonus_guess"], guess), (optimisers["bonus_critic"], bonus)]
+                explored.update(more)
+            actor, critic, metrics = learner.loss(dream.path, dream.reward, dream.alive, besides)
             if learner.replay_value:
                 ends = data["is_terminal"], data["is_last"]
-                replayed = learner.replay_loss(window.policy, given, *ends)
+                replayed = learner.replay_loss(window.policy, data["reward"], *ends)
                 critic = critic + learner.replay_value * replayed
                 metrics["critic_replayed"] = replayed.detach()
         both = (optimisers["actor"], actor), (optimisers["critic"], critic)
         actor_norm, critic_norm, *_ = step_together(*both, *losses)
         learner.update_slow_critic()
+        if explorer is not None:
+            explorer.critic.update_slow_critic()
         return {**metrics, **explored, "actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
 
     @torch.no_grad()
@@ -343,8 +376,8 @@ class Agent:
         if learning:
             optimisers = {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()}
             state["optimisers"] = optimisers
-            if self.ensemble is not None:
-                state["ensemble"] = self.ensemble.state_dict()
+            if self.explorer is not None:
+                state["explorer"] = self.explorer.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], learning: bool = True) -> None:
@@ -352,8 +385,8 @@ class Agent:
         self.model.load_state_dict(state["model"])
         self.actor_critic.load_state_dict(state["actor_critic"])
         if learning:
-            if self.ensemble is not None:
-                self.ensemble.load_state_dict(state["ensemble"])
+            if self.explorer is not None:
+                self.explorer.load_state_dict(state["explorer"])
             for name, optimiser in self.optimisers.items():
                 optimiser.load_state_dict(state["optimisers"][name])
         self.updates, self.acts = state["updates"], state["acts"]
@@ -365,7 +398,7 @@ class Agent:
             "model": self.model,
             "actor": self.actor_critic.actor,
             "critic": self.actor_critic.critic,
-            "ensemble": self.ensemble,
+            "explorer": self.explorer,
         }
         return {
             name: sum(p.numel() for p in part.parameters())

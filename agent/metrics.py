@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodels import ranks
@@ -25,13 +26,18 @@ class Means:
         self._added = 0
 
     def add(self, metrics: Mapping[str, Tensor | Counted]) -> None:
-        """Add one update's metrics, each `[]`, and count for each the updates before the first not finite."""
-        one = torch.ones((), device=self.device)
-        counted = [value if isinstance(value, Counted) else Counted(value, one) for value in metrics.values()]
+        """Add one update's metrics, each `[]`, and count for each the updates before the first not finite.
+
+        What only earlier updates had is over those; what none had before is over later ones.
+        """
+        one, nothing = torch.ones((), device=self.device), Counted(*torch.zeros(2, device=self.device))
+        self._names += [name for name in metrics if name not in self._names]
+        values = [metrics.get(name, nothing) for name in self._names]
+        counted = [value if isinstance(value, Counted) else Counted(value, one) for value in values]
         totals = torch.stack([value.total.float() for value in counted])
-        if not self._added:
-            self._names = list(metrics)
-            self._totals = self._counts = self._finite = torch.zeros_like(totals)
+        if new := len(totals) - len(self._totals):
+            self._totals, self._counts = F.pad(self._totals, (0, new)), F.pad(self._counts, (0, new))
+            self._finite = F.pad(self._finite, (0, new), value=self._added)
         self._totals = self._totals + totals
         self._counts = self._counts + torch.stack([value.number.float() for value in counted])
         self._finite = self._finite + (totals.isfinite() & (self._finite == self._added))
@@ -67,8 +73,10 @@ class Means:
             return {}
         totals, counts = self._sums()
         means = zip(self._names, (totals / counts).tolist(), counts.tolist(), strict=True)
-        self._added = 0
-        return {name: mean for name, mean, count in means if count}
+        found = {name: mean for name, mean, count in means if count}
+        self._names, self._added = [], 0
+        self._totals = self._counts = self._finite = torch.zeros(0, device=self.device)
+        return found
 
     def _sums(self) -> tuple[Tensor, Tensor]:
         """Totals and counts over all ranks."""

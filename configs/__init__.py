@@ -61,6 +61,8 @@ NEEDS: dict[str, tuple[Any, ...]] = {
     "envs.restarts": ("envs.mode", "async"),
     "actors.lag": ("actors.count",),
     "explore.scale": ("explore.networks",),
+    "explore.share": ("explore.networks",),
+    "explore.bonus": ("explore.networks",),
     "heads.product": ("heads.action", True),
     "s4wm.attention.heads": ("s4wm.attention.layers",),
     "s4wm.attention.memory": ("s4wm.attention.layers",),

@@ -298,6 +298,21 @@ def test_a_metric_of_some_steps_is_their_mean_however_few_a_batch_has() -> None:
     assert means.take() == {}
 
 
+def test_a_metric_of_some_updates_is_their_mean() -> None:
+    """What explores ends with its part of a run, between two lines of a log."""
+    means = Means(torch.device("cpu"))
+    updates = {"kl": 1.0, "bonus": 4.0}, {"bonus": 6.0, "kl": 2.0}, {"kl": 6.0}, {"kl": 3.0, "late": 7.0}
+    for metrics in updates:
+        means.add({name: torch.tensor(value) for name, value in metrics.items()})
+    means.check_finite(4)
+    means.add({"kl": torch.tensor(3.0), "late": torch.tensor(torch.nan)})
+    with pytest.raises(FloatingPointError, match=r"late is not finite .* since update 5;"):
+        means.check_finite(5)
+    assert {name: value for name, value in means.take().items() if name != "late"} == {"kl": 3, "bonus": 5}
+    means.add({"kl": torch.tensor(3.0)})
+    assert means.take() == {"kl": 3}
+
+
 @pytest.mark.faults("parameters, loss or gradient not finite")
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize(
@@ -480,7 +495,7 @@ def test_parameter_counts() -> None:
     assert counts.keys() == {"backbone", "model", "actor", "critic"}
     assert counts["model"] > counts["backbone"] > 0
     exploring = make(**{"explore.networks": 2}).parameter_counts()
-    assert exploring.pop("ensemble") > 0 and exploring == counts
+    assert exploring.pop("explorer") > 0 and exploring == counts
 
 
 @pytest.mark.gpu
