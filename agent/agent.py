@@ -132,7 +132,9 @@ class Agent:
             size |= {key: options[key] for key in ("units", "layers")}
             of_action: dict[str, Any] = {"action_size": self.codec.size, "action_norm": self.codec.norm}
             kind = BONUSES[explore.pop("bonus")]
-            guesses = kind(self.backbone.latent, count=networks, **size, **of_action)
+            guesses = kind(
+                self.backbone.latent, config["kl"]["free_nats"], count=networks, **size, **of_action
+            )
             value = TwoHotHead(**size, bins=options["bins"], resolution=options["resolution"])
             of_critic = {key: options[key] for key in ("discount", "lam", "slow_rate", "slow_regulariser")}
             self.explorer = Explorer(guesses, value, **explore, **of_critic).to(self.device)

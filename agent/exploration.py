@@ -62,10 +62,12 @@ class Disagreement(Guesses):
 
     Args:
         latent: the backbone's.
+        free_nats: not used.
         sizes: of `Guesses`, but for the outputs.
     """
 
-    def __init__(self, latent: Latent, **sizes: int) -> None:
+    def __init__(self, latent: Latent, free_nats: float, **sizes: int) -> None:
+        del free_nats
         super().__init__(outputs=latent.outputs, **sizes)
         self.latent = latent
 
@@ -87,15 +89,16 @@ class Surprise(Guesses):
 
     Args:
         latent: the backbone's.
+        free_nats: KL below this costs the model nothing, and so says nothing.
         sizes: of `Guesses`, but for the outputs.
     """
 
-    def __init__(self, latent: Latent, **sizes: int) -> None:
+    def __init__(self, latent: Latent, free_nats: float, **sizes: int) -> None:
         super().__init__(outputs=1, **sizes)
-        self.latent = latent
+        self.latent, self.free_nats = latent, free_nats
 
     def loss(self, policy: Tensor, action: Tensor, posterior: Tensor, prior: Tensor) -> Tensor:
-        surprise = self.latent.kl(posterior, prior)
+        surprise = (self.latent.kl(posterior, prior) - self.free_nats).clamp(min=0)
         return (self(policy, action).squeeze(-1).float() - surprise).square().mean(0)
 
     def bonus(self, policy: Tensor, action: Tensor) -> Tensor:

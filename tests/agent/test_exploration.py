@@ -18,8 +18,10 @@ from worldmodels.latent import Categorical, Gaussian, Latent
 EXPLORE = {"explore__networks": 3, "explore__scale": 0.5}
 
 
-def make_guesses(kind: type[Guesses], latent: Latent, count: int = 2, units: int = 8) -> Guesses:
-    return kind(latent, inputs=4, action_size=2, action_norm=1.0, count=count, units=units, layers=1)
+def make_guesses(
+    kind: type[Guesses], latent: Latent, count: int = 2, units: int = 8, free: float = 0.0
+) -> Guesses:
+    return kind(latent, free, inputs=4, action_size=2, action_norm=1.0, count=count, units=units, layers=1)
 
 
 def learn(guesses: Guesses, action: torch.Tensor, follows: Callable[[torch.Tensor], tuple]) -> torch.Tensor:
@@ -51,7 +53,7 @@ def test_the_surprise_that_is_expected_is_the_mean_of_what_followed() -> None:
     """Action 0 shows, where the first input is positive, by chance one of two facts that were not known."""
     torch.manual_seed(0)
     latent = Categorical(1, 2, 0.01)
-    guesses = make_guesses(Surprise, latent, 2, 32)
+    guesses = make_guesses(Surprise, latent, 2, 32, free=0.5)
     action = torch.eye(2).repeat(32, 1)
 
     def follows(policy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,7 +67,7 @@ def test_the_surprise_that_is_expected_is_the_mean_of_what_followed() -> None:
     policy = torch.tensor([[1.5, 0, 0, 0], [-1.5, 0, 0, 0]])
     with torch.no_grad():
         after = {action: guesses.bonus(policy, one_hot(action)[:2]) for action in (0, 1)}
-    expected = -(0.5 * math.log(0.8) + 0.5 * math.log(0.2))
+    expected = 0.5 * (-math.log(0.2) - 0.5)  # -log(0.8) is below the free nats
     torch.testing.assert_close(after[0], torch.tensor([expected, 0.0]), atol=0.2, rtol=0)
     torch.testing.assert_close(after[1], torch.zeros(2), atol=0.2, rtol=0)
 
