@@ -42,6 +42,7 @@ PLACES = {"latent": "in z", "features": "in (h, z)", "policy": "in what the acto
 """Where facts are looked for: z, (h, z), and what actor, critic, reward and continue networks read."""
 HOW = ("observed", "imagined")
 QUARTERS = 4
+MOST_CASES = 16
 NETWORKS = {"reward": "the reward network says it for", "actor": "the actor takes it for"}
 WHO = {
     "linear": "a linear readout",
@@ -130,6 +131,8 @@ class Gathered:
         constant: name -> `[N]`, facts that do not change in an episode.
         reached: `[N]`, whether an episode comes to a step that asks for an answer.
         quarter: `[n]`, 0 to 3, of the steps of its episode that are looked at.
+        last: name -> `[N]`, what held last of a fact in an episode, -1 where it never did.
+        returns: `[N]`.
     """
 
     inputs: dict[tuple[str, str], Tensor]
@@ -139,6 +142,8 @@ class Gathered:
     constant: dict[str, Tensor]
     reached: Tensor
     quarter: Tensor
+    last: dict[str, np.ndarray]
+    returns: np.ndarray
 
 
 def diagnose(
@@ -164,7 +169,9 @@ def diagnose(
         what a dreamed step with each action brings, where any answer is rewarded at once; `actor`), how often
         the action preferred is the answer. `quarters`: by how, and what tells the answer (`linear` and `mlp`,
         of what the actor reads, and the networks), the same four times, for the first quarter of the steps of
-        an episode to the last; empty where four are not looked at.
+        an episode to the last; empty where four are not looked at. `cases`: for each combination of the facts
+        that held last in an episode, these, the number of `episodes`, fitted ones too, and their mean
+        `return`; empty where there are more than `MOST_CASES`.
 
     Raises:
         configs.Mistake: no episode comes to a step that is looked at.
@@ -199,7 +206,26 @@ def diagnose(
         "seen": {name: _seen(train, test, name) for name in test.constant if name in train.constant},
         "chosen": chosen,
         "quarters": quarters,
+        "cases": _cases(train, test),
     }
+
+
+def _cases(*parts: Gathered) -> list[dict[str, Any]]:
+    """Mean return by what the facts were: where one of few is never got right, it is not chance."""
+    names = [name for name in parts[0].last if all(name in part.last for part in parts)]
+    facts = np.concatenate([np.stack([part.last[name] for name in names], 1) for part in parts])
+    returns = np.concatenate([part.returns for part in parts])
+    kinds, which = np.unique(facts, axis=0, return_inverse=True)
+    if len(kinds) > MOST_CASES:
+        return []
+    return [
+        {
+            "facts": dict(zip(names, kind.tolist(), strict=True)),
+            "episodes": int((which == number).sum()),
+            "return": float(returns[which == number].mean()),
+        }
+        for number, kind in enumerate(kinds)
+    ]
 
 
 def _seen(train: Gathered, test: Gathered, name: str) -> dict[str, float]:
@@ -221,6 +247,8 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
     chosen: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
     constant: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     quarter: list[np.ndarray] = []
+    last: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    returns: list[np.ndarray] = []
     latents: list[Tensor] = []
     reached: list[np.ndarray] = []
     paid = False
@@ -234,7 +262,10 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
         if context:
             asked[:, :context] = False
         paid = paid or bool(batch["reward"][:, 1:][asked[:, :-1]].any())
+        returns.append(np.where(there, batch["reward"], 0).sum(1))
         for name, values in known.items():
+            held = _last(there & (values >= 0))
+            last[name].append(np.where(held.any(1), (held * values).sum(1), -1))
             low, high = (getattr(values, kind)(1) for kind in ("min", "max"))
             if (low == high).all() and (low >= 0).all():
                 constant[name].append(low)
@@ -278,6 +309,8 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
         },
         reached=torch.as_tensor(np.concatenate(reached)),
         quarter=torch.as_tensor(np.concatenate(quarter), device=device),
+        last={name: np.concatenate(each) for name, each in last.items() if len(each) == len(latents)},
+        returns=np.concatenate(returns),
     )
 
 
@@ -306,6 +339,9 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         for who, shares in told_by.items():
             listed = ", ".join(f"{share:.0%}" for share in shares)
             yield f"the same by quarters of an episode's answers, {how}, {WHO[who]}: {listed}"
+    for case in found["cases"]:
+        facts = ", ".join(f"{name} {value}" for name, value in case["facts"].items())
+        yield f"return of {case['episodes']:,} episodes with {facts}: {case['return']:.3g}"
 
 
 def _cell(place: str, row: tuple[str, str, float, Mapping[str, Mapping[str, float]]]) -> str:
@@ -326,7 +362,7 @@ def _best(agent: Agent, state: State) -> Tensor:
 
 
 def _last(acted: np.ndarray) -> np.ndarray:
-    """The last step of each row that is acted on, `[N, T]` bool."""
+    """The last step of each row that is marked, `[N, T]` bool."""
     steps = np.arange(acted.shape[1])
     return acted & (steps == np.where(acted, steps, -1).max(1)[:, None])
 

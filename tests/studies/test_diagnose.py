@@ -125,6 +125,24 @@ def test_where_in_an_episode_the_answers_are_right(agent: Agent) -> None:
     assert not diagnose.diagnose(agent, once, once, None, acts=True)["quarters"]
 
 
+def test_which_cases_are_never_got_right(agent: Agent) -> None:
+    """By the facts that held last, over all episodes; none where a fact has too many values."""
+    told = episodes(40, 0)
+    for each in told:
+        each["reward"] = np.where(each["probe/cue"] == 1, each["reward"], 0).astype(np.float32)
+    found = diagnose.diagnose(agent, told, told, None, acts=True)["cases"]
+    counted = {tuple(case["facts"].values()): (case["episodes"], case["return"]) for case in found}
+    cues = np.array([each["probe/cue"][0] for each in told])
+    asks = np.arange(40) % 4 > 0
+    assert [*found[0]["facts"]] == ["cue", "answer"]
+    assert counted == {
+        **{(cue, -1): (2 * np.sum(~asks & (cues == cue)), 0) for cue in (0, 1)},
+        **{(cue, cue): (2 * np.sum(asks & (cues == cue)), cue) for cue in (0, 1)},
+    }
+    many = [each | {"probe/number": np.full(LENGTH, number)} for number, each in enumerate(told)]
+    assert diagnose.diagnose(agent, many, many, None, acts=True)["cases"] == []
+
+
 def test_no_episode_that_asks(agent: Agent) -> None:
     quiet = episodes(4, 0)[:1]
     with pytest.raises(configs.Mistake, match="none of the 1 episodes comes to a step that asks"):
