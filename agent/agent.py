@@ -15,16 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from agent.actions import ActionCodec
-from agent.actor_critic import ActorCritic
+from agent.actor_critic import ActorCritic, Critic
 from agent.compiling import compiled
-from agent.exploration import BONUSES, Explorer
-from agent.imagination import Trajectory, choose_starts, dream_step, imagine
+from agent.exploration import make_explorer
+from agent.imagination import Dream, choose_starts, dream_step, imagine
 from agent.metrics import Means
 from agent.optim import Optimiser, step_together
 from worldmodels import State, WorldModel, make_backbone, model_of
 from worldmodels.base import keep_steps, merge_rows
 from worldmodels.encoder_decoder import Batch, observations
-from worldmodels.heads import TwoHotHead
 from worldmodels.latent import MODE, Noise
 from worldmodels.metrics import Counted
 from worldmodels.nets import frozen
@@ -58,22 +57,6 @@ class Window:
     starts: State
     terminal: Tensor
     after: State
-
-
-@dataclass
-class Dream:
-    """N dreams of H steps, and what is predicted of each position, `[H + 1, N]`.
-
-    Attributes:
-        path: states and actions.
-        reward, alive: reward, and probability that the position is not terminal.
-        bonus: for what is not known of the step to there; None where nothing explores.
-    """
-
-    path: Trajectory
-    reward: Tensor
-    alive: Tensor
-    bonus: Tensor | None
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -125,19 +108,9 @@ class Agent:
         ).to(self.device)
         self.backbone = self.model.backbone
         self.actor_critic = ActorCritic(self.backbone.policy_size, self.codec, **options).to(self.device)
-        self.explorer: Explorer | None = None
-        explore = dict(config["explore"])
-        if networks := explore.pop("networks"):
-            size: dict[str, Any] = {"inputs": self.backbone.policy_size}
-            size |= {key: options[key] for key in ("units", "layers")}
-            of_action: dict[str, Any] = {"action_size": self.codec.size, "action_norm": self.codec.norm}
-            kind = BONUSES[explore.pop("bonus")]
-            guesses = kind(
-                self.backbone.latent, config["kl"]["free_nats"], count=networks, **size, **of_action
-            )
-            value = TwoHotHead(**size, bins=options["bins"], resolution=options["resolution"])
-            of_critic = {key: options[key] for key in ("discount", "lam", "slow_rate", "slow_regulariser")}
-            self.explorer = Explorer(guesses, value, **explore, **of_critic).to(self.device)
+        self.explorer = make_explorer(config, self.backbone, self.codec)
+        if self.explorer is not None:
+            self.explorer.to(self.device)
         self.foreseeing = nn.ModuleList(part for part in (self.model, self.explorer) if part is not None)
         rates = dict(config["optimiser"])
         model_lr, actor_lr, critic_lr = rates.pop("model_lr"), rates.pop("actor_lr"), rates.pop("critic_lr")
@@ -286,21 +259,21 @@ class Agent:
     def _learn_behaviour(self, data: Batch, window: Window, dream: Dream) -> Metrics:
         """One step of the actor on dreams, and of the critic on dreams and the replayed window; metrics.
 
-        And of what explores, while it does.
+        And, where a bonus was dreamed, of what says it and of its critic.
         """
         learner, optimisers = self.actor_critic, self.optimisers
-        explorer = self.explorer if dream.bonus is not None else None
+        critics: list[Critic] = [learner]
         besides: Tensor | float = 0.0
         losses: list[tuple[Optimiser, Tensor]] = []
         explored: Metrics = {}
         with self.autocast():
-            if explorer is not None and dream.bonus is not None:
+            if self.explorer is not None and dream.bonus is not None:
                 followed = data["action"], window.posterior, window.prior, data["is_first"]
-                guess, explored = explorer.of_window(window.policy, *followed)
-                through = learner.through_dynamics
-                bonus, besides, more = explorer.of_dream(dream.path, dream.bonus, dream.alive, through)
+                guess, explored = self.explorer.of_window(window.policy, *followed)
+                bonus, besides, more = self.explorer.of_dream(dream, learner.through_dynamics)
                 losses = [(optimisers["bonus_guess"], guess), (optimisers["bonus_critic"], bonus)]
                 explored.update(more)
+                critics.append(self.explorer.critic)
             actor, critic, metrics = learner.loss(dream.path, dream.reward, dream.alive, besides)
             if learner.replay_value:
                 ends = data["is_terminal"], data["is_last"]
@@ -309,9 +282,8 @@ class Agent:
                 metrics["critic_replayed"] = replayed.detach()
         both = (optimisers["actor"], actor), (optimisers["critic"], critic)
         actor_norm, critic_norm, *_ = step_together(*both, *losses)
-        learner.update_slow_critic()
-        if explorer is not None:
-            explorer.critic.update_slow_critic()
+        for each in critics:
+            each.update_slow_critic()
         return {**metrics, **explored, "actor_gradient_norm": actor_norm, "critic_gradient_norm": critic_norm}
 
     @torch.no_grad()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from agent.actions import ActionCodec
 from agent.actor_critic import Critic
-from agent.imagination import Trajectory
+from agent.imagination import Dream
+from worldmodels import Backbone
 from worldmodels.heads import TwoHotHead
 from worldmodels.latent import Latent
 from worldmodels.metrics import Counted
@@ -62,12 +67,10 @@ class Disagreement(Guesses):
 
     Args:
         latent: the backbone's.
-        free_nats: not used.
         sizes: of `Guesses`, but for the outputs.
     """
 
-    def __init__(self, latent: Latent, free_nats: float, **sizes: int) -> None:
-        del free_nats
+    def __init__(self, latent: Latent, **sizes: Any) -> None:
         super().__init__(outputs=latent.outputs, **sizes)
         self.latent = latent
 
@@ -93,7 +96,7 @@ class Surprise(Guesses):
         sizes: of `Guesses`, but for the outputs.
     """
 
-    def __init__(self, latent: Latent, free_nats: float, **sizes: int) -> None:
+    def __init__(self, latent: Latent, free_nats: float, **sizes: Any) -> None:
         super().__init__(outputs=1, **sizes)
         self.latent, self.free_nats = latent, free_nats
 
@@ -103,9 +106,6 @@ class Surprise(Guesses):
 
     def bonus(self, policy: Tensor, action: Tensor) -> Tensor:
         return self(policy, action).squeeze(-1).float().mean(0)
-
-
-BONUSES = {"disagreement": Disagreement, "surprise": Surprise}
 
 
 class Explorer(nn.Module):
@@ -155,13 +155,30 @@ class Explorer(nn.Module):
         told = Counted.where(losses.detach(), follows)
         return torch.where(follows, losses, 0).mean(), {"bonus_guess": told}
 
-    def of_dream(
-        self, dream: Trajectory, bonus: Tensor, alive: Tensor, through: bool
-    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """The critic's loss, a scalar; what the actor is to follow besides rewards `[H, N]`; metrics.
+    def of_dream(self, dream: Dream, through: bool) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The loss of the bonus's critic, a scalar; what the actor follows besides rewards `[H, N]`; metrics.
 
-        See `Critic.of_dream`; the bonus stands where rewards do, `[H + 1, N]`.
+        See `Critic.of_dream`, with the dream's bonus where rewards stand there.
         """
-        loss, gain, _, metrics = self.critic.of_dream(dream, bonus, alive, through)
+        assert dream.bonus is not None
+        loss, gain, _, metrics = self.critic.of_dream(dream.path, dream.bonus, dream.alive, through)
         named = {f"bonus_{name}": metrics[name] for name in ("critic", "value", "return_scale")}
-        return loss, self.weight * gain, named | {"bonus": bonus[1:].mean().detach()}
+        return loss, self.weight * gain, named | {"bonus": dream.bonus[1:].mean().detach()}
+
+
+def make_explorer(config: Mapping[str, Any], backbone: Backbone, codec: ActionCodec) -> Explorer | None:
+    """What a configuration's `explore` asks for, as large as actor and critic; None with no networks."""
+    options, like = dict(config["explore"]), config["actor_critic"]
+    count, bonus = options.pop("networks"), options.pop("bonus")
+    if not count:
+        return None
+    size = {"inputs": backbone.policy_size, "units": like["units"], "layers": like["layers"]}
+    sizes = size | {"action_size": codec.size, "action_norm": codec.norm, "count": count}
+    guesses: Guesses
+    if bonus == "surprise":
+        guesses = Surprise(backbone.latent, config["kl"]["free_nats"], **sizes)
+    else:
+        guesses = Disagreement(backbone.latent, **sizes)
+    critic = TwoHotHead(**size, bins=like["bins"], resolution=like["resolution"])
+    of_critic = {key: like[key] for key in ("discount", "lam", "slow_rate", "slow_regulariser")}
+    return Explorer(guesses, critic, **options, **of_critic)

@@ -26,6 +26,22 @@ class Trajectory:
     outputs: Tensor
 
 
+@dataclass
+class Dream:
+    """Imagined trajectories, and what is predicted of each position, `[H + 1, N]`.
+
+    Attributes:
+        path: the trajectories.
+        reward, alive: reward, and probability that the position is not terminal.
+        bonus: for what is not known of the step to there; None where nothing explores.
+    """
+
+    path: Trajectory
+    reward: Tensor
+    alive: Tensor
+    bonus: Tensor | None
+
+
 def dream_step(backbone: Backbone, state: State, action: Tensor) -> tuple[State, Tensor]:
     """One imagined step under actions `[N, A]`: next state, and its policy inputs."""
     state, _ = backbone.imagine_step(state, action)

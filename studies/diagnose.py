@@ -131,7 +131,7 @@ class Gathered:
         constant: name -> `[N]`, facts that do not change in an episode.
         reached: `[N]`, whether an episode comes to a step that asks for an answer.
         quarter: `[n]`, 0 to 3, of the steps of its episode that are looked at.
-        last: name -> `[N]`, what held last of a fact in an episode, -1 where it never did.
+        whole: name -> `[N]`, facts that do not change while they hold in an episode, -1 where they never do.
         returns: `[N]`.
     """
 
@@ -142,7 +142,7 @@ class Gathered:
     constant: dict[str, Tensor]
     reached: Tensor
     quarter: Tensor
-    last: dict[str, np.ndarray]
+    whole: dict[str, np.ndarray]
     returns: np.ndarray
 
 
@@ -169,9 +169,9 @@ def diagnose(
         what a dreamed step with each action brings, where any answer is rewarded at once; `actor`), how often
         the action preferred is the answer. `quarters`: by how, and what tells the answer (`linear` and `mlp`,
         of what the actor reads, and the networks), the same four times, for the first quarter of the steps of
-        an episode to the last; empty where four are not looked at. `cases`: for each combination of the facts
-        that held last in an episode, these, the number of `episodes`, fitted ones too, and their mean
-        `return`; empty where there are more than `MOST_CASES`.
+        an episode to the last; empty where four are not looked at. `cases`: for each combination of facts
+        that do not change while they hold (-1: they never did), these, the number of `episodes`, fitted ones
+        too, and their mean `return`; empty where there are more than `MOST_CASES`.
 
     Raises:
         configs.Mistake: no episode comes to a step that is looked at.
@@ -212,8 +212,10 @@ def diagnose(
 
 def _cases(*parts: Gathered) -> list[dict[str, Any]]:
     """Mean return by what the facts were: where one of few is never got right, it is not chance."""
-    names = [name for name in parts[0].last if all(name in part.last for part in parts)]
-    facts = np.concatenate([np.stack([part.last[name] for name in names], 1) for part in parts])
+    names = [name for name in parts[0].whole if all(name in part.whole for part in parts)]
+    if not names:
+        return []
+    facts = np.concatenate([np.stack([part.whole[name] for name in names], 1) for part in parts])
     returns = np.concatenate([part.returns for part in parts])
     kinds, which = np.unique(facts, axis=0, return_inverse=True)
     if len(kinds) > MOST_CASES:
@@ -247,7 +249,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
     chosen: defaultdict[tuple[str, str], list[Tensor]] = defaultdict(list)
     constant: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     quarter: list[np.ndarray] = []
-    last: defaultdict[str, list[np.ndarray]] = defaultdict(list)
+    whole: defaultdict[str, list[np.ndarray]] = defaultdict(list)
     returns: list[np.ndarray] = []
     latents: list[Tensor] = []
     reached: list[np.ndarray] = []
@@ -264,8 +266,9 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
         paid = paid or bool(batch["reward"][:, 1:][asked[:, :-1]].any())
         returns.append(np.where(there, batch["reward"], 0).sum(1))
         for name, values in known.items():
-            held = _last(there & (values >= 0))
-            last[name].append(np.where(held.any(1), (held * values).sum(1), -1))
+            most = np.where(there, values, -1).max(1)
+            if ((values == most[:, None]) | (values < 0) | ~there).all():
+                whole[name].append(most)
             low, high = (getattr(values, kind)(1) for kind in ("min", "max"))
             if (low == high).all() and (low >= 0).all():
                 constant[name].append(low)
@@ -309,7 +312,7 @@ def gather(agent: Agent, episodes: Iterable[Rows], context: int | None, acts: bo
         },
         reached=torch.as_tensor(np.concatenate(reached)),
         quarter=torch.as_tensor(np.concatenate(quarter), device=device),
-        last={name: np.concatenate(each) for name, each in last.items() if len(each) == len(latents)},
+        whole={name: np.concatenate(each) for name, each in whole.items() if len(each) == len(latents)},
         returns=np.concatenate(returns),
     )
 
@@ -362,7 +365,7 @@ def _best(agent: Agent, state: State) -> Tensor:
 
 
 def _last(acted: np.ndarray) -> np.ndarray:
-    """The last step of each row that is marked, `[N, T]` bool."""
+    """The last step of each row that is acted on, `[N, T]` bool."""
     steps = np.arange(acted.shape[1])
     return acted & (steps == np.where(acted, steps, -1).max(1)[:, None])
 

@@ -3,25 +3,25 @@
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from agent.actor_critic import Critic
-from agent.exploration import BONUSES, Disagreement, Explorer, Guesses, Surprise
+from agent.exploration import Disagreement, Explorer, Guesses, Surprise
 from agent.imagination import Trajectory
 from tests.agent.test_agent import ACTIONS, SPACE, assert_same, make, make_batch
 from worldmodels.heads import TwoHotHead
 from worldmodels.latent import Categorical, Gaussian, Latent
 
+BONUSES = ("surprise", "disagreement")
 EXPLORE = {"explore__networks": 3, "explore__scale": 0.5}
 
 
-def make_guesses(
-    kind: type[Guesses], latent: Latent, count: int = 2, units: int = 8, free: float = 0.0
-) -> Guesses:
-    return kind(latent, free, inputs=4, action_size=2, action_norm=1.0, count=count, units=units, layers=1)
+def sizes(count: int = 2, units: int = 8) -> dict[str, Any]:
+    return {"inputs": 4, "action_size": 2, "action_norm": 1.0, "count": count, "units": units, "layers": 1}
 
 
 def learn(guesses: Guesses, action: torch.Tensor, follows: Callable[[torch.Tensor], tuple]) -> torch.Tensor:
@@ -40,7 +40,7 @@ def learn(guesses: Guesses, action: torch.Tensor, follows: Callable[[torch.Tenso
 def test_what_was_seen_often_brings_no_disagreement_and_what_was_not_does(latent: Latent) -> None:
     """After action 0 the latent follows from the policy input, as seen; action 1 was never taken."""
     torch.manual_seed(0)
-    guesses = make_guesses(Disagreement, latent, 5, 32)
+    guesses = Disagreement(latent, **sizes(5, 32))
     truth = 3 * torch.randn(4, latent.outputs)
     policy = learn(guesses, one_hot(0), lambda policy: (latent.distribution(policy @ truth),) * 2)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_the_surprise_that_is_expected_is_the_mean_of_what_followed() -> None:
     """Action 0 shows, where the first input is positive, by chance one of two facts that were not known."""
     torch.manual_seed(0)
     latent = Categorical(1, 2, 0.01)
-    guesses = make_guesses(Surprise, latent, 2, 32, free=0.5)
+    guesses = Surprise(latent, 0.5, **sizes(2, 32))
     action = torch.eye(2).repeat(32, 1)
 
     def follows(policy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,11 +76,11 @@ def one_hot(action: int) -> torch.Tensor:
     return F.one_hot(torch.full((64,), action), 2).float()
 
 
-@pytest.mark.parametrize("kind", BONUSES.values())
-def test_first_rows_are_not_foreseen(kind: type[Guesses]) -> None:
+@pytest.mark.parametrize("bonus", BONUSES)
+def test_first_rows_are_not_foreseen(bonus: str) -> None:
     latent = Categorical(3, 4, 0.01)
     explorer = Explorer(
-        make_guesses(kind, latent),
+        Surprise(latent, 0.0, **sizes()) if bonus == "surprise" else Disagreement(latent, **sizes()),
         TwoHotHead(4, 8, 1, 31),
         scale=1.0,
         share=1.0,

@@ -126,7 +126,7 @@ def test_where_in_an_episode_the_answers_are_right(agent: Agent) -> None:
 
 
 def test_which_cases_are_never_got_right(agent: Agent) -> None:
-    """By the facts that held last, over all episodes; none where a fact has too many values."""
+    """By facts that do not change, over all episodes; none where one has too many values, or all change."""
     told = episodes(40, 0)
     for each in told:
         each["reward"] = np.where(each["probe/cue"] == 1, each["reward"], 0).astype(np.float32)
@@ -141,6 +141,10 @@ def test_which_cases_are_never_got_right(agent: Agent) -> None:
     }
     many = [each | {"probe/number": np.full(LENGTH, number)} for number, each in enumerate(told)]
     assert diagnose.diagnose(agent, many, many, None, acts=True)["cases"] == []
+    changing = [
+        each | {f"probe/{name}": np.arange(LENGTH) % 2 for name in ("cue", "answer")} for each in told
+    ]
+    assert diagnose.diagnose(agent, changing, changing, None, acts=True)["cases"] == []
 
 
 def test_no_episode_that_asks(agent: Agent) -> None:
