@@ -70,16 +70,16 @@ class FramePosterior(Backbone):
 
     def imagine_step(self, state: State, action: Tensor, noise: Noise = None) -> tuple[State, Tensor]:
         rest = self.advance(self._inputs(state["latent"], action), state)
-        latent = self.latent.sample(self.prior(rest["output"]), noise)
+        latent = self.latent.sample(self.prior(rest), noise)
         state = {**rest, "latent": latent}
         return state, self.feature(state)
 
     def policy_input(self, state: State) -> Tensor:
         return self.feature(state)
 
-    def prior(self, output: Tensor) -> Tensor:
-        """p(z | h) for h `[..., D]`."""
-        return self.latent.distribution(self.prior_net(output))
+    def prior(self, state: State) -> Tensor:
+        """p(z | h), from the state, or all states of a window, before z is drawn."""
+        return self.latent.distribution(self.prior_net(state["output"]))
 
     def feature(self, state: State) -> Tensor:
         """(h, z) of a state, or of all states of a window: `[..., F]`."""

@@ -43,6 +43,7 @@ class S4WM(FramePosterior):
             first half), of how many `heads`, with how many steps of `memory`.
         policy_input: what actor, critic and heads see: `output` (h, z), `hidden` (z, normalised states),
             `full` (all three) or `auto` (`full`, but `output` where there are more than `MOST_SEEN` states).
+        prior_input: what the prior sees: `output` (h) or `full` (h, normalised states).
         gradient_checkpointing: recompute each block of a window in the backward pass instead of storing it.
     """
 
@@ -60,6 +61,7 @@ class S4WM(FramePosterior):
         mlp_every: int,
         attention: Mapping[str, int],
         policy_input: str,
+        prior_input: str,
         gradient_checkpointing: bool,
         **layer_options: Mapping[str, Any],
     ) -> None:
@@ -81,13 +83,20 @@ class S4WM(FramePosterior):
             mlp_every,
             {block: Attention(width, heads, attention["memory"]) for block in behind},
         )
-        self.prior_net = MLP(width, units, hidden_layers, latent.outputs)
         memory = self.stack.initial(1).numel()
+        self.prior_view = prior_input
+        seen = width + memory if prior_input == "full" else width
+        self.prior_net = MLP(seen, units, hidden_layers, latent.outputs)
         if policy_input == "auto":
             policy_input = "full" if memory <= MOST_SEEN else "output"
         self.policy_view = policy_input
         beside = {"output": width, "hidden": memory, "full": width + memory}
         self.policy_size = latent.size + beside[policy_input]
+
+    @property
+    def sees_states(self) -> bool:
+        """Whether policy or prior reads the layers' states, so that those of every step are needed."""
+        return self.policy_view != "output" or self.prior_view != "output"
 
     def initial(self, batch_size: int) -> State:
         layers = self.stack.attention
@@ -104,7 +113,7 @@ class S4WM(FramePosterior):
         noise: Tensor | None = None,
     ) -> Rollout:
         posterior, latent, inputs = self.filtered(state, embed, action, is_first, noise)
-        everywhere = self.policy_view != "output"  # then the policy reads the layers' states of every step
+        everywhere = self.sees_states
         past = Past(self.stack.attention, state, is_first) if self.stack.attention else None
         wanted = "all" if everywhere else keep
         output, last, memory = self.stack(inputs, state["memory"], is_first, wanted, past)
@@ -119,7 +128,7 @@ class S4WM(FramePosterior):
             features=self.feature(states),
             policy=self.policy_input(states),
             posterior=posterior,
-            prior=self.prior(output),
+            prior=self.prior(states),
             last={"latent": latent[:, -1], "output": output[:, -1], **remembered},
             kept=kept,
         )
@@ -134,7 +143,7 @@ class S4WM(FramePosterior):
         return {**after, "output": output, **(past.last() if past else {})}
 
     def prepare_imagination(self, state: State, horizon: int) -> State:
-        """Layers with a system per channel cover the whole horizon at once, unless the policy reads states.
+        """Layers with a system per channel cover the whole horizon at once, unless their states are read.
 
         State leaves then: `latent`, `output`, those of `Stack.responses` in place of `memory`, and those of
         `Dream.prepare` in place of `cache`.
@@ -144,7 +153,7 @@ class S4WM(FramePosterior):
         if self.stack.attention:
             prepared |= self.stack.remembered(state)
             del prepared["cache"]
-        if self.policy_view == "output" and (entries := self.stack.responses(state["memory"], horizon)):
+        if not self.sees_states and (entries := self.stack.responses(state["memory"], horizon)):
             prepared |= entries
             del prepared["memory"]
         return prepared
@@ -162,7 +171,16 @@ class S4WM(FramePosterior):
             parts.append(state["output"])
         parts.append(state["latent"].flatten(-2))
         if self.policy_view != "output":
-            lead = state["output"].shape[:-1]
-            layers = state["memory"].reshape(*lead, len(self.stack.blocks), -1)
-            parts.append(F.layer_norm(layers, layers.shape[-1:]).flatten(-2))
+            parts.append(self._normalised(state))
         return torch.cat(parts, -1)
+
+    def prior(self, state: State) -> Tensor:
+        if self.prior_view == "output":
+            return super().prior(state)
+        seen = torch.cat([state["output"], self._normalised(state)], -1)
+        return self.latent.distribution(self.prior_net(seen))
+
+    def _normalised(self, state: State) -> Tensor:
+        """The layers' states, each layer normalised: `[..., N]`."""
+        layers = state["memory"].reshape(*state["output"].shape[:-1], len(self.stack.blocks), -1)
+        return F.layer_norm(layers, layers.shape[-1:]).flatten(-2)

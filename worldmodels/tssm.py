@@ -74,7 +74,7 @@ class TSSM(FramePosterior):
             features=features,
             policy=features,
             posterior=posterior,
-            prior=self.prior(output),
+            prior=self.prior(states),
             last={"latent": latent[:, -1], "output": output[:, -1], **past.last()},
             kept={} if keep is None else keep_states(keep, states) | past.kept(keep),
         )

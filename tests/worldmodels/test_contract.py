@@ -21,6 +21,10 @@ S4WMS = {NAMED[name].config().s4wm.layer: name for name in reversed(NAMED) if MO
 CASES = {
     **{name: case for name, case in NAMED.items() if MODELS[name] == "s4wm"},
     **{f"{name}-output": Case(name, {"s4wm.policy_input": "output"}) for name in S4WMS.values()},
+    **{
+        f"{name}-prior": Case(name, {"s4wm.policy_input": "output", "s4wm.prior_input": "full"})
+        for name in (S4WMS["s5"], S4WMS["s4d"], S4WMS["mamba2"], "s4wm_hybrid")
+    },
     **{model: Case(model) for model in MODELS.values()},
     "rssm-unnormed": Case("rssm", {"rssm.feature_norm": False}),
     "rssm-gaussian": Case("rssm", {"rssm.classes": 0}),
@@ -99,8 +103,9 @@ def test_prepared_imagination_has_no_states(layer: str) -> None:
         state, _ = backbone.imagine_step(state, inputs.action[:, t])
     with pytest.raises(ValueError, match="prepared for 2 steps"):
         backbone.imagine_step(state, inputs.action[:, 2])
-    full = Case(S4WMS[layer], {"s4wm.policy_input": "full"}).make()
-    assert full.prepare_imagination(inputs.state, 2) == inputs.state
+    for reads in ({"s4wm.policy_input": "full"}, {"s4wm.policy_input": "output", "s4wm.prior_input": "full"}):
+        full = Case(S4WMS[layer], reads).make()
+        assert full.prepare_imagination(inputs.state, 2) == inputs.state
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -123,6 +128,17 @@ def test_what_the_policy_sees_of_s4wm(layer: str) -> None:
     torch.testing.assert_close(normal * scale[..., None] + memory.mean(-1, keepdim=True), memory)
     assert sizes == {view: value.shape[-1] for view, value in views.items()}
     assert sizes["full"] == sizes["output"] + memory[0].numel() == sizes["hidden"] + state["output"].shape[1]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_what_the_prior_sees_of_s4wm(layer: str) -> None:
+    """With `full` a state that h does not show changes what is foreseen; with `output` it does not."""
+    for reads in ("output", "full"):
+        case = Case(S4WMS[layer], {"s4wm.prior_input": reads})
+        backbone = case.make()
+        state = contract.make_inputs(case, backbone).state
+        moved = state | {"memory": torch.randn_like(state["memory"])}
+        assert backbone.prior(state).equal(backbone.prior(moved)) == (reads == "output")
 
 
 @pytest.mark.parametrize("normed", [True, False])
