@@ -7,7 +7,7 @@ paper has 57 to 100 epochs of 8,000 episodes in 2D and 28,000 in 3D; batch sizes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from envs.suites import memory_maze
@@ -138,6 +138,7 @@ EXPERIMENTS = {
                 _distracting_memory(100, 6_000, "symbols", 8),
                 _distracting_memory(200, 12_000, "symbols", 4),
                 _distracting_memory(400, 16_000, "symbols", 2),
+                replace(_distracting_memory(100, 8_000, "pixels", 8), name="pixels100"),
             ),
             "paper": [_distracting_memory(width, 100_000, "pixels", 8, *_GPU) for width in (100, 200, 400)],
         },

@@ -24,6 +24,26 @@ def test_backbones_of_a_preset_have_about_as_many_parameters(preset: str) -> Non
     assert {name: size for name, size in sizes.items() if abs(size / sizes["s4wm"] - 1) > 0.1} == {}
 
 
+@pytest.mark.parametrize("preset", ["12m", "25m", "50m"])
+@pytest.mark.parametrize("backbone", configs.backbones())
+def test_a_large_size_means_the_same_after_another_preset(preset: str, backbone: str) -> None:
+    """The paper's experiments on a GPU have the presets offline and 12m: no small size is left."""
+    alone = configs.load(backbone=backbone, presets=[preset]).flat()
+    after = configs.load(backbone=backbone, presets=["offline", preset]).flat()
+    sizes = (
+        "encoder.",
+        "decoder.",
+        "heads.",
+        "s4wm.",
+        "rssm.",
+        "tssm.",
+        "actor_critic.units",
+        "actor_critic.layers",
+    )
+    changed = {key: after[key] for key in after if after[key] != alone[key] and key.startswith(sizes)}
+    assert changed == {}
+
+
 @pytest.mark.parametrize("preset", configs.presets())
 def test_what_actors_read_stays_in_proportion(preset: str) -> None:
     """S4's states at 12m are 215,000 numbers: the networks that read them would dwarf the world model."""
