@@ -92,11 +92,7 @@ class S4WM(FramePosterior):
         self.policy_view = policy_input
         beside = {"output": width, "hidden": memory, "full": width + memory}
         self.policy_size = latent.size + beside[policy_input]
-
-    @property
-    def sees_states(self) -> bool:
-        """Whether policy or prior reads the layers' states, so that those of every step are needed."""
-        return self.policy_view != "output" or self.prior_view != "output"
+        self.states_are_read = policy_input != "output" or prior_input != "output"  # those of every step
 
     def initial(self, batch_size: int) -> State:
         layers = self.stack.attention
@@ -113,13 +109,12 @@ class S4WM(FramePosterior):
         noise: Tensor | None = None,
     ) -> Rollout:
         posterior, latent, inputs = self.filtered(state, embed, action, is_first, noise)
-        everywhere = self.sees_states
         past = Past(self.stack.attention, state, is_first) if self.stack.attention else None
-        wanted = "all" if everywhere else keep
+        wanted = "all" if self.states_are_read else keep
         output, last, memory = self.stack(inputs, state["memory"], is_first, wanted, past)
-        states = {"latent": latent, "output": output} | ({"memory": memory} if everywhere else {})
+        states = {"latent": latent, "output": output} | ({"memory": memory} if self.states_are_read else {})
         kept = keep_states(keep, states)
-        if keep is not None and not everywhere:
+        if keep is not None and not self.states_are_read:
             kept["memory"] = memory
         if past and keep is not None:
             kept |= past.kept(keep)
@@ -153,7 +148,7 @@ class S4WM(FramePosterior):
         if self.stack.attention:
             prepared |= self.stack.remembered(state)
             del prepared["cache"]
-        if not self.sees_states and (entries := self.stack.responses(state["memory"], horizon)):
+        if not self.states_are_read and (entries := self.stack.responses(state["memory"], horizon)):
             prepared |= entries
             del prepared["memory"]
         return prepared
