@@ -114,7 +114,8 @@ def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None 
     how its symbols look. If asked for, a video of the same is written to `film`.
 
     Returns:
-        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`; where the agent is put
+        `Foresight.summary`, with `backbone`, `updates`, `logdir` and `files`; `parameters` of the `backbone`
+        and of the whole `model`, which is the larger the more its heads read. Where the agent is put
         elsewhere, `gen_error_by_cue`: number of true frames seen there -> error of the frames after the most
         of `CUES`; where the episodes tell of a maze, what `maze_probe.judge` returns.
 
@@ -156,6 +157,7 @@ def judge(run: SavedRun, held: Held, out: Path | None = None, film: Path | None 
     return found | {
         "backbone": run.config.backbone,
         "updates": agent.updates,
+        "parameters": {part: agent.parameter_counts()[part] for part in ("backbone", "model")},
         "logdir": str(run.folder),
         "files": [str(path) for path in files],
     }

@@ -192,10 +192,10 @@ def _row(experiment: Experiment, setting: Setting, runs: Sequence[Run]) -> dict[
     """What the runs of one backbone foresee.
 
     Returns:
-        `setting`, `task`, `backbone`, `updates`, `seeds`, `paper`, `context`, `episodes`; for each of
-        `SCORES`, and of the experiment's own, `mean`, `interval` and `runs` (None where it is not defined);
-        of each run `gen_error_by_step`, what else the experiment draws, `curves` (the experiment's number of
-        evaluations by update), `seconds` and `commits`.
+        `setting`, `task`, `backbone`, `parameters`, `updates`, `seeds`, `paper`, `context`, `episodes`; for
+        each of `SCORES`, and of the experiment's own, `mean`, `interval` and `runs` (None where it is not
+        defined); of each run `gen_error_by_step`, what else the experiment draws, `curves` (the experiment's
+        number of evaluations by update), `seconds` and `commits`.
     """
     found = []
     for run in runs:
@@ -212,6 +212,7 @@ def _row(experiment: Experiment, setting: Setting, runs: Sequence[Run]) -> dict[
         "setting": setting.name,
         "task": setting.task,
         "backbone": runs[0].name,
+        "parameters": found[0]["parameters"],
         "updates": setting.updates,
         "seeds": len(runs),
         "paper": setting.paper.get(runs[0].name),
@@ -243,6 +244,7 @@ def table(report: Mapping[str, Any]) -> str:
         "backbone": lambda row: configs.label(row["backbone"]),
         "seeds": lambda row: str(row["seeds"]),
         "updates": lambda row: f"{row['updates']:,}",
+        "parameters": lambda row: f"{row['parameters']['model']:,}",
         **{score.heading: partial(_cell, score) for score in experiment.scores},
         experiment.paper: lambda row: row["paper"] or "-",
         "minutes": lambda row: f"{np.mean(row['seconds']) / 60:,.0f}",

@@ -47,6 +47,7 @@ def test_from_the_data_to_the_table(
     assert report == json.loads((folder / "study.json").read_text())
     (row,) = report["rows"]
     assert (row["setting"], row["backbone"], row["updates"], row["seeds"]) == ("tiny", "s4wm", 2, 1)
+    assert 0 < row["parameters"]["backbone"] < row["parameters"]["model"]
     assert (row["context"], row["episodes"], len(row["gen_error_by_step"][0])) == (19, 2, 6)
     assert row["gen_error"]["mean"] > row["gen_error"]["interval"][0] - 1e-9 > 0
     assert report["command"].startswith("python run.py study distracting_memory --backbones s4wm --seeds 1 ")
@@ -151,6 +152,7 @@ def test_the_table_has_intervals_and_what_is_not_defined() -> None:
         "backbone": "rssm_tbtt",
         "seeds": 2,
         "updates": 6500,
+        "parameters": {"backbone": 220_664, "model": 487_770},
         "paper": None,
         "recon_error": score,
         "gen_error": score,
@@ -163,7 +165,7 @@ def test_the_table_has_intervals_and_what_is_not_defined() -> None:
     text = study.table({"study": "distracting_memory", "budget": "cpu", "rows": [row]})
     cells = text.splitlines()[-1].split("  ")
     assert [cell.strip() for cell in cells if cell.strip()] == [
-        *("w", "rssm_tbtt", "2", "6,500", "0.75 [0.5, 1]", "0.75 [0.5, 1]", "-"),
+        *("w", "rssm_tbtt", "2", "6,500", "487,770", "0.75 [0.5, 1]", "0.75 [0.5, 1]", "-"),
         *("75.0% [50.0%, 100.0%]", "-", "2"),
     ]
     errors, accuracy = study.draw(EXPERIMENTS["distracting_memory"], [row]).axes
