@@ -138,7 +138,7 @@ EXPERIMENTS = {
                 _distracting_memory(100, 6_000, "symbols", 8),
                 _distracting_memory(200, 12_000, "symbols", 4),
                 _distracting_memory(400, 16_000, "symbols", 2),
-                replace(_distracting_memory(100, 8_000, "pixels", 8), name="pixels100"),
+                replace(_distracting_memory(100, 4_000, "pixels", 8), name="pixels100"),
             ),
             "paper": [_distracting_memory(width, 100_000, "pixels", 8, *_GPU) for width in (100, 200, 400)],
         },
