@@ -7,7 +7,7 @@ paper has 57 to 100 epochs of 8,000 episodes in 2D and 28,000 in 3D; batch sizes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from envs.suites import memory_maze
@@ -101,6 +101,11 @@ _MAZES = {  # by size: walls in % / objects
 }
 
 
+def _name(observation: str, symbols: str) -> str:
+    """What a setting's name begins with: `pixels` where pictures are observed, as in the paper."""
+    return "pixels" if observation == "pixels" else symbols
+
+
 def _rows(batch: int, frames: int) -> tuple[int, int]:
     return batch, max(1, round(batch * frames / SEGMENT))
 
@@ -109,14 +114,15 @@ def _distracting_memory(width: int, updates: int, observation: str, batch: int, 
     task = f"distracting_memory:width={width},observation={observation}"
     episodes = 10_000 if width in _REWARDS else 1_080
     rows, paper = (batch, max(batch, 8)), _REWARDS.get(width, {})
-    return Setting(f"width{width}", task, episodes, updates, rows, options, paper)
+    return Setting(f"{_name(observation, 'width')}{width}", task, episodes, updates, rows, options, paper)
 
 
 def _doors(keys: int, updates: int, observation: str, batch: int, *options: str) -> Setting:
     """From symbols the error is a share of doors: no figure of the paper stands beside it."""
-    task, pixels = f"multi_doors_keys:keys={keys},observation={observation}", observation == "pixels"
-    rows, paper = _rows(batch, sum(multi_doors_keys.FRAMES[keys])), _DOORS[keys] if pixels else {}
-    return Setting(f"keys{keys}", task, 10_000, updates, rows, options, paper)
+    task = f"multi_doors_keys:keys={keys},observation={observation}"
+    rows, paper = _rows(batch, sum(multi_doors_keys.FRAMES[keys])), {"pixels": _DOORS[keys], "symbols": {}}
+    name = f"{_name(observation, 'keys')}{keys}"
+    return Setting(name, task, 10_000, updates, rows, options, paper[observation])
 
 
 def _rooms(count: int, more: str, episodes: int, updates: int, batch: int, *options: str) -> Setting:
@@ -138,7 +144,9 @@ EXPERIMENTS = {
                 _distracting_memory(100, 6_000, "symbols", 8),
                 _distracting_memory(200, 12_000, "symbols", 4),
                 _distracting_memory(400, 16_000, "symbols", 2),
-                replace(_distracting_memory(100, 4_000, "pixels", 8), name="pixels100"),
+                _distracting_memory(100, 4_000, "pixels", 8),
+                _distracting_memory(200, 8_000, "pixels", 4),
+                _distracting_memory(400, 12_000, "pixels", 2),
             ),
             "paper": [_distracting_memory(width, 100_000, "pixels", 8, *_GPU) for width in (100, 200, 400)],
         },
@@ -156,6 +164,9 @@ EXPERIMENTS = {
                 _doors(3, 10_000, "symbols", 8),
                 _doors(5, 10_000, "symbols", 4),
                 _doors(7, 10_000, "symbols", 4),
+                _doors(3, 5_000, "pixels", 8),
+                _doors(5, 5_000, "pixels", 4),
+                _doors(7, 5_000, "pixels", 4),
             ),
             "paper": [_doors(keys, 100_000, "pixels", 8, *_GPU) for keys in (3, 5, 7)],
         },
