@@ -120,9 +120,9 @@ def _distracting_memory(width: int, updates: int, observation: str, batch: int, 
 def _doors(keys: int, updates: int, observation: str, batch: int, *options: str) -> Setting:
     """From symbols the error is a share of doors: no figure of the paper stands beside it."""
     task = f"multi_doors_keys:keys={keys},observation={observation}"
-    rows, paper = _rows(batch, sum(multi_doors_keys.FRAMES[keys])), {"pixels": _DOORS[keys], "symbols": {}}
+    rows, paper = _rows(batch, sum(multi_doors_keys.FRAMES[keys])), _DOORS[keys]
     name = f"{_name(observation, 'keys')}{keys}"
-    return Setting(name, task, 10_000, updates, rows, options, paper[observation])
+    return Setting(name, task, 10_000, updates, rows, options, paper if observation == "pixels" else {})
 
 
 def _rooms(count: int, more: str, episodes: int, updates: int, batch: int, *options: str) -> Setting:

@@ -78,8 +78,12 @@ class FramePosterior(Backbone):
         return self.feature(state)
 
     def prior(self, state: State) -> Tensor:
-        """p(z | h), from the state, or all states of a window, before z is drawn."""
-        return self.latent.distribution(self.prior_net(state["output"]))
+        """p(z | h), from a state, or all states of a window; their `latent` is not read."""
+        return self.latent.distribution(self.prior_net(self.prior_input(state)))
+
+    def prior_input(self, state: State) -> Tensor:
+        """What `prior_net` reads: h `[..., D]`, unless a subclass has more."""
+        return state["output"]
 
     def feature(self, state: State) -> Tensor:
         """(h, z) of a state, or of all states of a window: `[..., F]`."""

@@ -84,14 +84,13 @@ class S4WM(FramePosterior):
             {block: Attention(width, heads, attention["memory"]) for block in behind},
         )
         memory = self.stack.initial(1).numel()
+        sizes = {"output": width, "hidden": memory, "full": width + memory}
         self.prior_view = prior_input
-        seen = width + memory if prior_input == "full" else width
-        self.prior_net = MLP(seen, units, hidden_layers, latent.outputs)
+        self.prior_net = MLP(sizes[prior_input], units, hidden_layers, latent.outputs)
         if policy_input == "auto":
             policy_input = "full" if memory <= MOST_SEEN else "output"
         self.policy_view = policy_input
-        beside = {"output": width, "hidden": memory, "full": width + memory}
-        self.policy_size = latent.size + beside[policy_input]
+        self.policy_size = latent.size + sizes[policy_input]
         self.states_are_read = policy_input != "output" or prior_input != "output"  # those of every step
 
     def initial(self, batch_size: int) -> State:
@@ -169,11 +168,10 @@ class S4WM(FramePosterior):
             parts.append(self._normalised(state))
         return torch.cat(parts, -1)
 
-    def prior(self, state: State) -> Tensor:
+    def prior_input(self, state: State) -> Tensor:
         if self.prior_view == "output":
-            return super().prior(state)
-        seen = torch.cat([state["output"], self._normalised(state)], -1)
-        return self.latent.distribution(self.prior_net(seen))
+            return state["output"]
+        return torch.cat([state["output"], self._normalised(state)], -1)
 
     def _normalised(self, state: State) -> Tensor:
         """The layers' states, each layer normalised: `[..., N]`."""
