@@ -74,6 +74,10 @@ def test_a_script_trains_and_ends_as_training_does(script: Path, folder: Path) -
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sbatch")), ids=lambda path: path.stem)
 def test_a_warning_lets_the_run_save_once(script: Path, folder: Path) -> None:
+    text = script.read_text()
+    assert text.index("\ntrap ") < text.index("\nsrun "), (
+        "a signal right after the start would end the script alone"
+    )
     process = submit(folder, script.stem, "wait")
     ready(folder)
     process.send_signal(signal.SIGUSR1)
