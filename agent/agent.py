@@ -219,7 +219,9 @@ class Agent:
         keep = starts if end is None else torch.cat([starts, end[:, None]], 1)
         with self.autocast():
             loss, rollout, metrics = self.model.loss(data, state, keep)
-        norm = self.optimisers["model"].step(loss)
+        optimiser = self.optimisers["model"]
+        stepped = {"model": loss.detach(), "model_gradient_norm": optimiser.step(loss)}
+        stepped["rate_share"] = torch.full((), optimiser.share, device=self.device)
         kept = {key: leaf.detach() for key, leaf in rollout.kept.items()}
         window = Window(
             policy=rollout.policy.detach(),
@@ -231,7 +233,7 @@ class Agent:
             if end is None
             else {key: leaf[:, -1] for key, leaf in kept.items()},
         )
-        return window, {**metrics, "model": loss.detach(), "model_gradient_norm": norm}
+        return window, metrics | stepped
 
     def _dream(self, window: Window) -> Dream:
         """Dreams from the window's starts, with gradients to the actions if the actor learns through them."""

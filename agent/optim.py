@@ -153,6 +153,12 @@ class Optimiser:
         self.warmup, self.cooldown, self.left = max(warmup, 1), cooldown, 1.0
         self.updates = 0
 
+    @property
+    def share(self) -> float:
+        """Share of the learning rates that is in force: below 1 in the warm-up and in the cooldown."""
+        warm = min(self.updates / self.warmup, 1.0)
+        return warm * self.left / self.cooldown if self.left < self.cooldown else warm
+
     def step(self, loss: Tensor) -> Tensor:
         """`step_together` of this one alone; returns the norm `[]` before clipping."""
         return step_together((self, loss))[0]
@@ -167,12 +173,9 @@ class Optimiser:
         """Clip and step; returns the norm `[]` before clipping."""
         norm = nn.utils.clip_grad_norm_(self.parameters, self.clip, foreach=True)
         self.updates += 1
-        share = min(self.updates / self.warmup, 1.0)
-        if self.left < self.cooldown:
-            share *= self.left / self.cooldown
         for stepper in self.steppers.values():
             for group in stepper.param_groups:
-                group["lr"] = share * group["rate"]
+                group["lr"] = self.share * group["rate"]
             stepper.step()
         return norm
 

@@ -22,7 +22,7 @@ BOTH = "--backbones s4wm rssm"
 EACH = "--backbones s4wm rssm s4wm_lru s4wm_s4 s4wm_s4d s4wm_mamba2 tssm rssm_tbtt"
 GAUSSIAN = "--backbones s4wm --s4wm.classes 0 --decoder.vector_scale 10"
 LONG_WINDOWS = "--batch_length 128 --batch_size 4"
-AS_FITTED = "--configs offline --optimiser.cooldown 0 --train_ratio 32"
+AS_FITTED = "--configs offline --train_ratio 32"
 PROTOCOL = "--configs small --device cpu --eval.every 4000 --eval.episodes 100 --log.pictures 0"
 """What every record is trained with; its own options come after."""
 RECORDS = {
