@@ -99,6 +99,7 @@ def test_the_rates_fall_to_0_over_the_cooldown() -> None:
         before = layer.weight.detach().clone(), layer.bias.detach().clone()
         optimiser.step(layer.weight.sum() + layer.bias.sum())
         moves.append([(now - old).abs().item() for now, old in zip(layer.parameters(), before, strict=True)])
+        assert moves[-1][1] == pytest.approx(0.1 * optimiser.share, abs=1e-6)
     by_adam = torch.tensor(moves)[:, 1]
     torch.testing.assert_close(by_adam, torch.tensor([0.1, 0.1, 0.1, 0.05, 0.0, 0.1]))
     by_muon = torch.tensor(moves)[:, 0]
