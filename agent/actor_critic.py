@@ -126,7 +126,7 @@ class Critic(nn.Module):
         discounts[0] = 1
         weight = torch.cumprod(alive[:-1].detach() * discounts, 0)
         scale = self.scale.update(returns)
-        (loss,) = self.critic.loss(logits[:-1], returns)
+        loss = self.critic.loss(logits[:-1], returns)
         few = slice(None, None, SLOW_EVERY)
         to_slow = self._slow_loss(logits[:-1, few], inputs[:-1, few])
         loss = (weight * loss).mean() + self.slow_regulariser * (weight[:, few] * to_slow).mean()
@@ -148,7 +148,7 @@ class Critic(nn.Module):
         # stands in its place must not reach the gradients, even where it is NaN.
         undefined = is_last[:, :-1]
         target = returns.masked_fill(undefined, 0)
-        (losses,) = self.critic.loss(logits[:, :-1], target)
+        losses = self.critic.loss(logits[:, :-1], target)
         losses = losses + self.slow_regulariser * self._slow_loss(logits[:, :-1], policy[:, :-1])
         return losses.masked_fill(undefined, 0).mean()
 
@@ -156,7 +156,7 @@ class Critic(nn.Module):
         """Cross-entropy `[...]` of the critic's logits to what the slow critic predicts from the same."""
         with torch.no_grad():
             slow = self.slow_critic.mean(self.slow_critic(policy))
-        return self.critic.loss(logits, slow)[0]
+        return self.critic.loss(logits, slow)
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from agent.actions import ActionCodec
 from agent.actor_critic import ActorCritic, Critic
-from agent.compiling import compiled
+from agent.compiling import check_compiler
 from agent.exploration import make_explorer
 from agent.imagination import Dream, choose_starts, dream_step, imagine
 from agent.metrics import Means
 from agent.optim import Optimiser, step_together
 from worldmodels import State, WorldModel, make_backbone, model_of
-from worldmodels.base import keep_steps, merge_rows
+from worldmodels.base import Counted, keep_steps, merge_rows
 from worldmodels.encoder_decoder import Batch, observations
 from worldmodels.latent import MODE, Noise
-from worldmodels.metrics import Counted
 from worldmodels.nets import frozen
 
 Metrics = dict[str, Tensor | Counted]
@@ -88,7 +87,10 @@ class Agent:
         self.seed = config["seed"]
         self.half = config["precision"] == "bfloat16"
         self.dream_options = dict(config["imagination"])
-        self.dream_step = compiled(dream_step, self.device) if config["compile"] else dream_step
+        self.dream_step = dream_step
+        if config["compile"]:
+            check_compiler(self.device)
+            self.dream_step = torch.compile(dream_step, options={"fallback_random": True})
         self.deterministic_eval = config["eval"]["deterministic"]
         options = dict(config["actor_critic"])
         codec_options = {key: options.pop(key) for key in ("unimix", "min_std", "max_std")}
@@ -116,14 +118,14 @@ class Agent:
         model_lr, actor_lr, critic_lr = rates.pop("model_lr"), rates.pop("actor_lr"), rates.pop("critic_lr")
         matrices = rates.pop("matrices")
         self.optimisers = {
-            "model": Optimiser([self.model], lr=model_lr, matrices=matrices, **rates),
-            "actor": Optimiser([self.actor_critic.actor], lr=actor_lr, **rates),
-            "critic": Optimiser([self.actor_critic.critic], lr=critic_lr, **rates),
+            "model": Optimiser(self.model, lr=model_lr, matrices=matrices, **rates),
+            "actor": Optimiser(self.actor_critic.actor, lr=actor_lr, **rates),
+            "critic": Optimiser(self.actor_critic.critic, lr=critic_lr, **rates),
         }
         if self.explorer is not None:
-            of_guesses = Optimiser([self.explorer.guesses], lr=model_lr, matrices=matrices, **rates)
+            of_guesses = Optimiser(self.explorer.guesses, lr=model_lr, matrices=matrices, **rates)
             self.optimisers["bonus_guess"] = of_guesses
-            self.optimisers["bonus_critic"] = Optimiser([self.explorer.critic], lr=critic_lr, **rates)
+            self.optimisers["bonus_critic"] = Optimiser(self.explorer.critic, lr=critic_lr, **rates)
         self.means = Means(self.device)
         self.updates = 0
         self.acts = 0
@@ -328,9 +330,10 @@ class Agent:
 
     @torch.no_grad()
     def metrics(self) -> dict[str, float]:
-        """Means over the updates since the last call, and the backbone's current `diagnostics`.
+        """Means over the updates since the last call; waits for the device.
 
-        Waits for the device.
+        With them, for each layer that tells how long it remembers, the logarithm of the largest modulus in
+        Abar, `log_abar/<layer>`; nearer 0 means a longer memory.
 
         Raises:
             FloatingPointError: see `check_finite`.
@@ -338,7 +341,8 @@ class Agent:
         self.check_finite()
         found = self.means.take()
         if found:
-            found |= {name: float(value) for name, value in self.backbone.diagnostics().items()}
+            times = enumerate(self.backbone.memory_times())
+            found |= {f"log_abar/{n}": -1 / float(steps.max()) for n, steps in times}
         return {f"train/{name}": value for name, value in found.items()}
 
     def state_dict(self, learning: bool = True) -> dict[str, Any]:

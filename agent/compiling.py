@@ -1,28 +1,14 @@
-"""torch.compile where it pays: for functions of many small operations that are called often."""
+"""What torch.compile needs on a machine."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
 
 import torch
 
-P = ParamSpec("P")
-R = TypeVar("R")
 CPP_COMPILERS = ("g++", "clang++")
-
-
-def compiled(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
-    """`function` compiled by torch at its first call; random numbers stay those of torch's own generator.
-
-    Raises:
-        ValueError: see `check_compiler`.
-    """
-    check_compiler(device)
-    return torch.compile(function, options={"fallback_random": True})
 
 
 def check_compiler(device: torch.device) -> None:

@@ -12,9 +12,9 @@ from agent.actions import ActionCodec
 from agent.actor_critic import Critic
 from agent.imagination import Dream
 from worldmodels import Backbone
+from worldmodels.base import Counted
 from worldmodels.heads import TwoHotHead
 from worldmodels.latent import Latent
-from worldmodels.metrics import Counted
 from worldmodels.nets import MLP
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodels import ranks
-from worldmodels.metrics import Counted
+from worldmodels.base import Counted
 
 
 class Means:

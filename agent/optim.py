@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -84,10 +83,10 @@ def as_stack(weight: Tensor) -> Tensor:
 
 
 class Optimiser:
-    """AdamW over named modules with gradient clipping by the global norm; for matrices, if so wanted, `Muon`.
+    """AdamW over a module's parameters, clipped by their global norm; for matrices, if so wanted, `Muon`.
 
     Args:
-        modules: whose parameters are trained.
+        module: whose parameters are trained.
         lr: learning rate.
         ssm_lr: learning rate of the state-space layers' dynamics, the parameters they name in `DYNAMICS`.
         beta2: Adam's decay of the mean square. After many small ones, one large gradient moves a parameter by
@@ -107,7 +106,7 @@ class Optimiser:
 
     def __init__(
         self,
-        modules: Iterable[nn.Module],
+        module: nn.Module,
         lr: float,
         ssm_lr: float,
         beta2: float,
@@ -118,13 +117,9 @@ class Optimiser:
         cooldown: float = 0.0,
         matrices: str = "adam",
     ) -> None:
-        modules = list(modules)
-        named = [item for module in modules for item in module.named_parameters() if item[1].requires_grad]
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         of_ssm = {
-            id(getattr(layer, name))
-            for module in modules
-            for layer in module.modules()
-            for name in getattr(layer, "DYNAMICS", ())
+            id(getattr(layer, name)) for layer in module.modules() for name in getattr(layer, "DYNAMICS", ())
         }
         dynamics, maps, decaying, rest = [], [], [], []
         for name, parameter in named:

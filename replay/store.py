@@ -260,12 +260,8 @@ class Store:
 
     def _identity(self, name: str) -> tuple[int, int]:
         """Return stream, counted from our first one, and number of a chunk by its name."""
-        match = _NAME.fullmatch(name)
-        if match is None:
-            raise ValueError(
-                f"{name!r} is no name of a replay chunk, which looks like chunk-0000-00000000.npz."
-            )
-        return int(match[1]) - self.first_stream, int(match[2])
+        _, stream, number = name.removesuffix(".npz").split("-")
+        return int(stream) - self.first_stream, int(number)
 
     def _submit(
         self, pool: ThreadPoolExecutor, lowest: int, task: Callable[..., T], *arguments: Any

@@ -169,7 +169,7 @@ def compare(comparison: Comparison) -> dict[str, Any]:
         "hardware": hardware() | {"jobs": comparison.jobs, "threads": comparison.threads_of_a_run},
     }
     publish(folder / "compare.json", json.dumps(report, indent=1), WHAT)
-    publish(folder / "compare.csv", _csv(found), WHAT)
+    publish(folder / "compare.csv", _csv(found, comparison.first), WHAT)
     labelled = {configs.label(name): curves for name, curves in found.items()}
     plots.draw({comparison.task: labelled}, folder / "compare.png", {comparison.task: optimum})
     return report
@@ -224,13 +224,13 @@ def _bands(curves: Sequence[Curve]) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def _csv(found: Mapping[str, Sequence[Curve]]) -> str:
-    """Every evaluation of every run."""
+def _csv(found: Mapping[str, Sequence[Curve]], first: int) -> str:
+    """Every evaluation of every run, whose seeds count from `first`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["backbone", "seed", "step", "seconds", "return"])
     for backbone, curves in found.items():
-        for seed, curve in enumerate(curves):
+        for seed, curve in enumerate(curves, first):
             for step, seconds, value in zip(*curve, strict=True):
                 writer.writerow([backbone, seed, int(step), finite(float(seconds)), float(value)])
     return text.getvalue()

@@ -26,7 +26,7 @@ from tqdm import tqdm
 import configs
 from agent.agent import Agent
 from agent.run import sources
-from agent.run.data import Data, Episode, held_out
+from agent.run.data import Episode
 from agent.run.foresight import ROWS, encoded, predicted_reward, stacked, steps
 from agent.run.saved import SavedRun
 from configs.command_line import Parser, Work, add_device, add_episodes, add_run, run_of
@@ -80,8 +80,7 @@ def prepare(args: argparse.Namespace) -> Work:
 
     def work() -> tuple[dict[str, Any], str]:
         agent, step = run.agent()
-        acts = run.folder.data() is None
-        found = diagnose(agent, map(load, fitted), map(load, held), args.context, acts)
+        found = diagnose(agent, map(load, fitted), map(load, held), args.context, run.data is None)
         result = {"task": run.config.task, "backbone": run.config.backbone, "step": step} | found
         return result, "\n".join(lines(result))
 
@@ -94,11 +93,8 @@ def choose(run: SavedRun, episodes: int, folder: Path | None) -> tuple[list[Path
     Raises:
         ValueError: there are none, or too few to divide.
     """
-    known = run.folder.data()
-    if known is not None:
-        data = Data.of_json(known)
-        held = data.paths("test") if folder is None else held_out(folder, data)
-        return data.paths("train")[:episodes], held[:episodes]
+    if run.data is not None:
+        return run.data.paths("train")[:episodes], run.data.held_out(folder)[:episodes]
     if folder is None:
         raise ValueError(
             f"{run.folder} keeps no whole episodes: give as --data what `python run.py collect --policy "

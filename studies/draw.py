@@ -148,7 +148,7 @@ def draw(
         model = Drawer(space, config, way).to(held[first].device)
         rates = dict(config["optimiser"])
         del rates["actor_lr"], rates["critic_lr"]
-        optimiser = Optimiser([model], lr=rates.pop("model_lr"), **rates)
+        optimiser = Optimiser(model, lr=rates.pop("model_lr"), **rates)
         result[way] = []
         for update in range(1, updates + 1):
             taken = torch.randint(number, (BATCH,))

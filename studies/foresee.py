@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import configs
 from agent.run import seams, sources, video
-from agent.run.data import Data, Episode, held_out, length_of
+from agent.run.data import Episode, length_of
 from agent.run.foresight import Sequences, foresee, sequences, strips
 from agent.run.pictures import open_loop_frames
 from agent.run.reports import FPS
@@ -88,11 +88,10 @@ def choose(run: SavedRun, episodes: int, context: int | None = None, folder: Pat
         ValueError: the run was not fitted to episodes; an episode is missing, damaged, of other spaces, or no
             longer than the context.
     """
-    known = run.folder.data()
-    if known is None:
+    data = run.data
+    if data is None:
         raise ValueError(f"{run.folder} holds no world model fitted to episodes on disk; see imagine.")
-    data = Data.of_json(known)
-    paths = (data.paths("test") if folder is None else held_out(folder, data))[:episodes]
+    paths = data.held_out(folder)[:episodes]
     lengths = [length_of(path) for path in paths]
     record = data.folders[0].record if folder is None else sources.of(folder).record
     context = context or record["context_length"] or max(1, min(lengths) // 2)

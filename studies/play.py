@@ -56,7 +56,7 @@ def prepare(args: argparse.Namespace) -> Work:
         raise ValueError(f"play found no terminal {what}.")
     run = (SavedRun.of if args.keys else SavedRun.that_acts)(run_of(args), args.device)
     seed = run.config.seed if args.seed is None else args.seed
-    space = seams.interface(run.make_envs, seed).spaces[1]
+    space = run.interface.spaces[1]
     if args.keys and action_of("0", space) is None:
         raise ValueError(f"keys give Discrete actions, this task has {space}; without --keys the agent acts.")
 

@@ -168,10 +168,11 @@ def save(figure: Figure, out: Path) -> Path:
 
 
 def runs_in(logdir: Path) -> list[Path]:
-    """The run folders at or below `logdir`."""
+    """The run folders at or below `logdir`; what a run put aside is none."""
     if not logdir.exists():
         raise ValueError(f"no {logdir}: expected the folder of a run or of several, or compare.json.")
-    found = sorted(path.parent for path in logdir.rglob("metrics.jsonl"))
+    folders = (path.parent for path in logdir.rglob("metrics.jsonl"))
+    found = sorted(folder for folder in folders if not folder.name.startswith("aside-"))
     if not found:
         raise ValueError(f"no run in {logdir}: expected metrics.jsonl there or in a folder below it.")
     return [logdir] if logdir in found else found

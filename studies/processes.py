@@ -49,10 +49,8 @@ class Run:
         return f"{self.name} seed {self.seed}"
 
     def finished(self) -> bool:
-        """Whether it has been evaluated at or after its last step."""
-        evaluated = read_curve(self.folder, self.metric).steps[-1:].tolist()
-        result = RunFolder(self.folder).result() or {}
-        return max([0, int(result.get("steps", 0)), *evaluated]) >= self.steps
+        """Whether it has ended at or after its last step: evaluated, saved, and its result written."""
+        return int((RunFolder(self.folder).result() or {}).get("steps", 0)) >= self.steps
 
     def curve(self) -> Curve:
         """Its evaluations, up to the first one that is not before its last step.

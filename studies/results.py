@@ -88,6 +88,8 @@ def prepare(args: argparse.Namespace) -> Work:
             writable(args.out / f"{name}.json")
 
     def work() -> tuple[dict[str, Any], str]:
+        if args.out:
+            args.out.mkdir(parents=True, exist_ok=True)
         rows = {}
         for name, train in works.items():
             before = RESULTS / f"{name}.json"

@@ -12,6 +12,7 @@ in training, acting, imagination and evaluation. `continue[t] = 1 - is_terminal[
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -121,10 +122,6 @@ class Backbone(nn.Module):
             features.append(feature)
         return state, torch.stack(features, 1)
 
-    def diagnostics(self) -> dict[str, Tensor]:
-        """Scalars, by name, that depend on the parameters alone and are worth logging; here none."""
-        return {}
-
     def memory_times(self) -> list[Tensor]:
         """For each layer, the steps after which its states have decayed to 1/e, any shape [n]; here none."""
         return []
@@ -141,6 +138,18 @@ class Backbone(nn.Module):
         """Features `[B, T, F]` with a sample of the prior in place of z_t."""
         sample = self.latent.sample(rollout.prior).flatten(-2)
         return torch.cat([rollout.features[..., : -sample.shape[-1]], sample], -1)
+
+
+class Counted(NamedTuple):
+    """A metric defined at some steps only, few or none in some batches: their sum and number, each `[]`."""
+
+    total: Tensor
+    number: Tensor
+
+    @classmethod
+    def where(cls, value: Tensor, mask: Tensor) -> Counted:
+        """Sum and number of `value` where `mask` is true, both of the same shape."""
+        return cls(torch.where(mask, value, 0).sum(), mask.sum())
 
 
 def reset_rows(is_first: Tensor, value: Tensor) -> Tensor:

@@ -58,20 +58,15 @@ class TwoHotHead(nn.Module):
         half = weighted.shape[-1] // 2
         return (weighted[..., :half].flip(-1) + weighted[..., half + 1 :]).sum(-1)
 
-    def loss(self, logits: Tensor, *targets: Tensor) -> tuple[Tensor, ...]:
-        """Cross-entropy `[...]` for each of the `targets` `[...]`: to the two-hot code with that mean."""
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy `[...]` to the two-hot code whose mean is `target` `[...]`."""
         logprobs = F.log_softmax(logits, -1)
-        losses = []
-        for target in targets:
-            target = target.clamp(self.bins[0], self.bins[-1])
-            above = torch.searchsorted(self.bins, target.contiguous(), right=True).clamp(
-                1, len(self.bins) - 1
-            )
-            low, high = self.bins[above - 1], self.bins[above]
-            weight = (target - low) / (high - low)
-            near = logprobs.gather(-1, torch.stack([above - 1, above], -1))
-            losses.append(-torch.lerp(near[..., 0], near[..., 1], weight))
-        return tuple(losses)
+        target = target.clamp(self.bins[0], self.bins[-1])
+        above = torch.searchsorted(self.bins, target.contiguous(), right=True).clamp(1, len(self.bins) - 1)
+        low, high = self.bins[above - 1], self.bins[above]
+        weight = (target - low) / (high - low)
+        near = logprobs.gather(-1, torch.stack([above - 1, above], -1))
+        return -torch.lerp(near[..., 0], near[..., 1], weight)
 
 
 class BernoulliHead(nn.Module):

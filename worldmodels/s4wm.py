@@ -152,10 +152,6 @@ class S4WM(FramePosterior):
             del prepared["memory"]
         return prepared
 
-    def diagnostics(self) -> dict[str, Tensor]:
-        """`log_abar/<layer>`: logarithm of the largest modulus in Abar; nearer 0 means a longer memory."""
-        return {f"log_abar/{n}": block.layer.log_abar().amax() for n, block in enumerate(self.stack.blocks)}
-
     def memory_times(self) -> list[Tensor]:
         return [-1 / block.layer.log_abar().flatten() for block in self.stack.blocks]
 

@@ -9,10 +9,9 @@ import gymnasium
 import torch
 from torch import Tensor, nn
 
-from worldmodels.base import Backbone, Rollout, State, reset_rows
+from worldmodels.base import Backbone, Counted, Rollout, State, reset_rows
 from worldmodels.encoder_decoder import Batch, Decoder, Encoder, observations
 from worldmodels.heads import BernoulliHead, TwoHotHead
-from worldmodels.metrics import Counted
 from worldmodels.nets import MLP, linear
 from worldmodels.recall import CANDIDATES, Recall, excess_loss
 
@@ -85,7 +84,7 @@ class WorldModel(nn.Module):
         reconstruction = self.decoder.losses(rollout.features, obs)
         reward, continues = self.outcomes(rollout.policy, reset_rows(is_first, batch["action"]))
         losses = {f"decoder/{key}": value for key, value in reconstruction.items()} | {
-            "reward": self.reward_scale * self.reward.loss(reward, batch["reward"])[0],
+            "reward": self.reward_scale * self.reward.loss(reward, batch["reward"]),
             "continue": self.continues.loss(continues, 1 - batch["is_terminal"].float()),
             "dynamics": self.dynamics_scale * dynamics.clamp(min=self.free_nats),
             "representation": self.representation_scale * representation.clamp(min=self.free_nats),

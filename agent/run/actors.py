@@ -37,10 +37,11 @@ from agent.run import machine, memory, seams
 from agent.run.collecting import InLoop
 from agent.run.evaluation import EpisodeStatistics
 from agent.run.progress import Progress, to_numpy
-from agent.run.seams import MakeEnvironments, Rows
+from agent.run.seams import MakeEnvironments
 from envs import EnvironmentFailure, guard
 from envs.workers import Restarts, how_it_ended, ignore_signals, process_context
 from replay import Replay
+from replay.rows import Rows
 from worldmodels import State, ranks
 
 MOST_AHEAD = 64  # rows that actors may be ahead, however rare updates are

@@ -12,7 +12,8 @@ import configs
 from agent.agent import Agent, derive_seed
 from agent.run.evaluation import EpisodeStatistics
 from agent.run.progress import Acting, Progress, to_numpy
-from agent.run.seams import MakeEnvironments, Rows, close_quietly
+from agent.run.seams import MakeEnvironments, close_quietly
+from replay.rows import Rows
 
 
 class TakesRows(Protocol):

@@ -146,6 +146,27 @@ class Data:
         """The episodes of parts, folder by folder."""
         return [path for folder in self.folders for path in folder.paths(*parts)]
 
+    def held_out(self, path: Path | None = None) -> list[Path]:
+        """The test part; or, of a folder, the episodes on which no run of these data was fitted.
+
+        These are its test part where it is one of these, wherever it lies, and what was collected since; all
+        of another one.
+
+        Raises:
+            ValueError: it is no folder of episodes, or none is left.
+        """
+        if path is None:
+            return self.paths("test")
+        source = sources.of(path)
+        record, known = _record(source), set()
+        for folder in self.folders:
+            if folder.record == record:
+                known = {number for part in ("train", "validation") for number in folder.parts[part]}
+        found = [source.path_of(number) for number in source.numbers() if number not in known]
+        if not found:
+            raise ValueError(f"{path} holds no episode that the run was not fitted to.")
+        return found
+
     def lengths(self) -> list[int]:
         """How many rows each episode has.
 
@@ -158,23 +179,6 @@ class Data:
 def length_of(path: Path) -> int:
     """The rows of an episode; a ValueError if it is missing or damaged."""
     return sources.holding(path).length(path)
-
-
-def held_out(path: Path, fitted: Data) -> list[Path]:
-    """The episodes of a folder on which a run was not fitted: its test part, or all where it knew none.
-
-    Raises:
-        ValueError: it is no folder of episodes, or none is left.
-    """
-    source = sources.of(path)
-    record, known = _record(source), set()
-    for folder in fitted.folders:
-        if folder.record == record:  # wherever it lies
-            known = {number for part in ("train", "validation") for number in folder.parts[part]}
-    found = [source.path_of(number) for number in source.numbers() if number not in known]
-    if not found:
-        raise ValueError(f"{path} holds no episode that the run was not fitted to.")
-    return found
 
 
 def _record(source: sources.Source) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from agent.agent import Agent, derive_seed
 from agent.run import seams
 from agent.run.film import Film, film
 from agent.run.saved import SavedRun
-from agent.run.seams import MakeEnvironments, Rows, close_quietly
+from agent.run.seams import MakeEnvironments, close_quietly
+from replay.rows import Rows
 
 EVALUATION_ENVS = 100_000
 """Index of the first evaluation environment: its seeds must not coincide with those of training."""

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 import configs
-from agent.run.seams import Rows
 from agent.run.video import Colour, Tile, Tiles, Write, record, rgb
 from envs import EnvironmentFailure, VectorDoor
+from replay.rows import Rows
 
 SHOWN = 16  # environments, of which each plays its episodes one after the other
 PLAYING: Colour = (40, 60, 100)

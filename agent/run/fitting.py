@@ -16,9 +16,10 @@ from agent.run.foresight import foresee
 from agent.run.machine import choose_device
 from agent.run.progress import Counters
 from agent.run.saved import load_agent
-from agent.run.seams import Rows, close_quietly
+from agent.run.seams import close_quietly
 from agent.run.session import Result, Session
 from replay.episodes import Episodes
+from replay.rows import Rows
 
 SHOWN = 4  # episodes in a batch for pictures
 

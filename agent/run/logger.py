@@ -227,9 +227,13 @@ def _tracked(folder: Path, resume_step: int) -> dict[str, Any]:
     if not resume_step or not (folder / TRACKED).is_file():
         return {"step": 0}
     found = {"step": 0} | read_json(folder / TRACKED)
-    lines = (folder / METRICS).read_text(encoding="utf-8", errors="replace").splitlines()
-    steps = (step for line in lines if math.isfinite(step := _step_of(line)))
+    steps = (step for line in _lines(folder / METRICS) if math.isfinite(step := _step_of(line)))
     return found | {"step": int(max([found["step"], *steps]))}
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a metrics file; none of one that is not there."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
 
 
 def _truncate(path: Path, step: int) -> int:
@@ -237,9 +241,7 @@ def _truncate(path: Path, step: int) -> int:
 
     A line that was being written when the process died is dropped like one that is too new.
     """
-    if not path.exists():
-        return 0
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = _lines(path)
     kept = [line for line in lines if step and _step_of(line) <= step]
     if len(kept) < len(lines):
         publish(path, "".join(f"{line}\n" for line in kept), WHAT)

@@ -26,10 +26,11 @@ from agent.run.job import Job
 from agent.run.machine import choose_device
 from agent.run.progress import Acting, Progress
 from agent.run.saved import load_agent
-from agent.run.seams import MakeEnvironments, Rows, close_quietly
+from agent.run.seams import MakeEnvironments, close_quietly
 from agent.run.session import Callback, Result, Session, carry_out
 from agent.run.stopping import Stopped
 from replay import Replay, shards
+from replay.rows import Rows
 
 
 class Training(Session):
@@ -307,5 +308,7 @@ def check(config: configs.Config) -> None:
     """
     if config.compile:
         check_compiler(choose_device(config.device))
-    here = configs.override(config, {"device": "cpu", "compile": False, "envs.mode": "sync"})
+    # Actors are not begun here, and until then one environment is built: for its spaces, where its mode says.
+    apart = {"actors.count": max(config.actors.count, 1)}
+    here = configs.override(config, {"device": "cpu", "compile": False} | apart)
     Training(here, RunFolder.of(here)).close()

@@ -12,7 +12,7 @@ import torch
 
 from agent.agent import Carry
 from agent.run.evaluation import EpisodeStatistics
-from agent.run.seams import Rows
+from replay.rows import Rows
 from worldmodels import State
 
 

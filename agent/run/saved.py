@@ -74,11 +74,16 @@ class SavedRun:
         machine.prepare(config.threads)
         return run
 
+    @cached_property
+    def data(self) -> Data | None:
+        """The episodes that the run was fitted to; None of a run in an environment."""
+        known = self.folder.data()
+        return None if known is None else Data.of_json(known)
+
     @property
     def has_environment(self) -> bool:
         """Whether the run's task is an environment's; data from elsewhere may bring all that a fit needs."""
-        known = self.folder.data()
-        return known is None or not Data.of_json(known).brings_spaces
+        return self.data is None or not self.data.brings_spaces
 
     @classmethod
     def that_acts(cls, path: Path, device: str | None = None, task: str | None = None) -> SavedRun:
@@ -89,15 +94,15 @@ class SavedRun:
 
     def check_acts(self) -> None:
         """Raise ValueError if the run is fitted to episodes on disk, so that no actor was trained."""
-        if self.folder.data() is not None:
+        if self.data is not None:
             raise ValueError(
                 f"{self.folder} holds a world model fitted to episodes on disk, which cannot act: see foresee"
             )
 
     def say_if_unlike(self, folder: Path) -> None:
         """Say on stderr if episodes are of another task than the run's, or of other arguments."""
-        given, known = sources.of(folder).record["task"], self.folder.data()
-        own = {self.config.task} | {each["record"]["task"] for each in (known or {}).get("folders", ())}
+        given = sources.of(folder).record["task"]
+        own = {self.config.task} | {each.record["task"] for each in (self.data.folders if self.data else ())}
         if parse_task(given) not in map(parse_task, own):
             print(
                 f"run.py: the episodes in {folder} are of {given}, the run of {self.config.task}",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 import configs
 import envs
@@ -20,10 +19,8 @@ from agent.run.job import Job
 from agent.run.machine import choose_device
 from agent.run.pictures import PictureOf
 from replay import Replay
+from replay.rows import Rows
 from worldmodels.encoder_decoder import is_image
-
-Rows = dict[str, np.ndarray]
-
 
 MakeEnvironments = Callable[[int, int, int], envs.VectorDoor]
 """(count, seed, number of the first one) -> environments."""

@@ -20,12 +20,13 @@ from agent.run.job import Job
 from agent.run.limits import Limits
 from agent.run.logger import Logger, Mute
 from agent.run.progress import Counters, to_numpy
-from agent.run.seams import Rows, close_quietly
+from agent.run.seams import close_quietly
 from agent.run.stopping import Stopped, StopRequest
 from envs import Interface
 from replay import Replay
 from replay.episodes import Episodes
 from replay.files import Fingerprint
+from replay.rows import Rows
 
 Result = dict[str, object]
 Callback = Callable[[dict[str, float | None], int], object]

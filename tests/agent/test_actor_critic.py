@@ -302,7 +302,8 @@ def test_the_critic_s_loss_by_hand() -> None:
         value, slow = agent.critic.mean(logits), agent.slow_critic.mean(agent.slow_critic(dream.policy))
         r1 = reward[2] + 0.9 * value[2]
         r0 = reward[1] + 0.9 * (0.05 * value[1] + 0.95 * r1)
-        to_return, to_slow = agent.critic.loss(logits[:2], torch.stack([r0, r1]), slow[:2])
+        targets = torch.stack([r0, r1]), slow[:2]
+        to_return, to_slow = (agent.critic.loss(logits[:2], target) for target in targets)
         weight = torch.tensor([[1.0], [0.9]])
         few = (weight * to_slow)[:, [0, 4, 8]]
     torch.testing.assert_close(actual.detach(), (weight * to_return).mean() + 0.5 * few.mean())
@@ -373,7 +374,8 @@ def test_replay_loss_by_hand() -> None:
         r0 = 2 + 0.9 * (0.05 * value[1] + 0.95 * r1)
         logits = agent.critic(policy)[0]
         slow = agent.slow_critic.mean(agent.slow_critic(policy))[0]
-        losses = agent.critic.loss(logits[:2], torch.stack([r0, r1]), slow[:2])
+        targets = torch.stack([r0, r1]), slow[:2]
+        losses = [agent.critic.loss(logits[:2], target) for target in targets]
         expected = (losses[0] + 0.5 * losses[1]).mean()
     actual = agent.replay_loss(policy, reward, torch.zeros_like(last), last)
     torch.testing.assert_close(actual.detach(), expected)

@@ -15,8 +15,8 @@ from agent.imagination import imagine
 from agent.metrics import Means
 from agent.run import reports
 from worldmodels import BACKBONES, State
+from worldmodels.base import Counted
 from worldmodels.encoder_decoder import observations
-from worldmodels.metrics import Counted
 
 SPACE = spaces.Dict(
     {"image": spaces.Box(0, 255, (8, 8, 3), np.uint8), "vector": spaces.Box(-1, 1, (3,), np.float32)}

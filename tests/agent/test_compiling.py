@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from agent.compiling import CPP_COMPILERS, compiled
+from agent.compiling import CPP_COMPILERS, check_compiler
 from tests.agent.test_agent import VECTOR, make, make_batch
 
 CPU = torch.device("cpu")
@@ -40,10 +40,10 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         ValueError, match="needs a C\\+\\+ compiler .* none of g\\+\\+, clang\\+\\+ is in the PATH"
     ):
-        compiled(lambda: 0, CPU)
+        check_compiler(CPU)
     monkeypatch.setenv("CXX", "/nowhere/c++")
     with pytest.raises(ValueError, match="none of /nowhere/c\\+\\+ is"):
-        compiled(lambda: 0, CPU)
+        check_compiler(CPU)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package triton"):
-        compiled(lambda: 0, torch.device("cuda"))
+        check_compiler(torch.device("cuda"))

@@ -13,10 +13,10 @@ from worldmodels.nets import BlockLinear
 from worldmodels.ssm import LAYERS, S4D, S5
 
 
-def make(modules: list[nn.Module], **changes: float | str) -> Optimiser:
+def make(module: nn.Module, **changes: float | str) -> Optimiser:
     options = {"lr": 0.1, "ssm_lr": 0.01, "beta2": 0.999, "eps": 1e-8}
     options |= {"weight_decay": 0.5, "clip": 1.0, "warmup": 0}
-    return Optimiser(modules, **{**options, **changes})  # type: ignore[arg-type]
+    return Optimiser(module, **{**options, **changes})  # type: ignore[arg-type]
 
 
 def twins(inputs: int, outputs: int, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
@@ -31,7 +31,7 @@ def test_only_matrices_decay_and_dynamics_have_their_own_rate() -> None:
     modules = nn.ModuleDict({"ssm": S5(4, 4), "blocks": BlockLinear(4, 4, 2), "linear": nn.Linear(4, 4)})
     for parameter in modules.parameters():
         nn.init.ones_(parameter)
-    optimiser = make([modules])
+    optimiser = make(modules)
     optimiser.step(sum((0 * parameter).sum() for parameter in modules.parameters()))
     decayed = {name for name, parameter in modules.named_parameters() if (parameter != 1).any()}
     assert decayed == {"ssm.c", "blocks.weight", "linear.weight"}
@@ -45,7 +45,7 @@ def test_only_matrices_decay_and_dynamics_have_their_own_rate() -> None:
 def test_it_is_torch_s_adamw() -> None:
     """Decay is decoupled: weights shrink by rate times decay, however large the gradient; biases do not."""
     layer, twin = twins(4, 3)
-    ours = make([layer], clip=float("inf"))
+    ours = make(layer, clip=float("inf"))
     groups = {"params": [twin.weight], "weight_decay": 0.5}, {"params": [twin.bias], "weight_decay": 0.0}
     theirs = torch.optim.AdamW(groups, lr=0.1)
     for _ in range(5):
@@ -62,7 +62,7 @@ def test_it_is_torch_s_adamw() -> None:
 def test_how_far_one_gradient_beyond_all_before_moves_a_weight(beta2: float, most: float) -> None:
     """In rates, with gradients of zero before and after it; after 6,000 updates Adam corrects no more."""
     layer = nn.Linear(1, 1, bias=False)
-    optimiser = make([layer], beta2=beta2, clip=float("inf"), weight_decay=0.0, lr=1e-3)
+    optimiser = make(layer, beta2=beta2, clip=float("inf"), weight_decay=0.0, lr=1e-3)
     start = layer.weight.item()
     for number in range(6200):
         optimiser.step(layer.weight.sum() * (1e6 if number == 6000 else 0))
@@ -73,7 +73,7 @@ def test_how_far_one_gradient_beyond_all_before_moves_a_weight(beta2: float, mos
 def test_what_a_layer_names_as_its_dynamics_is_trained_so(name: str) -> None:
     options = load(backbone="s4wm", presets=["debug"]).s4wm[name]
     layer = LAYERS[name](16, **{key: value for key, value in options.items() if key != "width"})
-    groups = make([nn.Sequential(layer)]).steppers["adam"].param_groups
+    groups = make(nn.Sequential(layer)).steppers["adam"].param_groups
     slow = {id(p) for group in groups if group["rate"] == 0.01 for p in group["params"]}
     assert slow == {id(getattr(layer, parameter)) for parameter in layer.DYNAMICS}
     assert all(group["weight_decay"] == 0 for group in groups if group["rate"] == 0.01)
@@ -81,7 +81,7 @@ def test_what_a_layer_names_as_its_dynamics_is_trained_so(name: str) -> None:
 
 def test_the_rate_rises_over_the_warm_up() -> None:
     layer = nn.Linear(1, 1, bias=False)
-    optimiser = make([layer], warmup=4, weight_decay=0.0)
+    optimiser = make(layer, warmup=4, weight_decay=0.0)
     moves = []
     for _ in range(6):
         before = layer.weight.detach().clone()
@@ -93,7 +93,7 @@ def test_the_rate_rises_over_the_warm_up() -> None:
 def test_the_rates_fall_to_0_over_the_cooldown() -> None:
     """Of Adam and of Muon; they rise again where a run turns out to be longer."""
     layer = nn.Linear(1, 1)
-    optimiser = make([layer], matrices="muon", cooldown=0.5, weight_decay=0.0)
+    optimiser = make(layer, matrices="muon", cooldown=0.5, weight_decay=0.0)
     moves = []
     for optimiser.left in (1.0, 0.6, 0.5, 0.25, 0.0, 0.5):
         before = layer.weight.detach().clone(), layer.bias.detach().clone()
@@ -108,7 +108,7 @@ def test_the_rates_fall_to_0_over_the_cooldown() -> None:
 
 def test_the_norm_returned_is_the_one_before_clipping() -> None:
     layer = nn.Linear(2, 1, bias=False)
-    norm = make([layer]).step(layer.weight @ torch.tensor([30.0, 40.0]))
+    norm = make(layer).step(layer.weight @ torch.tensor([30.0, 40.0]))
     assert norm.item() == pytest.approx(50)
     assert layer.weight.grad is not None and layer.weight.grad.norm().item() == pytest.approx(1, rel=1e-4)
 
@@ -116,7 +116,7 @@ def test_the_norm_returned_is_the_one_before_clipping() -> None:
 def test_biases_of_any_rank_and_name_do_not_decay() -> None:
     config = load(backbone="tssm", presets=["debug"])
     agent = make_backbone("tssm", config.tssm, embed_size=8, action_size=2)
-    optimiser = make([agent])
+    optimiser = make(agent)
     groups = optimiser.steppers["adam"].param_groups
     decaying = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     named = [name for name, parameter in agent.named_parameters() if id(parameter) in decaying]
@@ -125,7 +125,7 @@ def test_biases_of_any_rank_and_name_do_not_decay() -> None:
 
 def test_an_infinite_norm_clips_nothing() -> None:
     layer = nn.Linear(4, 4)
-    make([layer], clip=float("inf")).step(1e6 * layer.weight.sum())
+    make(layer, clip=float("inf")).step(1e6 * layer.weight.sum())
     assert (layer.weight.grad == 1e6).all()
 
 
@@ -147,7 +147,7 @@ def test_a_step_of_muon_is_as_large_as_one_of_adam() -> None:
     modules = nn.ModuleList(
         [nn.Linear(64, 16), nn.Linear(16, 64), BlockLinear(32, 64, 4), nn.Conv2d(3, 8, 4), nn.Conv2d(3, 8, 4)]
     )
-    optimiser = make([modules], matrices="muon", weight_decay=0.0)
+    optimiser = make(modules, matrices="muon", weight_decay=0.0)
     weights = [module.weight for module in modules]
     before = [weight.detach().clone() for weight in weights]
     biases = modules[0].bias.detach().clone()
@@ -163,7 +163,7 @@ def test_muon_agrees_with_torch_s_own_on_one_matrix() -> None:
     """Torch has it from 2.9 on, for single matrices, its iteration in bfloat16."""
     layer, twin = twins(24, 12, bias=False)
     start = layer.weight.detach().clone()
-    ours = make([layer], matrices="muon", clip=float("inf"))
+    ours = make(layer, matrices="muon", clip=float("inf"))
     theirs = torch.optim.Muon(
         [twin.weight], lr=0.1, weight_decay=0.5, momentum=0.95, adjust_lr_fn="match_rms_adamw"
     )
@@ -178,17 +178,17 @@ def test_muon_agrees_with_torch_s_own_on_one_matrix() -> None:
 
 def test_muon_steps_maps_and_adam_the_rest() -> None:
     modules = nn.ModuleDict({"ssm": S5(4, 4), "s4d": S4D(4, 4), "blocks": BlockLinear(4, 4, 2)})
-    groups = make([modules], matrices="muon").steppers["muon"].param_groups
+    groups = make(modules, matrices="muon").steppers["muon"].param_groups
     taken = {id(p) for group in groups for p in group["params"]}
     assert {name for name, p in modules.named_parameters() if id(p) in taken} == {"ssm.c", "blocks.weight"}
 
 
 def test_its_means_are_kept_with_a_checkpoint() -> None:
     (layer, twin), inputs = twins(4, 3), torch.randn(8, 4)
-    first = make([layer], matrices="muon")
+    first = make(layer, matrices="muon")
     first.step(layer(inputs).square().sum())
     twin.load_state_dict(layer.state_dict())
-    second = make([twin], matrices="muon")
+    second = make(twin, matrices="muon")
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     for model, optimiser in ((layer, first), (twin, second)):
         optimiser.step(model(inputs).square().sum())

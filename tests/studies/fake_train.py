@@ -36,6 +36,7 @@ def main(mode: str, folder: Path, backbone: str, seed: int, steps: int) -> None:
             value = min(1.0, step * speed)
             entry = {"step": step + seed, "eval/return_mean": value, "time/seconds": step / 50 + seed}
             file.write(json.dumps({"step": step + seed, "train/loss": 1.0}) + "\n" + json.dumps(entry) + "\n")
+    (folder / "result.json").write_text(json.dumps({"steps": last}))
     if mode == "slow":
         time.sleep(0.4)
     with (folder / "starts").open("a") as file:

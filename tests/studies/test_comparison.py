@@ -83,6 +83,8 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     shorter = compare(fake(tmp_path, ["s4wm"], 2, 300))  # runs that went on further are read up to there
     assert shorter["results"]["s4wm"]["returns"] == [0.6, 0.6]
     assert shorter["results"]["s4wm"]["seconds"] == [6, 7]
+    compare(fake(tmp_path, ["s4wm"], 1, 300, first=2))
+    assert {row["seed"] for row in csv.DictReader((tmp_path / "compare.csv").open())} == {"2"}
 
 
 def test_an_unknown_optimum_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

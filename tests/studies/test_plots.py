@@ -21,6 +21,8 @@ def test_any_set_of_runs_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_run(tmp_path / "a" / "s4wm,a=1%2F2,b=3" / "seed0", "one", "s4wm", [0.3])  # of a grid
     lone = write_run(tmp_path / "c", "two", "rssm", [1.0])
     empty = write_run(tmp_path / "d", "two", "rssm", [])
+    (tmp_path / "b" / "seed0" / "aside-1").mkdir()  # of a run there that began anew
+    (tmp_path / "b" / "seed0" / "aside-1" / "metrics.jsonl").write_text("")
     groups, optima = plots.gather([tmp_path / "a", tmp_path / "b", lone, lone, empty])
     counts = {(task, label): len(runs) for task, group in groups.items() for label, runs in group.items()}
     assert counts == {

@@ -55,6 +55,8 @@ def test_finished_is_what_its_result_says(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, "normal", 1)
     assert not run.finished()
     run.folder.mkdir(parents=True)
+    (run.folder / "metrics.jsonl").write_text('{"step": 100, "eval/return_mean": 1.0}\n')
+    assert not run.finished(), "it was killed before it saved what it had evaluated"
     (run.folder / "result.json").write_text(json.dumps({"steps": 100}))
     assert run.finished()
 

@@ -20,17 +20,20 @@ def test_records_are_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "short.json").write_text(json.dumps({"results": {"s4wm": {"returns": [0.25, 0.5]}}}))
     for name, value in {"RESULTS": tmp_path, "PROTOCOL": PROTOCOL, "RECORDS": RECORDS}.items():
         monkeypatch.setattr(results, name, value)
-    words = ["results", "short", "--logdir", tmp_path / "runs", "--out", tmp_path]
+    out = tmp_path / "new" / "place"
+    words = ["results", "short", "--logdir", tmp_path / "runs", "--out", out]
     rows = call(*words)["rows"]
     assert rows["short, s4wm (s5)"]["before"] == {"returns": [0.25, 0.5]}
     assert rows["short, rssm"]["before"] is None
     now = rows["short, s4wm (s5)"]["now"]
     assert (now["steps"], len(now["returns"])) == (80, 2)
-    record = json.loads((tmp_path / "short.json").read_text())
+    record = json.loads((out / "short.json").read_text())
     assert record["results"]["s4wm"] == now and list(record["runs"]["rssm"][0]["steps"]) == [80]
     assert configs.read(tmp_path / "runs/short/rssm/seed1/config.yaml").eval.episodes == 2
     assert not (tmp_path / "runs/other").exists()
-    again = call(*words)["rows"]  # nothing is trained again, and what was before is what is there
+    again = call(*words[:-1], tmp_path)["rows"]  # nothing is trained again, and what was before is replaced
+    assert again["short, rssm"]["before"] is None
+    again = call(*words)["rows"]
     assert again["short, s4wm (s5)"] == {"now": now, "before": now}
 
 

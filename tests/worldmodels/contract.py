@@ -428,7 +428,7 @@ def check_steps_follow_an_update(case: Case) -> None:
     """After an optimiser's step nothing old is in use: steps equal windows, with and without gradients."""
     backbone = case.make()
     inputs = make_inputs(case, backbone)
-    optimiser = Optimiser([backbone], **RATES, lr=0.05, ssm_lr=0.05)
+    optimiser = Optimiser(backbone, **RATES, lr=0.05, ssm_lr=0.05)
     last = None
     for _ in range(3):
         rollout = inputs.observe(backbone)
@@ -508,7 +508,7 @@ def check_losses_fall(case: Case) -> None:
         recall=dict(config.recall) | {"scale": 1.0},
         action_size=2,
     ).to(case.device)
-    optimiser = Optimiser([model], **RATES, lr=4e-3, ssm_lr=1e-3)
+    optimiser = Optimiser(model, **RATES, lr=4e-3, ssm_lr=1e-3)
     history = []
     for update in range(200):
         batch = wheel(rows=12, steps=8, seed=update)

@@ -13,7 +13,7 @@ import configs
 from tests.worldmodels.contract import backbone_of
 from tests.worldmodels.spaces import SPACES, observations
 from worldmodels import BACKBONES, WorldModel
-from worldmodels.metrics import Counted
+from worldmodels.base import Counted
 
 
 @pytest.fixture(params=SPACES)
@@ -108,7 +108,7 @@ def test_heads_that_multiply_find_a_reward_that_is_a_product_sooner() -> None:
             told = torch.cat([2.0 * bits - 1, 2 * F.one_hot(place, 4)], 1)
             reward = torch.where(bits.gather(1, place[:, None])[:, 0] == action, 1.0, -1.0)
             logits, _ = model.outcomes(F.pad(told, (0, size - 8)), F.one_hot(action, 2).float())
-            loss = model.reward.loss(logits, reward)[0].mean()
+            loss = model.reward.loss(logits, reward).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 
 import configs
-from agent.run.data import PARTS, Data, Episode, held_out, length_of
+from agent.run.data import PARTS, Data, Episode, length_of
 from replay import chunk
 from tests.agent.run.episodes import SPACES, rows, write
 
@@ -48,10 +48,10 @@ def test_what_is_held_out_of_a_folder(tmp_path: Path) -> None:
     data = Data.of([folder])
     moved = folder.rename(tmp_path / "b")
     chunk.write(chunk.path_of(moved, 20), rows(5))
-    names = {path.name for path in held_out(moved, data)}
+    names = {path.name for path in data.held_out(moved)}
     assert names == {path.name for path in data.paths("test")} | {"episode-00000020.npz"}
     other = write(tmp_path / "c", 3, seed=1)
-    assert held_out(other, data) == chunk.paths(other)
+    assert data.held_out(other) == chunk.paths(other)
 
 
 def test_what_is_no_data(tmp_path: Path) -> None:

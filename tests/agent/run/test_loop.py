@@ -14,7 +14,7 @@ import torch
 import configs
 import envs
 from agent.agent import Agent, Carry, derive_seed
-from agent.run import checkpoint, crash
+from agent.run import checkpoint, crash, loop
 from agent.run.crash import FlightRecorder
 from agent.run.evaluation import EVALUATION_ENVS, evaluate, run_episodes
 from agent.run.stopping import SIGNALS, Stopped
@@ -52,6 +52,19 @@ def test_a_finished_run_called_again_only_reports(finished: tuple[House, dict[st
     again = House(configure(), waits=lambda index: 1 + 2 * index)
     assert again.train(logdir) == result
     assert again.envs[0].taken == 0
+
+
+def test_a_check_builds_one_environment_where_its_mode_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, make = [], envs.make_vector
+
+    def counted(*words: Any, **more: Any) -> envs.VectorDoor:
+        built.append(words[1:4:2])
+        return make(*words, **more)
+
+    monkeypatch.setattr(envs, "make_vector", counted)
+    for mode in ("sync", "async"):
+        loop.check(configs.load("memory_chain:n=5", presets=["debug"], overrides={"envs.mode": mode}))
+    assert built == [(1, "sync"), (1, "async")]
 
 
 def test_updates_follow_the_train_ratio(finished: tuple[House, dict[str, Any], Path]) -> None:

@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 import configs
 from agent.run import sources
-from agent.run.data import PARTS, Data, Episode, held_out
+from agent.run.data import PARTS, Data, Episode
 from tests.agent.run.episodes import write
 from tests.agent.run.recorded import maze_files, minari_dataset
 
@@ -77,7 +77,9 @@ def test_they_are_split_and_recorded_as_own_folders_are(kind: str, tmp_path: Pat
         with pytest.raises(ValueError, match="no longer holds the episodes that the run was fitted to"):
             data.paths("test")
         (path / "a.npz").unlink()
-    assert held_out(path, data) == data.paths("test") and data.at([path]).paths(*PARTS) == data.paths(*PARTS)
+    assert data.held_out(path) == data.held_out() == data.paths("test") and data.at([path]).paths(
+        *PARTS
+    ) == data.paths(*PARTS)
 
 
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:

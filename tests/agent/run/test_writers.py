@@ -71,8 +71,11 @@ def test_a_service_gets_each_step_once(tmp_path: Path, service: type[Service]) -
         session(tmp_path, "service", resume_step, steps)
     assert service.sent == [("run0", step) for step in (10, 20, 30, 40, 50)]
     assert json.loads((tmp_path / "tracked.json").read_text()) == {"step": 40, "service": "run0"}
+    (tmp_path / "metrics.jsonl").unlink()  # what the service has got is remembered without
+    session(tmp_path, "service", 50, [40, 60])
+    assert service.sent[5:] == [("run0", 60)]
     session(tmp_path, "service", 0, [10])
-    assert service.sent[5:] == [("run5", 10)]
+    assert service.sent[6:] == [("run6", 10)]
 
 
 def test_a_service_that_fails_is_given_up(
