@@ -352,13 +352,10 @@ class TestTrain:
                 "s4wm": got,
                 "rssm": got | {"seeds": 3},
                 "gru": got | {"seeds": 1, "commits": ["a" * 40, "b" * 40 + "-dirty"]},
-                "lru": got,
             },
         }
         Path("results/a.json").write_text(json.dumps(record))
         Path("results/b.json").write_text(json.dumps(record | {"task": "other"}))
-        again = {"a/lru/seed0": {"return_mean": 0.25}, "a/lru/seed1": {"return_mean": 0.75}}
-        Path("results/evaluations.json").write_text(json.dumps(again | {"aa/lru/seed2": {"return_mean": 9}}))
         first, second, *rest = said([*SMALL, str(copied), "--seed", "4"], capsys)
         assert first.startswith("memory_chain:n=3 with s4wm: mean return ")
         assert second.startswith("after 1") and "environment steps" in second
@@ -368,9 +365,6 @@ class TestTrain:
             "  by: python run.py compare, at commit 0123456",
             "recorded with gru: mean return 0.125 of one seed of 100,000 steps (docs/results/a.json)",
             "  by: python run.py compare, at commit aaaaaaa, bbbbbbb-dirty",
-            "recorded with lru: mean return 0.5 over 2 seeds, evaluated as today, of 100,000 steps "
-            "(docs/results/a.json)",
-            "  by: python run.py compare, at commit 0123456",
             f"its returns beside these: {copied.absolute()}/returns.png",
             "what its world model foresees, and what it still knows of the past:",
             f"  python run.py imagine {copied}",
