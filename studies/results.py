@@ -60,6 +60,10 @@ RECORDS = {
     "concentration_easy": f"--task popgym:ConcentrationEasy {BOTH} --steps 100000",
     "memory_s7": f"--task minigrid:MemoryS7:observation=symbols {BOTH} --steps 100000 {AS_FITTED}",
     "memory_s11": f"--task minigrid:MemoryS11:observation=symbols {BOTH} --steps 100000",
+    "memory_s11-offline": (
+        f"--task minigrid:MemoryS11:observation=symbols --backbones s4wm --steps 300000 {AS_FITTED} "
+        f"--eval.every 10000"
+    ),
 }
 """Name of a JSON in docs/results -> what `compare` takes for it."""
 
