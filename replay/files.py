@@ -11,6 +11,7 @@ from typing import TextIO
 
 Fingerprint = Mapping[str, int]  # `size` and `crc32` of a file's bytes
 LONGEST = 255  # bytes of one name, on all usual file systems
+ASIDE = "aside-"  # begins the name of a folder of what was put aside
 UNPACKED, RATIO = 64 << 20, 200  # bytes that any archive may unpack to, and how many times its own size
 
 
@@ -118,7 +119,7 @@ def append(path: Path, lines: bool = True) -> TextIO:
 def put_aside(paths: Iterable[Path], folder: Path) -> Path:
     """Move files and folders into the first `aside-<n>` of a folder that is not there yet; return it."""
     number = 1
-    while (place := folder / f"aside-{number}").exists():
+    while (place := folder / f"{ASIDE}{number}").exists():
         number += 1
     place.mkdir()
     for path in paths:

@@ -18,7 +18,7 @@ import configs
 from configs import blocks
 from configs.command_line import Parser, Work
 from configs.files import read_json
-from replay.files import atomic, writable
+from replay.files import ASIDE, atomic, writable
 from studies.curves import METRIC, Curve, band, from_json, read_curve
 from studies.grid import OWN, name_of
 
@@ -172,7 +172,7 @@ def runs_in(logdir: Path) -> list[Path]:
     if not logdir.exists():
         raise ValueError(f"no {logdir}: expected the folder of a run or of several, or compare.json.")
     folders = (path.parent for path in logdir.rglob("metrics.jsonl"))
-    found = sorted(folder for folder in folders if not folder.name.startswith("aside-"))
+    found = sorted(folder for folder in folders if not folder.name.startswith(ASIDE))
     if not found:
         raise ValueError(f"no run in {logdir}: expected metrics.jsonl there or in a folder below it.")
     return [logdir] if logdir in found else found

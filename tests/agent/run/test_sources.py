@@ -77,9 +77,8 @@ def test_they_are_split_and_recorded_as_own_folders_are(kind: str, tmp_path: Pat
         with pytest.raises(ValueError, match="no longer holds the episodes that the run was fitted to"):
             data.paths("test")
         (path / "a.npz").unlink()
-    assert data.held_out(path) == data.held_out() == data.paths("test") and data.at([path]).paths(
-        *PARTS
-    ) == data.paths(*PARTS)
+    assert data.held_out(path) == data.held_out() == data.paths("test")
+    assert data.at([path]).paths(*PARTS) == data.paths(*PARTS)
 
 
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
